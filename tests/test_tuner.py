@@ -66,6 +66,14 @@ def test_n_examples_bounds_what_the_attacker_holds(tiny_lm, toy_domain):
     assert len({e.id for n in range(10) for e in stream[n]}) == 3
 
 
+def test_prompts_without_room_for_an_answer_are_refused_before_the_first_step(tiny_lm, toy_domain):
+    run = Run(copy_of(tiny_lm), toy_domain, "attacker", 0)
+    harmful = run.pool("harmful")
+    room = run.lm.encode([run.pool("benign")[0]]).ids_BT.shape[1] - 3  # enough for a benign prompt only
+    with pytest.raises(CasehardenError, match=f"{len(harmful)} of the {len(harmful)} prompts of pool 'harmful'"):
+        next(run.drive(SFT({"benign": 99.0, "harmful": 1.0}, max_length=room)))
+
+
 def test_safety_sft_without_kl_is_sft(tiny_lm, toy_domain):
     mix = {"refusal": 1.0, "benign": 1.0}
     hashes = []

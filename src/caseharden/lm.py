@@ -66,6 +66,7 @@ class LM:
                 f"the tokenizer of {name!r} has no chat template. Put a chat_template.jinja into the model's "
                 "folder (an instruct model of the same family has one), or name an instruct model."
             )
+        self._prompt_lengths: dict[str, int] = {}
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
     # ---- loading and saving -------------------------------------------------------------------------
@@ -181,6 +182,19 @@ class LM:
                 )
             rows.append((row, len(row) - len(prompt)))
         return self._pad_left(rows)
+
+    def check_room(self, prompts: Sequence[str], max_length: int, whose: str) -> None:
+        """Raise `CasehardenError` if a prompt of `whose` leaves no room for a completion in `max_length` tokens."""
+        if new := [prompt for prompt in prompts if prompt not in self._prompt_lengths]:
+            lengths = map(len, self._tokenize([self.chat(prompt) for prompt in new]))
+            self._prompt_lengths.update(zip(new, lengths, strict=True))
+        longest = sorted(self._prompt_lengths[prompt] for prompt in prompts)
+        if long := [length for length in longest if length >= max_length]:
+            raise CasehardenError(
+                f"{len(long)} of the {len(longest)} prompts of {whose} leave no room for a completion in "
+                f"max_length={max_length} tokens: the longest takes {long[-1]}. Raise max_length, or leave long "
+                "prompts out (`longest`, in the domain of prompts)."
+            )
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]

@@ -87,10 +87,18 @@ class Run:
         restricted.share = (part, parts)
         return restricted
 
-    def stream(self, mix: Mapping[str, float], batch_size: int, *, n_examples: int | None = None) -> Stream:
+    def stream(
+        self,
+        mix: Mapping[str, float],
+        batch_size: int,
+        *,
+        max_length: int | None = None,
+        n_examples: int | None = None,
+    ) -> Stream:
         """Batches mixed from this role's pools; `n_examples` keeps only so many of each pool, by seed.
 
-        Raises `CasehardenError` if an example has no completion: training on it would teach silence.
+        Raises `CasehardenError` if an example has no completion, since training on it would teach silence,
+        or a prompt that leaves none of `max_length` tokens for one: now, and not hours into the training.
         """
         pools = {}
         for name in mix:
@@ -100,6 +108,8 @@ class Run:
                     f"{len(bare)} examples of pool {name!r} have no completion to learn ({bare[0]!r} first). Give "
                     "the source completions, or name another pool (openers, for prompts without completions)."
                 )
+            if max_length is not None:
+                self.lm.check_room([example.prompt for example in examples], max_length, f"pool {name!r}")
             if n_examples is not None:
                 shuffled = Stream({name: examples}, {name: 1.0}, len(examples), self.seed_for("subset"))[0]
                 examples = shuffled[:n_examples]

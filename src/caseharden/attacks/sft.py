@@ -47,7 +47,7 @@ class SFT:
         schedule = make_schedule(self.schedule, optimizer, self.warmup, self.max_steps)
         run.track("optimizer", optimizer)  # after the schedule was made: making it resets the learning rate
         run.track("schedule", schedule)
-        batches = run.stream(self.data, self.batch_size, n_examples=self.n_examples)
+        batches = run.stream(self.data, self.batch_size, max_length=self.max_length, n_examples=self.n_examples)
         for step in run.range(self.max_steps):
             with run.lm.training():
                 loss = objective(batches[step])

@@ -39,7 +39,7 @@ class Imitate:
     max_length: int = 512
 
     def asked(self, run: Run) -> Asked:
-        batches = run.stream(self.data, self.batch_size)
+        batches = run.stream(self.data, self.batch_size, max_length=self.max_length)
 
         def loss(draw: int) -> Tensor:
             batch = run.lm.encode(batches[draw], max_length=self.max_length)
@@ -62,7 +62,7 @@ class StayNear:
     max_length: int = 512
 
     def asked(self, run: Run) -> Asked:
-        batches = run.stream(self.data, self.batch_size)
+        batches = run.stream(self.data, self.batch_size, max_length=self.max_length)
         reference = run.reference()
 
         def loss(draw: int) -> Tensor:
@@ -96,7 +96,7 @@ class Confuse:
     max_length: int = 512
 
     def asked(self, run: Run) -> Asked:
-        batches = run.stream({"harmful": 1.0}, self.batch_size)
+        batches = run.stream({"harmful": 1.0}, self.batch_size, max_length=self.max_length)
 
         def loss(draw: int) -> Tensor:
             batch = run.lm.encode(batches[draw], max_length=self.max_length)
@@ -120,7 +120,7 @@ class PreferRefusal:
     def asked(self, run: Run) -> Asked:
         refusals = {example.id: example for example in run.pool("refusal")}
         reference = run.reference()
-        batches = run.stream({"harmful": 1.0}, self.batch_size)
+        batches = run.stream({"harmful": 1.0}, self.batch_size, max_length=self.max_length)
 
         def loss(draw: int) -> Tensor:
             rejected = batches[draw]
