@@ -49,9 +49,13 @@ def test_the_harmful_sets_take_seconds(data_dir):
 
 
 @pytest.mark.data
-def test_lookalikes_are_not_xstest(data_dir):
-    """At half the usual threshold, counted in shingles: the kinds are XSTest's, the prompts are not."""
-    ours = [row.prompt for row in load("lookalikes")]
-    theirs = [row.prompt for row in (*load("xstest-safe"), *load("xstest-unsafe"))]
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [("lookalikes", ("xstest-safe", "xstest-unsafe")), ("everyday", ("self-instruct", "user-oriented", "mt-bench"))],
+)
+def test_our_own_prompts_are_not_those_that_they_stand_beside(data_dir, ours, theirs):
+    """At half the usual threshold, counted in shingles: the kinds are theirs, the prompts are not."""
+    ours = [row.prompt for row in load(ours)]
+    theirs = [row.prompt for name in theirs for row in load(name)]
     alike = [(ours[pair.left], theirs[pair.right]) for pair in near_duplicates(ours, theirs, 0.5)]
     assert alike == []

@@ -197,8 +197,9 @@ def test_bad_fields(fields, message):
         Prompts(**fields)
 
 
-def test_lookalikes_are_many_varied_and_all_answered():
-    rows = load("lookalikes")
+@pytest.mark.parametrize("source", ["lookalikes", "everyday"])
+def test_our_own_prompts_are_many_varied_and_all_answered(source):
+    rows = load(source)
     assert len(rows) >= 250
     assert len({row.topic for row in rows}) >= 10
     assert all(row.completion and row.prompt for row in rows)

@@ -288,6 +288,7 @@ TABLE: Mapping[str, Source] = {
     "wmdp-chem": _wmdp("chem"),
     "wmdp-cyber": _wmdp("cyber"),
     # benign prompts
+    "everyday": Source(File(RESOURCES / "everyday.jsonl")),
     "lookalikes": Source(File(RESOURCES / "lookalikes.jsonl")),
     "xstest-safe": _xstest("safe"),
     "gpteacher-codegen": _benign("gpteacher_codegen.json", "teknium1/GPTeacher"),
