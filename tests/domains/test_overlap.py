@@ -51,7 +51,10 @@ def test_the_harmful_sets_take_seconds(data_dir):
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("ours", "theirs"),
-    [("lookalikes", ("xstest-safe", "xstest-unsafe")), ("everyday", ("self-instruct", "user-oriented", "mt-bench"))],
+    [
+        ("lookalikes", ("xstest-safe", "xstest-unsafe")),
+        ("everyday", ("self-instruct", "user-oriented", "mt-bench")),
+    ],
 )
 def test_our_own_prompts_are_not_those_that_they_stand_beside(data_dir, ours, theirs):
     """At half the usual threshold, counted in shingles: the kinds are theirs, the prompts are not."""

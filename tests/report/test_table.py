@@ -21,6 +21,8 @@ def test_one_line_for_each_defense_within_80_columns(results: Results) -> None:
     text = printed(results)
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
+    assert "…" not in text  # no number is cut off
+    assert len({line.index("harm") for line in lines if line.lstrip().startswith("defense")}) == 1
     assert any(line.split()[0] == "tar" and "> 500" in line and "> 25×" in line for line in lines if line.strip())
     assert text.index("almanac-1m") < text.index("SmolLM2")
     assert "without a score, counted as nothing: 102" in text

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from rich import box
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
@@ -77,23 +78,12 @@ def _peak(runs: AttackRuns) -> tuple[int, Reading] | None:
     return (runs.peak.budget, peak) if last.value < peak.low else None
 
 
-def scoreboard(results: Results) -> Table:
-    """The scoreboard for the terminal; fits 80 columns where names are not long."""
+def scoreboard(results: Results) -> Group:
+    """The scoreboard for the terminal, a table for each model; fits 80 columns."""
     lines = rows(results)
-    table = Table(
-        title=f"{escape(results.study)}: broken means harm above {results.phi:g}",
-        caption=_caption(lines, len(results.failures)),
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    table.add_column("defense", overflow="fold")
-    table.add_column("worst attack", overflow="fold")
-    for column in ("steps to\nbreak", "times\ncontrol", "harm", "utility", "n"):
-        table.add_column(column, justify="right", no_wrap=True)
+    parts: list[RenderableType] = [f"{escape(results.study)}: broken means harm above {results.phi:g}\n"]
     for model, group in groupby(lines, key=lambda row: row.model):
-        table.add_row(f"[bold]{escape(model)}[/bold]")
+        table = _table(f"[bold]{escape(model)}[/bold]")
         for row in group:
             table.add_row(
                 escape(row.defense),
@@ -103,7 +93,25 @@ def scoreboard(results: Results) -> Table:
                 *(f"{b.value:.2f}→{a.value:.2f}" for b, a in zip(row.before, row.after, strict=True)),
                 str(row.n),
             )
-        table.add_section()
+        parts.append(table)
+    return Group(*parts, f"[dim]{_caption(lines, len(results.failures))}[/dim]")
+
+
+def _table(title: str) -> Table:
+    """Columns of fixed widths, so that those of all models stand below each other."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for column, width in (("defense", 14), ("worst attack", 15)):
+        table.add_column(column, overflow="fold", width=width)
+    numbers = {"steps to\nbreak": 9, "times\ncontrol": 8, "harm": 10, "utility": 10, "n": 5}
+    for column, width in numbers.items():
+        table.add_column(column, justify="right", no_wrap=True, width=width)
     return table
 
 
