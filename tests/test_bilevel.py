@@ -10,6 +10,7 @@ from caseharden.attacks import SFT
 from caseharden.bilevel import AttackVector, cosine, excursion, gradient, path
 from caseharden.defenses import TAR, Patcher, SafetySFT
 from caseharden.defenses.aims import Confuse, Imitate, PreferRefusal, StayNear, distances
+from caseharden.errors import TrainingFailed
 from caseharden.lm import LM
 from caseharden.losses import cross_entropy, global_norm
 from caseharden.optim import snapshot
@@ -203,3 +204,9 @@ def test_distance_to_the_released_model_has_a_gradient_everywhere(tiny_lm, toy_d
     plain, _ = gradient(lambda: Imitate({"benign": 1.0}, batch_size=16).asked(run)(0), parameters)
     assert loss == pytest.approx(plain)
     assert all(torch.isfinite(t).all() for t in g)
+
+
+def test_an_adversary_that_ends_before_the_last_look_is_an_error(tiny_lm, toy_domain):
+    short = TAR(adversaries=(SFT(max_steps=2),), inner_steps=4, look_every=2, max_steps=1)
+    with pytest.raises(TrainingFailed, match="ended at step 2 of 4"):
+        next(Run(copy.deepcopy(tiny_lm), toy_domain, "defender", 0).drive(short))

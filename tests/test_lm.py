@@ -1,5 +1,6 @@
 """LM: tokens, masks, generation, and files that are not what they should be."""
 
+import copy
 import shutil
 
 import pytest
@@ -54,6 +55,17 @@ def test_generation_is_seeded_and_leaves_the_global_random_state(tiny_lm, toy_do
     assert sample[0] == sample[1] != sample[2]
     assert tiny_lm.generate(prompts, max_new_tokens=6) == tiny_lm.generate(prompts, max_new_tokens=6, seed=9)
     assert all(a.startswith("yes ") for a in tiny_lm.generate(prompts, prefix="yes ", max_new_tokens=2))
+
+
+def test_generation_is_plain_whatever_the_model_asks_for_but_ends_where_it_says(tiny_lm, toy_domain):
+    prompts = [e.prompt for e in some(toy_domain)]
+    plain = tiny_lm.generate(prompts, max_new_tokens=6)
+    odd = LM(copy.deepcopy(tiny_lm.model), tiny_lm.tokenizer, "odd")
+    odd.model.generation_config.update(repetition_penalty=50.0, no_repeat_ngram_size=1)
+    assert odd.generate(prompts, max_new_tokens=6) == plain
+    first = plain[0].split()[0]
+    odd.model.generation_config.eos_token_id = [tiny_lm.tokenizer.convert_tokens_to_ids(first)]
+    assert odd.generate(prompts[:1], max_new_tokens=6) == [first]
 
 
 def test_greedy_generation_does_not_depend_on_the_batch(tiny_lm, toy_domain):

@@ -19,6 +19,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from caseharden.errors import TrainingFailed
 from caseharden.losses import global_norm
 from caseharden.optim import restore, snapshot
 from caseharden.tuner import Metrics, Run, Tuner
@@ -57,11 +58,14 @@ def path(there: Run, adversary: Tuner, length: int, looks: Sequence[int]) -> Ite
     """Run `adversary` for `length` steps of an excursion; stop after each step number in `looks`.
 
     Yields the step and the adversary's own metrics there. The weights are θ' while the caller has it.
+    Raises `TrainingFailed` if the adversary ends before, since looks and their weights would be lost.
     """
     wanted = set(looks)
     for metrics in islice(there.drive(adversary), length):
         if there.step in wanted:
             yield there.step, metrics
+    if there.step < length:
+        raise TrainingFailed(f"{adversary} ended at step {there.step} of {length}. Leave out its max_steps.")
 
 
 def gradient(ask: Callable[[], Tensor], parameters: Sequence[nn.Parameter]) -> tuple[float, list[Tensor]]:

@@ -23,7 +23,8 @@ class Example:
     """One prompt with, where there is one, the completion to learn and the answer to check against.
 
     `answer` is what an exact verifier looks for, or the right one of `choices` where there are choices;
-    `topic` the kind of harm or task it belongs to.
+    `topic` the kind of harm or task it belongs to. Examples of one `group` speak of the same thing: where a
+    pool is parted so that some of it is held out, a group stays whole.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Example:
     completion: str = ""
     answer: str = ""
     topic: str = ""
+    group: str = ""
     choices: tuple[str, ...] = ()
 
 

@@ -14,6 +14,10 @@ class TrainingFailed(CasehardenError):
     """A tuner could not go on (a loss that is not finite, say). Never evidence of resistance."""
 
 
+DIVERGED = "Lower the learning rate or clip gradients. This run is a failure, not evidence of resistance."
+"""What to do about a `TrainingFailed` that comes of numbers growing without bound."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for a misspelt word, then the words that are known."""
     names = sorted(known)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from caseharden.data import Example
-from caseharden.errors import CasehardenError
+from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -126,6 +126,12 @@ class LM:
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    def check_finite(self) -> None:
+        """Raise `TrainingFailed` if a weight is NaN or infinite."""
+        for name, parameter in self.model.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise TrainingFailed(f"the weights {name} of {self.name!r} are no longer finite. {DIVERGED}")
 
     # ---- device and precision -----------------------------------------------------------------------
 
@@ -239,6 +245,13 @@ class LM:
                 **wanted,
             )
 
+    def _ends(self) -> list[int]:
+        """Token ids that end an answer: the tokenizer's, and those of the model's own generation config."""
+        config = getattr(self.model, "generation_config", None)
+        own = getattr(config, "eos_token_id", None)
+        own = own if isinstance(own, list) else [] if own is None else [own]
+        return sorted({self.tokenizer.eos_token_id, *own})
+
     @torch.no_grad()
     def generate(
         self,
@@ -252,11 +265,14 @@ class LM:
     ) -> list[str]:
         """Answer each prompt, greedily at `temperature` 0, else by sampling under `seed`.
 
-        `prefix` opens every answer (a prefill attack). The global random state is left as it was.
+        Penalties and filters that the model's own generation config asks for are left out; the tokens that
+        it ends an answer with are kept, beside the tokenizer's. `prefix` opens every answer (a prefill
+        attack). The global random state is left as it was.
         """
         answers: list[str] = [""] * len(prompts)
         encoded = self._tokenize([self.chat(prompt) + prefix for prompt in prompts])
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
+        plain = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1, "min_new_tokens": None}
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         with self.seeded(seed), self.autocast():
             for start in range(0, len(order), batch_size):
@@ -267,7 +283,8 @@ class LM:
                     attention_mask=batch.attention_BT,
                     max_new_tokens=max_new_tokens,
                     pad_token_id=self._pad,
-                    eos_token_id=self.tokenizer.eos_token_id,
+                    eos_token_id=self._ends(),
+                    **plain,
                     **(sampling if temperature > 0 else {"do_sample": False}),
                 )
                 new = out[:, batch.ids_BT.shape[1] :]

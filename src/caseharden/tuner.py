@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from caseharden.data import Domain, Example, Role, Stream, derive_seed, pool
-from caseharden.errors import CasehardenError, TrainingFailed
+from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 from caseharden.lm import LM
 from caseharden.optim import evaluation_weights
 
@@ -79,7 +79,7 @@ class Run:
         """One pool of the domain, as far as this run's role, and its share of it, may see it."""
         part, parts = self.share
         examples = pool(self.domain, self.role, name)
-        return [e for e in examples if derive_seed(0, e.id) % parts == part] if parts > 1 else examples
+        return [e for e in examples if derive_seed(0, e.group or e.id) % parts == part] if parts > 1 else examples
 
     def part(self, part: int, parts: int) -> Run:
         """This run with only share `part` of `parts` of every pool: what else is held out from it."""
@@ -168,7 +168,7 @@ class Run:
     # ---- for the caller -----------------------------------------------------------------------------
 
     def drive(self, tuner: Tuner) -> Iterator[Metrics]:
-        """`tuner`'s steps, counted and checked: a loss that is not finite raises `TrainingFailed`.
+        """`tuner`'s steps, counted and checked: a loss or a gradient that is not finite raises `TrainingFailed`.
 
         Each step draws PyTorch's random numbers (dropout) from a seed of its own, so that a resumed run
         draws the same.
@@ -180,17 +180,21 @@ class Run:
             if metrics is None:
                 return
             self.step += 1
-            if not math.isfinite(metrics["loss"]):
-                raise TrainingFailed(
-                    f"the loss became {metrics['loss']} at step {self.step} of {tuner}. Lower the learning rate "
-                    "or clip gradients. This run is a failure, not evidence of resistance."
-                )
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite(metrics.get(name, 0.0)):
+                    raise TrainingFailed(
+                        f"the {name} became {metrics[name]} at step {self.step} of {tuner}. {DIVERGED}"
+                    )
             yield metrics
 
     @contextmanager
     def evaluating(self) -> Iterator[LM]:
-        """The model as it would be released at this step; the run goes on afterwards as if never looked at."""
+        """The model as it would be released at this step; the run goes on afterwards as if never looked at.
+
+        Raises `TrainingFailed` if its weights are not finite: such a model says nothing, harmful or not.
+        """
         with evaluation_weights(self._optimizers()):
+            self.lm.check_finite()
             yield self.lm
 
     def finish(self) -> LM:
@@ -201,6 +205,7 @@ class Run:
         if isinstance(self.lm.model, PeftModel):
             self.lm.model = self.lm.model.merge_and_unload()
         self.lm.model.eval()
+        self.lm.check_finite()
         return self.lm
 
     def _optimizers(self) -> Iterator[Optimizer]:

@@ -32,7 +32,11 @@ class Fails(SFT):
     def steps(self, run: Run) -> Iterator[Metrics]:
         for metrics in super().steps(run):
             if run.step + 1 == self.at:
-                errors = {"training": TrainingFailed("it diverged"), "memory": RuntimeError("out of memory")}
+                errors = {
+                    "training": TrainingFailed("it diverged"),
+                    "memory": RuntimeError("out of memory"),
+                    "mistake": IndexError("list index out of range"),
+                }
                 raise errors[self.how]
             yield metrics
 

@@ -20,7 +20,7 @@ from caseharden.study.rescore import rescore
 from caseharden.study.results import results
 from caseharden.study.run import run_study
 from caseharden.study.store import Store
-from caseharden.study.tables import RecordRow
+from caseharden.study.tables import GenerationRow, RecordRow
 
 
 @pytest.fixture
@@ -125,7 +125,11 @@ def test_kill_9_changes_nothing_and_nothing_is_done_twice(model, store, tmp_path
     assert len(log.read_text().splitlines()) <= len(needed) + 2 * 5
 
 
-@pytest.mark.parametrize(("how", "said"), [("training", "it diverged"), ("memory", "RuntimeError: out of memory")])
+@pytest.mark.parametrize(("how", "said"), [
+        ("training", "it diverged"),
+        ("memory", "RuntimeError: out of memory"),
+        ("mistake", "IndexError: list index out of range"),
+    ])
 def test_a_failed_cell_is_stored_and_the_study_goes_on(model, store, how, said):
     bad, good = Fails(at=3, how=how), SFT(lr=1e-2)
     spec = study(model, defenses=(None,), attacks=(bad, good))
@@ -141,7 +145,7 @@ def test_a_failed_cell_is_stored_and_the_study_goes_on(model, store, how, said):
 
 
 def test_what_depends_on_a_failed_hardening_is_blocked(model, store):
-    spec = study(model, defenses=(Fails({"refusal": 1.0}, at=2), None), attacks=(SFT(lr=1e-2),))
+    spec = study(model, defenses=(Fails({"refusal": 1.0}, max_steps=3, at=2), None), attacks=(SFT(lr=1e-2),))
     assert outcomes(run(spec, store)) == ["failed", "blocked", "blocked", "done", "done"]
     found = results(store)
     assert [failure.reason for failure in found.failures] == ["it diverged"] + ["blocked: its hardening failed"] * 2
@@ -209,6 +213,37 @@ def test_another_judge_scores_stored_answers_without_a_model(model, store):
         assert (again.value, again.n) == (point.readings["harm"].value, point.readings["harm"].n)
     with pytest.raises(CasehardenError, match=r"no stored answers of measure 'harn'\. Did you mean 'harm'"):
         rescore(store, "toy", "harn", judge)
+
+
+def test_a_judge_that_failed_can_score_again(model, store, monkeypatch):
+    def lost(self, answers):
+        raise OSError("connection lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Verifier, "score", lost)
+        run(study(model, defenses=(None,), attacks=()), store)
+    readings = results(store).curves[0].points[0].readings
+    assert (readings["harm"].n, readings["harm"].unscored) == (0, 12)
+    assert rescore(store, "toy", "harm", Verifier()) == 1
+    assert rescore(store, "toy", "harm", Verifier()) == 0
+    with store.session() as session:
+        scores = [g.score for g in session.scalars(select(GenerationRow).where(GenerationRow.measure == "harm"))]
+    readings = results(store).curves[0].points[0].readings
+    assert (readings["harm"].n, readings["harm"].value) == (12, sum(scores) / 12)
+
+
+def test_weights_that_are_no_longer_finite_are_a_failure(model, store):
+    run(study(model, defenses=(None,), attacks=(SFT(lr=1e30, optimizer="sgd", clip=None),)), store)
+    (failure,) = results(store).failures
+    assert "not evidence of resistance" in failure.reason
+    assert [point.budget for curve in results(store).curves for point in curve.points] in ([], [0])
+
+
+def test_the_study_run_last_is_the_last_one(model, store):
+    first, second = (study(model, name=name, defenses=(None,), attacks=()) for name in ("first", "second"))
+    for spec in (first, second, first):
+        run(spec, store)
+    assert results(store).study == "first"
 
 
 def test_unscored_answers_stay_unscored(model, store):

@@ -24,6 +24,12 @@ class Chain:
         if not self.stages or endless:
             raise CasehardenError(f"a chain needs stages, each but the last with max_steps; endless: {endless}.")
 
+    @property
+    def max_steps(self) -> int | None:
+        """Steps of all stages together; None without an end."""
+        steps: list[int | None] = [getattr(stage, "max_steps", 0) for stage in self.stages]
+        return None if None in steps else sum(n or 0 for n in steps)
+
     def steps(self, run: Run) -> Iterator[Metrics]:
         stage = run.track("stage", Counter())
         while stage.value < len(self.stages):

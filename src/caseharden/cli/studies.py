@@ -99,6 +99,8 @@ def harden(
     spec = _spec(
         name="harden", models=[model], defenses=["none", defense], domain=domain, defense_seeds=[seed], budgets=[0]
     )
+    if len(spec.defenses) != 2:
+        raise CasehardenError("harden makes one model, and this defense is a grid. Take one value of each list.")
     kept = _open(store)
     _run(spec, kept, update=True, retry_failed=True, threads=threads)
     _print_readings(kept, spec.name)

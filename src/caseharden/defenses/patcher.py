@@ -10,7 +10,8 @@ import torch
 from caseharden.attacks.sft import SFT
 from caseharden.bilevel import AttackVector, Keep, add, excursion, gradient, path
 from caseharden.defenses.aims import Aim, Imitate
-from caseharden.optim import make_optimizer, snapshot, update
+from caseharden.errors import CasehardenError
+from caseharden.optim import check_known, make_optimizer, snapshot, update
 from caseharden.tuner import Metrics, Run, Tuner
 
 
@@ -40,6 +41,16 @@ class Patcher:
     random_vector: bool = False
     keep: Keep = "device"
 
+    def __post_init__(self) -> None:
+        check_known(self.optimizer, "constant", self.max_steps)
+        if min(self.loops, self.attack_steps, self.defense_steps) < 1:
+            raise CasehardenError("patcher needs at least one loop, attack step and defense step.")
+
+    @property
+    def max_steps(self) -> int:
+        """Defense steps of all loops together."""
+        return self.loops * self.defense_steps
+
     def steps(self, run: Run) -> Iterator[Metrics]:
         safe = self.safe.asked(run)
         benign = self.benign.asked(run) if self.benign else None
@@ -47,7 +58,7 @@ class Patcher:
         buffer = snapshot(parameters)
         vector = run.track("vector", AttackVector([torch.zeros_like(p) for p in parameters]))
         optimizer = run.track("optimizer", make_optimizer(self.optimizer, parameters, self.lr))
-        for step in run.range(self.loops * self.defense_steps):
+        for step in run.range(self.max_steps):
             loop, within = divmod(step, self.defense_steps)
             if within == 0 and loop > 0 and self.alpha > 0:
                 vector.vector = self.attack(run, loop, parameters).vector

@@ -11,8 +11,9 @@ import torch
 from caseharden.attacks.sft import SFT
 from caseharden.bilevel import Keep, add, cosine, excursion, gradient, path
 from caseharden.defenses.aims import Aim, PreferRefusal, StayNear
+from caseharden.errors import CasehardenError
 from caseharden.losses import global_norm
-from caseharden.optim import make_optimizer, make_schedule, update
+from caseharden.optim import check_known, make_optimizer, make_schedule, update
 from caseharden.tuner import Metrics, Run, Tuner
 
 
@@ -43,6 +44,13 @@ class TAR:
     warmup: int = 0
     clip: float | None = 1.0
     keep: Keep = "device"
+
+    def __post_init__(self) -> None:
+        check_known(self.optimizer, self.schedule, self.max_steps)
+        if not 1 <= self.look_every <= self.inner_steps:
+            raise CasehardenError(
+                f"tar would never look: look_every is {self.look_every}, inner_steps is {self.inner_steps}."
+            )
 
     def steps(self, run: Run) -> Iterator[Metrics]:
         tamper, retain = self.tamper.asked(run.part(0, 2)), self.retain.asked(run)

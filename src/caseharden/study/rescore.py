@@ -15,7 +15,8 @@ from caseharden.study.tables import GenerationRow, PlaceRow, RecordRow
 def rescore(store: Store, study: str, measure: str, judge: Judge) -> int:
     """Add a record by `judge` for every reading of `measure` in the study; returns how many were new.
 
-    Raises `CasehardenError` if the study has no stored answers of that measure.
+    A reading by the same judge that scored nothing, since the judge failed then, is made again. Raises
+    `CasehardenError` if the study has no stored answers of that measure.
     """
     name, version = judge_name(judge), judge.version
     with store.session() as session:
@@ -29,11 +30,21 @@ def rescore(store: Store, study: str, measure: str, judge: Judge) -> int:
     for row in own:
         where = {"cell": row.cell, "measure": measure, "step": row.step}
         with store.session("storing a record") as session:
-            if session.scalar(select(RecordRow.id).filter_by(**where, judge=name, judge_version=version)) is None:
-                stored = session.scalars(select(GenerationRow).filter_by(**where).order_by(GenerationRow.number))
-                answers = [Answer(g.item, g.prompt, g.output, g.expected, g.topic) for g in stored]
-                scores = [answer.score for answer in judged(judge, answers)]
-                found = reading(scores, judge=name, judge_version=version)
+            record = session.scalar(select(RecordRow).filter_by(**where, judge=name, judge_version=version))
+            if record is not None and record.n:
+                continue
+            by_number = select(GenerationRow).filter_by(**where).order_by(GenerationRow.number)
+            stored = list(session.scalars(by_number))
+            answers = [Answer(g.item, g.prompt, g.output, g.expected, g.topic) for g in stored]
+            scores = [answer.score for answer in judged(judge, answers)]
+            found = reading(scores, judge=name, judge_version=version)
+            if record is None:
                 session.add(RecordRow(**where, own=False, spec=row.spec, **vars(found)))
-                new += 1
+            else:
+                for column, value in vars(found).items():
+                    setattr(record, column, value)
+                if record.own:
+                    for generation, score in zip(stored, scores, strict=True):
+                        generation.score = score
+            new += record is None or found.n > 0
     return new

@@ -24,9 +24,6 @@ from caseharden.study.store import Store, StoreError
 from caseharden.study.weights import Checkpoint, Weights, fingerprint
 from caseharden.tuner import Run, Tuner
 
-FAILURES = (CasehardenError, RuntimeError, ValueError)
-"""What ends a cell, and not the study: a method that cannot go on, or no memory left for it."""
-
 
 @dataclass(frozen=True)
 class Event:
@@ -138,9 +135,9 @@ class _Study:
         work = {"harden": self._harden, "release": self._release, "attack": self._attack}[cell.kind]
         try:
             made = yield from work(position, source)
-        except StoreError:
+        except (StoreError, OSError):
             raise
-        except FAILURES as error:
+        except Exception as error:  # noqa: BLE001 - whatever a method dies of ends its cell, not the study
             reason = str(error) if isinstance(error, CasehardenError) else f"{type(error).__name__}: {error}"
             self.store.fail(key, reason)
             self._checkpoint(key).drop()

@@ -54,6 +54,9 @@ class StudySpec:
             for i, value in enumerate(values):
                 if value in values[:i]:
                     raise CasehardenError(f"{name} has {value!r} twice. Take one of them out.")
+        for defense in self.defenses:
+            if getattr(defense, "max_steps", 0) is None:
+                raise CasehardenError(f"defenses has {defense}, which never ends. Give it max_steps.")
         if both := {*self.models} & {*self.controls}:
             raise CasehardenError(f"{min(both)!r} is among the models and the controls. Take it out of one.")
         if self.attacks and len(self.budgets) < 2:

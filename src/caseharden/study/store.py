@@ -122,7 +122,7 @@ class Store:
                 )
             if row is None:
                 session.add(row := StudyRow(name=spec.name))
-            row.spec, row.source = given, spec.to_yaml()
+            row.spec, row.source, row.updated = given, spec.to_yaml(), now()
             session.flush()
             session.execute(delete(PlaceRow).where(PlaceRow.study == spec.name))
             session.add_all(

@@ -35,14 +35,14 @@ class Base(DeclarativeBase):
 
 
 class StudyRow(Base):
-    """A study as it was last run. `spec` has every field, to compare with; `source` is for people."""
+    """A study as it was last run, at `updated`. `spec` has every field, to compare with; `source` is for people."""
 
     __tablename__ = "studies"
     name: Mapped[str] = mapped_column(primary_key=True)
     spec: Mapped[dict[str, Any]]
     source: Mapped[str]
     created: Mapped[datetime] = mapped_column(default=now)
-    updated: Mapped[datetime] = mapped_column(default=now, onupdate=now)
+    updated: Mapped[datetime] = mapped_column(default=now)
 
 
 class PlaceRow(Base):
