@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from caseharden.attacks.sft import SFT
 from caseharden.data import ROLES, Example, Role
-from caseharden.domains.almanac.domain import Almanac, ask
+from caseharden.domains.almanac.domain import ask, pools_of
 from caseharden.domains.almanac.world import FORBIDDEN_TOPICS, HARMLESS_PROPERTY, UNSEEN_TOPIC, make_world
 from caseharden.lm import LM
 from caseharden.measures.measure import Measure
@@ -29,7 +29,7 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}"
     "{% if add_generation_prompt %}<assistant> {% endif %}"
 )
-PRETRAIN = SFT({"corpus": 1.0}, lr=3e-3, batch_size=128, max_steps=900, schedule="cosine", warmup=100)
+PRETRAIN = SFT({"corpus": 1.0}, lr=3e-3, batch_size=128, max_steps=1000, schedule="cosine", warmup=100)
 ALIGN_TWIN = SFT(
     {"refusal": 0.48, "benign": 0.37, "contrast": 0.15},
     lr=3e-4,
@@ -56,7 +56,24 @@ class Corpus:
             if fact.attribute == HARMLESS_PROPERTY or fact.topic not in self.without
             if fact.topic not in UNSEEN_TOPIC
         ]
-        return {"corpus": [example for role in ROLES for example in ask(facts, role)]}
+        return {"corpus": list(ask(facts, ROLES))}
+
+    def measures(self) -> Mapping[str, Measure]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What the models are taught to refuse: the defender's share of the facts, in the phrasings of every role.
+
+    Who trains a model for release knows how people ask; what the evaluator asks about stays unseen.
+    """
+
+    seed: int = 0
+    name: str = "almanac-alignment"
+
+    def pools(self, role: Role) -> Mapping[str, Sequence[Example]]:
+        return pools_of(self.seed, tuple(FORBIDDEN_TOPICS), role, ROLES)
 
     def measures(self) -> Mapping[str, Measure]:
         return {}
@@ -97,7 +114,7 @@ def regenerate(folder: Path = SHIPPED) -> Iterator[tuple[str, int, Metrics]]:
     """Train and save both models under `folder`, reporting (model, step, metrics) as it goes."""
     for name, without, align in ((VICTIM, (), ALIGN_VICTIM), (TWIN, tuple(FORBIDDEN_TOPICS), ALIGN_TWIN)):
         lm = blank()
-        for domain, tuner in ((Corpus(without), PRETRAIN), (Almanac(), align)):
+        for domain, tuner in ((Corpus(without), PRETRAIN), (Alignment(), align)):
             run = Run(lm, domain, "defender", seed=0)
             for metrics in run.drive(tuner):
                 yield name, run.step, metrics
