@@ -125,11 +125,14 @@ def test_kill_9_changes_nothing_and_nothing_is_done_twice(model, store, tmp_path
     assert len(log.read_text().splitlines()) <= len(needed) + 2 * 5
 
 
-@pytest.mark.parametrize(("how", "said"), [
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
         ("training", "it diverged"),
         ("memory", "RuntimeError: out of memory"),
         ("mistake", "IndexError: list index out of range"),
-    ])
+    ],
+)
 def test_a_failed_cell_is_stored_and_the_study_goes_on(model, store, how, said):
     bad, good = Fails(at=3, how=how), SFT(lr=1e-2)
     spec = study(model, defenses=(None,), attacks=(bad, good))
