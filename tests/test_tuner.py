@@ -51,6 +51,26 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_lm, toy_domain):
         next(Run(lm, toy_domain, "attacker", 0).drive(SFT()))
 
 
+def test_weights_that_are_not_finite_are_neither_measured_nor_released(tiny_lm, toy_domain):
+    run = Run(copy_of(tiny_lm), toy_domain, "attacker", 0)
+    next(run.drive(SFT()))
+    with torch.no_grad():
+        next(run.lm.model.parameters()).fill_(float("inf"))
+    with pytest.raises(TrainingFailed, match="not evidence of resistance"), run.evaluating():
+        pass
+    with pytest.raises(TrainingFailed, match="no longer finite"):
+        run.finish()
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tiny_lm, toy_domain):
+    class Exploding:
+        def steps(self, run):
+            yield {"loss": 1.0, "grad_norm": float("nan")}
+
+    with pytest.raises(TrainingFailed, match="the grad_norm became nan at step 1"):
+        next(Run(copy_of(tiny_lm), toy_domain, "attacker", 0).drive(Exploding()))
+
+
 def test_a_run_reads_only_its_own_role(tiny_lm, toy_domain):
     seen = {
         role: {

@@ -27,20 +27,25 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 SCHEDULES = ("constant", "linear", "cosine")
 
 
-def check_known(optimizer: str, schedule: str, total: int | None) -> None:
-    """Raise `CasehardenError` for an unknown optimizer or schedule, or an endless schedule that needs an end."""
-    if optimizer not in OPTIMIZERS:
-        raise CasehardenError(f"there is no optimizer {optimizer!r}.{nearest(optimizer, OPTIMIZERS)}")
-    if schedule not in SCHEDULES:
-        raise CasehardenError(f"there is no schedule {schedule!r}.{nearest(schedule, SCHEDULES)}")
-    if schedule != "constant" and total is None:
-        raise CasehardenError(f"the {schedule} schedule needs max_steps, to know where it ends.")
+def check_optimizer(name: str) -> None:
+    """Raise `CasehardenError` for an optimizer that is not in the `OPTIMIZERS` table."""
+    if name not in OPTIMIZERS:
+        raise CasehardenError(f"there is no optimizer {name!r}.{nearest(name, OPTIMIZERS)}")
+
+
+def check_schedule(name: str, total: int | None) -> None:
+    """Raise `CasehardenError` for an unknown schedule, or for one that needs an end and has none."""
+    if name not in SCHEDULES:
+        raise CasehardenError(f"there is no schedule {name!r}.{nearest(name, SCHEDULES)}")
+    if name != "constant" and total is None:
+        raise CasehardenError(f"the {name} schedule needs max_steps, to know where it ends.")
 
 
 def make_optimizer(
     name: str, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0
 ) -> torch.optim.Optimizer:
     """An optimizer of the `OPTIMIZERS` table, in training mode."""
+    check_optimizer(name)
     optimizer = OPTIMIZERS[name](parameters, lr=lr, weight_decay=weight_decay)
     if hasattr(optimizer, "train"):
         optimizer.train()  # schedule-free averages: training weights and evaluation weights differ
@@ -51,6 +56,7 @@ def make_schedule(
     name: str, optimizer: torch.optim.Optimizer, warmup: int, total: int | None
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """A schedule over `total` optimizer steps after `warmup` of them; only ``constant`` may be endless."""
+    check_schedule(name, total)
     kind = "constant_with_warmup" if name == "constant" else name
     schedule: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
         kind, optimizer, num_warmup_steps=warmup, num_training_steps=total

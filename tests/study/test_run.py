@@ -235,13 +235,6 @@ def test_a_judge_that_failed_can_score_again(model, store, monkeypatch):
     assert (readings["harm"].n, readings["harm"].value) == (12, sum(scores) / 12)
 
 
-def test_weights_that_are_no_longer_finite_are_a_failure(model, store):
-    run(study(model, defenses=(None,), attacks=(SFT(lr=1e30, optimizer="sgd", clip=None),)), store)
-    (failure,) = results(store).failures
-    assert "not evidence of resistance" in failure.reason
-    assert [point.budget for curve in results(store).curves for point in curve.points] in ([], [0])
-
-
 def test_the_study_run_last_is_the_last_one(model, store):
     first, second = (study(model, name=name, defenses=(None,), attacks=()) for name in ("first", "second"))
     for spec in (first, second, first):

@@ -10,7 +10,7 @@ from torch import Tensor
 from caseharden.data import Example
 from caseharden.errors import CasehardenError
 from caseharden.losses import Reduction, cross_entropy
-from caseharden.optim import check_known, make_optimizer, make_schedule, update
+from caseharden.optim import check_optimizer, check_schedule, make_optimizer, make_schedule, update
 from caseharden.tuner import LoRA, Metrics, Run
 
 Objective = Callable[[list[Example]], Tensor]
@@ -42,7 +42,8 @@ class SFT:
     lora: LoRA | None = None
 
     def __post_init__(self) -> None:
-        check_known(self.optimizer, self.schedule, self.max_steps)
+        check_optimizer(self.optimizer)
+        check_schedule(self.schedule, self.max_steps)
         if self.lr <= 0 or self.batch_size < 1 or (self.n_examples is not None and self.n_examples < 1):
             raise CasehardenError(
                 f"lr={self.lr}, batch_size={self.batch_size} and n_examples={self.n_examples} must be above 0."

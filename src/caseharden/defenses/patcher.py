@@ -11,7 +11,7 @@ from caseharden.attacks.sft import SFT
 from caseharden.bilevel import AttackVector, Keep, add, excursion, gradient, path
 from caseharden.defenses.aims import Aim, Imitate
 from caseharden.errors import CasehardenError
-from caseharden.optim import check_known, make_optimizer, snapshot, update
+from caseharden.optim import check_optimizer, make_optimizer, snapshot, update
 from caseharden.tuner import Metrics, Run, Tuner
 
 
@@ -42,7 +42,7 @@ class Patcher:
     keep: Keep = "device"
 
     def __post_init__(self) -> None:
-        check_known(self.optimizer, "constant", self.max_steps)
+        check_optimizer(self.optimizer)
         if min(self.loops, self.attack_steps, self.defense_steps) < 1:
             raise CasehardenError("patcher needs at least one loop, attack step and defense step.")
 

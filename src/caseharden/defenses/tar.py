@@ -13,7 +13,7 @@ from caseharden.bilevel import Keep, add, cosine, excursion, gradient, path
 from caseharden.defenses.aims import Aim, PreferRefusal, StayNear
 from caseharden.errors import CasehardenError
 from caseharden.losses import global_norm
-from caseharden.optim import check_known, make_optimizer, make_schedule, update
+from caseharden.optim import check_optimizer, check_schedule, make_optimizer, make_schedule, update
 from caseharden.tuner import Metrics, Run, Tuner
 
 
@@ -46,7 +46,8 @@ class TAR:
     keep: Keep = "device"
 
     def __post_init__(self) -> None:
-        check_known(self.optimizer, self.schedule, self.max_steps)
+        check_optimizer(self.optimizer)
+        check_schedule(self.schedule, self.max_steps)
         if not 1 <= self.look_every <= self.inner_steps:
             raise CasehardenError(
                 f"tar would never look: look_every is {self.look_every}, inner_steps is {self.inner_steps}."
