@@ -69,6 +69,13 @@ def test_a_failed_cell_shows_in_the_exit_status(command, spec):
     assert "Raise its max_steps" in command("study", "status", "out/toy")[1]
 
 
+def test_harden_makes_one_model_and_refuses_a_grid(command, spec, tmp_path):
+    grid = "{safety_sft: {lr: [1e-2, 1e-3], max_steps: 2}}"
+    status, said = command("harden", "tiny", grid, "--domain", "toys:ToyDomain", "--output", tmp_path / "hardened")
+    assert status == 2 and "is a grid" in said
+    assert not (tmp_path / "hardened").exists()
+
+
 def test_harden_writes_a_model_that_can_be_attacked(command, spec, tmp_path):
     words = ("harden", "tiny", "{safety_sft: {lr: 1e-2, max_steps: 2}}", "--domain", "toys:ToyDomain")
     status, said = command(*words, "--output", "hard")
