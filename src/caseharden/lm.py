@@ -44,6 +44,16 @@ class Batch:
         columns = self.response_BT.any(0).nonzero()
         return self.ids_BT.shape[1] - int(columns[0]) if len(columns) else 0
 
+    @property
+    def targets_BR(self) -> Tensor:
+        """The last R tokens: every response, and what stands before the shorter ones."""
+        return self.ids_BT[:, self.ids_BT.shape[1] - self.response_length :]
+
+    @property
+    def mask_BR(self) -> Tensor:
+        """Which of `targets_BR` belong to a response."""
+        return self.response_BT[:, self.ids_BT.shape[1] - self.response_length :]
+
 
 class LM:
     """A causal model of Transformers, float32 master weights, bfloat16 autocast where CUDA has it.
@@ -220,27 +230,27 @@ class LM:
     # ---- tensors through the model ------------------------------------------------------------------
 
     def response_logits(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits that predict the response tokens only: the prompt never goes through the output head.
+        """Logits that predict the response tokens only: nothing else goes through the output head.
 
         Returns `logits_BRV` (float32 or bfloat16), `targets_BR` and `mask_BR`, where R is the length of
         the longest response in the batch and position r of all three speaks of the same token.
         """
-        logits_BRV = self._forward(batch).logits[:, :-1]
-        length = logits_BRV.shape[1]
-        return logits_BRV, batch.ids_BT[:, -length:], batch.response_BT[:, -length:]
+        return self._forward(batch).logits, batch.targets_BR, batch.mask_BR
 
     def response_states(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """As `response_logits`, but `logits_BRV` with the hidden states of every layer, `states_LBTD`."""
         out = self._forward(batch, output_hidden_states=True)
-        return out.logits[:, :-1], torch.stack(out.hidden_states)
+        return out.logits, torch.stack(out.hidden_states)
 
     def _forward(self, batch: Batch, **wanted: bool) -> Any:
+        T, R = batch.ids_BT.shape[1], batch.response_length
+        before = torch.arange(T - R - 1, T - 1, device=batch.ids_BT.device)  # each predicts the token after it
         with self.autocast():
             return self.model(
                 input_ids=batch.ids_BT,
                 attention_mask=batch.attention_BT,
                 position_ids=batch.positions_BT,
-                logits_to_keep=batch.response_length + 1,
+                logits_to_keep=before,
                 use_cache=False,
                 **wanted,
             )

@@ -53,6 +53,7 @@ def test_the_harmful_sets_take_seconds(data_dir):
     ("ours", "theirs"),
     [
         ("lookalikes", ("xstest-safe", "xstest-unsafe")),
+        ("conversations", ("self-instruct", "user-oriented", "mt-bench")),
         ("everyday", ("self-instruct", "user-oriented", "mt-bench")),
     ],
 )

@@ -197,11 +197,13 @@ def test_bad_fields(fields, message):
         Prompts(**fields)
 
 
-@pytest.mark.parametrize("source", ["lookalikes", "everyday"])
-def test_our_own_prompts_are_many_varied_and_all_answered(source):
+@pytest.mark.parametrize(
+    ("source", "many", "topics"), [("lookalikes", 250, 10), ("everyday", 250, 10), ("conversations", 60, 5)]
+)
+def test_our_own_prompts_are_many_varied_and_all_answered(source, many, topics):
     rows = load(source)
-    assert len(rows) >= 250
-    assert len({row.topic for row in rows}) >= 10
+    assert len(rows) >= many
+    assert len({row.topic for row in rows}) >= topics
     assert all(row.completion and row.prompt for row in rows)
     assert near_duplicates([rows[0].prompt], [row.prompt for row in rows[1:]]) == []
     openings = [row.completion.split()[0] for row in rows]

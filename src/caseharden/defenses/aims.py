@@ -70,10 +70,9 @@ class StayNear:
             logits_BRV, states_LBTD = run.lm.response_states(batch)
             with torch.no_grad():
                 _, released_LBTD = reference.response_states(batch)
-            R = batch.response_length
             distance_LBT = distances(states_LBTD.float(), released_LBTD.float())
             far = distance_LBT[:, batch.attention_BT.bool()].mean()
-            return cross_entropy(logits_BRV, batch.ids_BT[:, -R:], batch.response_BT[:, -R:]) + self.hidden * far
+            return cross_entropy(logits_BRV, batch.targets_BR, batch.mask_BR) + self.hidden * far
 
         return loss
 

@@ -288,6 +288,7 @@ TABLE: Mapping[str, Source] = {
     "wmdp-chem": _wmdp("chem"),
     "wmdp-cyber": _wmdp("cyber"),
     # benign prompts
+    "conversations": Source(File(RESOURCES / "conversations.jsonl")),
     "everyday": Source(File(RESOURCES / "everyday.jsonl")),
     "lookalikes": Source(File(RESOURCES / "lookalikes.jsonl")),
     "xstest-safe": _xstest("safe"),
