@@ -36,7 +36,7 @@ ARROWS: dict[str, set[str]] = {
     # what is changed, asked and scored
     "bilevel": {"tuner", "optim", "losses", "errors"},
     "attacks": {"bilevel", "tuner", "optim", "losses", "lm", "data", "errors"},
-    "defenses": {"attacks", "bilevel", "tuner", "optim", "losses", "lm", "data", "errors"},
+    "defenses": {"attacks", "bilevel", "measures", "judges", "tuner", "optim", "losses", "lm", "data", "errors"},
     "judges": {"errors"},
     "measures": {"judges", "lm", "losses", "data", "errors"},
     "domains": {"measures", "judges", "data", "errors"},

@@ -150,7 +150,7 @@ class _Descent:
 
 
 def test_patcher_without_attack_is_safety_sft(tiny_lm, toy_domain):
-    patcher = Patcher(ADVERSARY, REFUSE, benign=None, alpha=0.0, loops=1, defense_steps=6, lr=1e-3)
+    patcher = Patcher((ADVERSARY,), REFUSE, benign=None, alpha=0.0, loops=1, defense_steps=6, lr=1e-3)
     plain = SafetySFT({"refusal": 1.0}, lr=1e-3, batch_size=4, max_steps=6)
     assert tuned(tiny_lm, toy_domain, patcher) == tuned(tiny_lm, toy_domain, plain)
     attacked = replace(patcher, alpha=0.5, loops=2, defense_steps=3, attack_steps=4)
@@ -175,21 +175,21 @@ def test_tar_look_weights_sum_to_one_and_grow():
 def test_tar_lowers_each_tamper_loss_after_attack(tamper, tiny_lm, toy_domain):
     def late(weight: float) -> float:
         tar = TAR((ADVERSARY,), tamper, BENIGN, weight, max_steps=12, inner_steps=4, look_every=2, lr=3e-3)
-        return sum(metrics["tamper_last"] for metrics in list(fresh(tiny_lm, toy_domain).drive(tar))[-5:])
+        return sum(metrics["tamper_4"] for metrics in list(fresh(tiny_lm, toy_domain).drive(tar))[-5:])
 
     assert late(4.0) < late(0.0)
 
 
 def test_the_random_control_differs_from_the_attack(tiny_lm, toy_domain):
-    patcher = Patcher(ADVERSARY, REFUSE, BENIGN, loops=2, defense_steps=3, attack_steps=4, lr=1e-3)
+    patcher = Patcher((ADVERSARY,), REFUSE, BENIGN, loops=2, defense_steps=3, attack_steps=4, lr=1e-3)
     hashes = {tuned(tiny_lm, toy_domain, replace(patcher, random_vector=r)) for r in (False, True)}
     assert len(hashes) == 2
 
 
 def test_a_lora_adversary_gives_patcher_a_vector(tiny_lm, toy_domain):
     adversary = replace(ADVERSARY, lora=LoRA(r=2))
-    patcher = Patcher(adversary, REFUSE, BENIGN, loops=2, defense_steps=2, attack_steps=4)
-    norms = [metrics["vector_norm"] for metrics in fresh(tiny_lm, toy_domain).drive(patcher)]
+    patcher = Patcher((adversary,), REFUSE, BENIGN, loops=2, defense_steps=2, attack_steps=4)
+    norms = [metrics.get("vector_norm", 0) for metrics in fresh(tiny_lm, toy_domain).drive(patcher)]
     assert norms[1] == 0 < norms[2]
 
 

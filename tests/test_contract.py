@@ -9,9 +9,11 @@ import torch
 
 from caseharden import attacks, defenses
 from caseharden.attacks import SFT, Chain
-from caseharden.defenses import TAR, Patcher, SafetySFT
-from caseharden.defenses.aims import Confuse, Imitate, PreferRefusal, StayNear
+from caseharden.defenses import TAR, Patcher, RandomMapping, SafetySFT
+from caseharden.defenses.aims import Confuse, Imitate, MapToRandom, PreferRefusal, StayNear
+from caseharden.defenses.watch import Watch
 from caseharden.lm import LM
+from caseharden.measures import Probe
 from caseharden.study.build import build, written
 from caseharden.tuner import LoRA, Run, Tuner
 
@@ -25,7 +27,7 @@ SMALL_TAR = TAR(
     look_every=2,
 )
 SMALL_PATCHER = Patcher(
-    SMALL_SFT,
+    (SMALL_SFT,),
     Imitate(batch_size=3),
     Imitate({"benign": 1.0}, batch_size=3),
     loops=3,
@@ -52,9 +54,17 @@ CASES: dict[str, tuple[str, Tuner]] = {
     ),
     "safety_sft": ("defender", SafetySFT(lr=1e-2, batch_size=4, max_steps=6)),
     "safety_sft, kl": ("defender", SafetySFT(lr=1e-2, batch_size=4, max_steps=6, kl=0.5)),
+    "random_mapping": (
+        "defender",
+        RandomMapping(MapToRandom(batch_size=3), Imitate({"benign": 1.0}, batch_size=3), max_steps=6, lr=1e-2),
+    ),
     "tar": ("defender", SMALL_TAR),
     "tar, entropy": ("defender", replace(SMALL_TAR, tamper=Confuse(batch_size=3), keep="cpu")),
     "patcher": ("defender", SMALL_PATCHER),
+    "patcher, watched population": (
+        "defender",
+        replace(SMALL_PATCHER, vectors=2, watch=Watch(Probe(role="defender", n=4, max_new_tokens=3))),
+    ),
     "patcher, control": ("defender", replace(SMALL_PATCHER, random_vector=True, benign=None)),
 }
 each_tuner = pytest.mark.parametrize(("role", "tuner"), CASES.values(), ids=CASES)

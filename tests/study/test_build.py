@@ -91,7 +91,7 @@ def test_numbers_are_numbers_without_a_dot():
         ("lr: 1e-3", "lr: []", "an empty list leaves nothing"),
         ("[none, safety_sft]", "[sft]", "which never ends. Give it max_steps"),
         ("[none, safety_sft]", "[{tar: {inner_steps: 2}}]", "tar would never look"),
-        ("[none, safety_sft]", "[{patcher: {attack_steps: 0}}]", "at least one loop, attack step"),
+        ("[none, safety_sft]", "[{patcher: {attack_steps: 0}}]", "at least one adversary, loop, attack step"),
         ("lr: 1e-3", "lora: {rank: 3}", r"attacks\[0\]\.sft\.lora\.rank: LoRA has no field"),
         ("lr: 1e-3", "lora: 3", r"attacks\[0\]\.sft\.lora: expected fields"),
         ("sft: {lr: 1e-3}", "chain: {}", r"attacks\[0\]\.chain: Chain needs stages"),

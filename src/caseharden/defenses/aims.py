@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from caseharden.data import Example
@@ -133,6 +134,32 @@ class PreferRefusal:
         return loss
 
 
+@dataclass(frozen=True)
+class MapToRandom:
+    """Hidden states of harmful questions and answers along random directions, one for each token (TAR, stage 1).
+
+    Mean over layers and unpadded tokens of 1 − |cos(h, R[token])|, with R ∈ ℝ^{V×D} ~ N(0, 1) fixed by the
+    run's seed.
+    """
+
+    batch_size: int = 8
+    max_length: int = 512
+
+    def asked(self, run: Run) -> Asked:
+        batches = run.stream({"harmful": 1.0}, self.batch_size, max_length=self.max_length)
+        weights = run.lm.model.get_input_embeddings().weight  # type: ignore[operator]
+        generator = torch.Generator().manual_seed(run.seed_for("random mapping"))
+        targets_VD = torch.randn(weights.shape, generator=generator).to(run.lm.device)
+
+        def loss(draw: int) -> Tensor:
+            batch = run.lm.encode(batches[draw], max_length=self.max_length)
+            _, states_LBTD = run.lm.response_states(batch)
+            cosine_LBT = F.cosine_similarity(states_LBTD.float(), targets_VD[batch.ids_BT], dim=-1)
+            return (1 - cosine_LBT.abs())[:, batch.attention_BT.bool()].mean()
+
+        return loss
+
+
 def _sequence_logps(lm: LM, examples: list[Example], max_length: int) -> Tensor:
     logits_BRV, targets_BR, mask_BR = lm.response_logits(lm.encode(examples, max_length=max_length))
     return token_logps(logits_BRV, targets_BR).masked_fill(~mask_BR, 0.0).sum(-1)
@@ -141,6 +168,7 @@ def _sequence_logps(lm: LM, examples: list[Example], max_length: int) -> Tensor:
 TABLE: dict[str, type] = {
     "confuse": Confuse,
     "imitate": Imitate,
+    "map_to_random": MapToRandom,
     "prefer_refusal": PreferRefusal,
     "stay_near": StayNear,
 }

@@ -1,15 +1,16 @@
-"""Patcher: safety training under a long simulated attack, reused for many steps."""
+"""Patcher: safety training under long simulated attacks, each reused for many steps."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import torch
-
 from caseharden.attacks.sft import SFT
-from caseharden.bilevel import AttackVector, Keep, add, excursion, gradient, path
-from caseharden.defenses.aims import Aim, Imitate
+from caseharden.bilevel import Attack, Keep, Population, add, cosine, gradient, simulate
+from caseharden.defenses.aims import Aim, Imitate, StayNear
+from caseharden.defenses.attackers import Attacker, InTurn
+from caseharden.defenses.watch import Watch
 from caseharden.errors import CasehardenError
 from caseharden.optim import check_optimizer, make_optimizer, snapshot, update
 from caseharden.tuner import Metrics, Run, Tuner
@@ -17,34 +18,43 @@ from caseharden.tuner import Metrics, Run, Tuner
 
 @dataclass(frozen=True)
 class Patcher:
-    """Wen et al. 2026 (arXiv 2606.07970), sequential form.
+    """Wen et al. 2026 (arXiv 2606.07970).
 
-    The first loop is plain safety fine-tuning. Each later loop lets `adversary` run `attack_steps` from
-    θ, freezes its displacement v, and takes `defense_steps` on α·L_safe(θ+v) + (1−α)·L_safe(θ), the same
-    batch in both terms, plus `benign` at θ. The optimizer's state is reset each loop.
+    The first loop is plain safety fine-tuning. From then on an adversary, one of `adversaries`, sets out
+    from θ once a loop for `attack_steps`; its displacement v is frozen, and the steps that follow take
+    α·L_safe(θ+v) + (1−α)·L_safe(θ), the same batch in both terms, plus `benign` at θ. The optimizer's
+    state is reset each loop. `attacker` says who waits for whom: ``in_turn`` is the paper's sequential
+    form, ``abreast`` its parallel one.
 
-    Departures: a benign term (None gives the released code's form); θ+v is written and θ restored from a
-    snapshot, where adding and subtracting would drift; `random_vector` replaces v by a random one of the
-    same norm, the control that the paper lacks.
+    Departures: a benign term (None gives the released code's form), and benign examples in L_safe, so
+    that the attacked model learns what to refuse and not to refuse; θ+v is written and θ restored from a
+    snapshot, where adding and subtracting would drift; `vectors` keeps the newest few attacks and draws
+    one at each step; `random_vector` replaces v by a random one of the same norm, the control that the
+    paper lacks.
     """
 
-    adversary: Tuner = field(default_factory=lambda: SFT(lr=1e-4))
-    safe: Aim = field(default_factory=Imitate)
-    benign: Aim | None = field(default_factory=lambda: Imitate({"benign": 2.0, "contrast": 1.0}))
+    adversaries: tuple[Tuner, ...] = (SFT(lr=1e-4),)
+    safe: Aim = field(default_factory=lambda: Imitate({"refusal": 2.0, "benign": 2.0, "contrast": 1.0}, 20))
+    benign: Aim | None = field(default_factory=lambda: StayNear({"benign": 2.0, "contrast": 1.0}, hidden=0.03))
     alpha: float = 0.5
-    loops: int = 8
+    loops: int = 32
     attack_steps: int = 60
-    defense_steps: int = 60
+    defense_steps: int = 15
+    vectors: int = 1
+    attacker: Attacker = field(default_factory=InTurn)
     lr: float = 1e-4
     optimizer: str = "adamw"
     clip: float | None = 1.0
     random_vector: bool = False
+    watch: Watch | None = None
     keep: Keep = "device"
 
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer)
-        if min(self.loops, self.attack_steps, self.defense_steps) < 1:
-            raise CasehardenError("patcher needs at least one loop, attack step and defense step.")
+        if not self.adversaries or min(self.loops, self.attack_steps, self.defense_steps, self.vectors) < 1:
+            raise CasehardenError(
+                "patcher needs at least one adversary, loop, attack step, defense step and vector."
+            )
 
     @property
     def max_steps(self) -> int:
@@ -56,33 +66,35 @@ class Patcher:
         benign = self.benign.asked(run) if self.benign else None
         parameters = run.trainable()
         buffer = snapshot(parameters)
-        vector = run.track("vector", AttackVector([torch.zeros_like(p) for p in parameters]))
+        population = run.track("population", Population(self.vectors))
         optimizer = run.track("optimizer", make_optimizer(self.optimizer, parameters, self.lr))
-        for step in run.range(self.max_steps):
-            loop, within = divmod(step, self.defense_steps)
-            if within == 0 and loop > 0 and self.alpha > 0:
-                vector.vector = self.attack(run, loop, parameters).vector
-            if within == 0:
-                optimizer.load_state_dict(make_optimizer(self.optimizer, parameters, self.lr).state_dict())
-            alpha = self.alpha if loop > 0 else 0.0
-            here, g = gradient(lambda: safe(step), parameters)  # noqa: B023
-            there = 0.0
-            if alpha > 0:
-                with vector.applied(parameters, buffer):
-                    there, g_v = gradient(lambda: safe(step), parameters)  # noqa: B023
-                g = [(1 - alpha) * a + alpha * b for a, b in zip(g, g_v, strict=True)]
-            if benign is not None:
-                add(g, gradient(lambda: benign(step), parameters)[1])  # noqa: B023
-            for parameter, total in zip(parameters, g, strict=True):
-                parameter.grad = total
-            norm = update(optimizer, self.clip)
-            yield {"loss": here, "attacked": there, "grad_norm": norm, "vector_norm": vector.norm}
+        with self.attacker.at_work(self, run) as attacks:
+            for step in run.range(self.max_steps):
+                if step % self.defense_steps == 0:
+                    optimizer.load_state_dict(make_optimizer(self.optimizer, parameters, self.lr).state_dict())
+                if self.alpha > 0 and step >= self.defense_steps:
+                    population.add(*attacks(step))
+                attack = population.draw(run.seed_for("draw", step), step, self.attacker.max_age)
+                alpha = self.alpha if attack else 0.0
+                here, g = gradient(lambda: safe(step), parameters)  # noqa: B023
+                metrics = {"loss": here}
+                if attack:
+                    with attack.vector.applied(parameters, buffer):
+                        there, g_v = gradient(lambda: safe(step), parameters)  # noqa: B023
+                    metrics |= {"attacked": there, "cosine": cosine(g, g_v), "vector_norm": attack.vector.norm}
+                    metrics |= {"staleness": float(step - attack.launched)} | attack.metrics
+                    g = [(1 - alpha) * a + alpha * b for a, b in zip(g, g_v, strict=True)]
+                if benign is not None:
+                    add(g, gradient(lambda: benign(step), parameters)[1])  # noqa: B023
+                for parameter, total in zip(parameters, g, strict=True):
+                    parameter.grad = total
+                yield metrics | {"grad_norm": update(optimizer, self.clip)}
 
-    def attack(self, run: Run, loop: int, parameters: list[torch.nn.Parameter]) -> AttackVector:
-        """v = SFT_attack(θ) − θ, or the control of the same norm."""
-        start = snapshot(parameters)
-        with excursion(run, loop, keep=self.keep) as there:
-            for _ in path(there, self.adversary, self.attack_steps, [self.attack_steps]):
-                there.finish()  # merges adapters into the parameters, so that v holds what they did
-                found = AttackVector.between(start, parameters)
-        return found.random_like(run.seed_for("random", loop)) if self.random_vector else found
+    def attack(self, run: Run, launched: int) -> Attack:
+        """What an adversary, drawn anew for each `launched`, does to θ from there; or the control for it."""
+        adversary = random.Random(run.seed_for("adversary", launched)).choice(self.adversaries)
+        look = self.watch.at(launched // self.defense_steps) if self.watch else None
+        found = simulate(run, launched, adversary, self.attack_steps, keep=self.keep, look=look)
+        if self.random_vector:
+            found.vector = found.vector.random_like(run.seed_for("random", launched))
+        return found

@@ -11,6 +11,7 @@ import torch
 from caseharden.attacks.sft import SFT
 from caseharden.bilevel import Keep, add, cosine, excursion, gradient, path
 from caseharden.defenses.aims import Aim, PreferRefusal, StayNear
+from caseharden.defenses.watch import Watch
 from caseharden.errors import CasehardenError
 from caseharden.losses import global_norm
 from caseharden.optim import check_optimizer, check_schedule, make_optimizer, make_schedule, update
@@ -43,6 +44,7 @@ class TAR:
     schedule: str = "constant"
     warmup: int = 0
     clip: float | None = 1.0
+    watch: Watch | None = None
     keep: Keep = "device"
 
     def __post_init__(self) -> None:
@@ -65,13 +67,16 @@ class TAR:
             adversary = random.Random(run.seed_for("adversary", step)).choice(self.adversaries)
             g_TR = [torch.zeros_like(p) for p in parameters]
             looks: list[float] = []
+            seen: Metrics = {}
             with excursion(run, step, share=(1, 2), keep=self.keep) as there:
                 for k, _ in path(there, adversary, self.inner_steps, tuple(weights)):
                     asked, g_k = gradient(lambda: tamper(step), parameters)  # noqa: B023
                     add(g_TR, g_k, self.tamper_weight * weights[k])
                     looks.append(asked)
+                if look := self.watch and self.watch.at(step):
+                    seen = look(there)
             retained, g = gradient(lambda: retain(step), parameters)  # noqa: B023
-            angle, size = cosine(g_TR, g), float(global_norm(g_TR))
+            angle, sizes = cosine(g_TR, g), (float(global_norm(g_TR)), float(global_norm(g)))
             add(g, g_TR)
             for parameter, total in zip(parameters, g, strict=True):
                 parameter.grad = total
@@ -79,11 +84,12 @@ class TAR:
             schedule.step()
             yield {
                 "loss": retained,
-                "tamper_first": looks[0],
-                "tamper_last": looks[-1],
-                "tamper_norm": size,
+                **{f"tamper_{k}": asked for k, asked in zip(weights, looks, strict=True)},
+                "tamper_norm": sizes[0],
+                "retain_norm": sizes[1],
                 "cosine": angle,
                 "grad_norm": norm,
+                **seen,
             }
 
     def look_weights(self) -> dict[int, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from caseharden.data import Domain, Example, Stream, pool
+from caseharden.data import Domain, Example, Role, Stream, pool
 from caseharden.judges.judge import Answer, Judge
 from caseharden.lm import LM
 
@@ -27,9 +27,9 @@ class Measure(Protocol):
         ...
 
 
-def chosen(domain: Domain, name: str, n: int | None) -> Sequence[Example]:
-    """`n` examples of the evaluator's pool `name`, or all: the same at every budget and in every cell."""
-    examples = pool(domain, "evaluator", name)
+def chosen(domain: Domain, name: str, n: int | None, role: Role = "evaluator") -> Sequence[Example]:
+    """`n` examples of `role`'s pool `name`, or all: the same at every budget and in every cell."""
+    examples = pool(domain, role, name)
     if n is None or n >= len(examples):
         return examples
     return Stream({name: examples}, {name: 1.0}, n, seed=0)[0]  # a fixed seed, whatever the run's is

@@ -1,10 +1,10 @@
-"""Probe: let the model answer the evaluator's prompts, and have a judge score the answers."""
+"""Probe: let the model answer prompts, the evaluator's unless said, and have a judge score the answers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from caseharden.data import Domain
+from caseharden.data import Domain, Role
 from caseharden.judges.judge import Answer, Judge
 from caseharden.judges.verifier import Verifier
 from caseharden.lm import LM
@@ -16,7 +16,8 @@ class Probe:
     """Generate answers to a pool's prompts, greedily at temperature 0, and score them with `judge`.
 
     `n` prompts are taken (the same at every budget and in every cell), or all if None; `per_prompt`
-    answers are sampled for each. `prefix` opens every answer.
+    answers are sampled for each. `prefix` opens every answer. `role` is whose prompts they are: the
+    evaluator's, but for a defense that watches its own simulated attacks.
     """
 
     pool: str = "harmful"
@@ -27,9 +28,10 @@ class Probe:
     max_new_tokens: int = 64
     batch_size: int = 64
     prefix: str = ""
+    role: Role = "evaluator"
 
     def answers(self, lm: LM, domain: Domain, seed: int) -> list[Answer]:
-        examples = chosen(domain, self.pool, self.n)
+        examples = chosen(domain, self.pool, self.n, self.role)
         asked = [example for example in examples for _ in range(self.per_prompt)]
         outputs = lm.generate(
             [example.prompt for example in asked],
