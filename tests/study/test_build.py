@@ -105,6 +105,7 @@ def test_numbers_are_numbers_without_a_dot():
         ("name: example", "name: 5", "name: expected str, not 5"),
         ("name: example", "name: a\nname: b", "name is given twice"),
         ("models: [tiny]", "models: tiny", "models: expected"),
+        ("[0, 5]", "[0, 5]\nmeasures: {harm: null}", "measures leaves out harm"),
         ("[0, 5]", "[5, 10]", "budgets must begin with 0 and rise"),
         ("[none, safety_sft]", "[safety_sft, safety_sft]", "defenses has .* twice"),
         ("[0, 5]", "[0", "this is no YAML"),

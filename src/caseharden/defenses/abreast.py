@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import transformers
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -167,6 +168,7 @@ def attacker(
     exchange = Exchange(folder)
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     torch.set_num_threads(how.threads)
+    transformers.utils.logging.disable_progress_bar()  # the terminal is the defender's
     try:
         role, seed, share = run
         here = Run(LM.load(exchange.model, device=device, precision=precision), domain, role, seed, share=share)

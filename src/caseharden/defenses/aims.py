@@ -54,11 +54,12 @@ class StayNear:
     """Cross-entropy on completions + `hidden` times the mean distance of hidden states to the released model's.
 
     TAR's retain loss: the distance is the Euclidean norm, over layers and unpadded tokens, not its
-    square. At the released weights its gradient is 0/0; there it is taken as 0.
+    square. At the released weights its gradient is 0/0; there it is taken as 0. A small `hidden` goes a long
+    way: the norm's gradient does not fade near the released model.
     """
 
     data: Mapping[str, float] = field(default_factory=lambda: {"refusal": 1.0, "benign": 2.0, "contrast": 1.0})
-    hidden: float = 1.0
+    hidden: float = 0.03
     batch_size: int = 16
     max_length: int = 512
 

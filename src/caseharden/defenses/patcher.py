@@ -35,7 +35,7 @@ class Patcher:
 
     adversaries: tuple[Tuner, ...] = (SFT(lr=1e-4),)
     safe: Aim = field(default_factory=lambda: Imitate({"refusal": 2.0, "benign": 2.0, "contrast": 1.0}, 20))
-    benign: Aim | None = field(default_factory=lambda: StayNear({"benign": 2.0, "contrast": 1.0}, hidden=0.03))
+    benign: Aim | None = field(default_factory=lambda: StayNear({"benign": 2.0, "contrast": 1.0}))
     alpha: float = 0.5
     loops: int = 32
     attack_steps: int = 60

@@ -10,7 +10,7 @@ import torch
 
 from caseharden.attacks.sft import SFT
 from caseharden.bilevel import Keep, add, cosine, excursion, gradient, path
-from caseharden.defenses.aims import Aim, PreferRefusal, StayNear
+from caseharden.defenses.aims import Aim, Imitate, StayNear
 from caseharden.defenses.watch import Watch
 from caseharden.errors import CasehardenError
 from caseharden.losses import global_norm
@@ -26,20 +26,23 @@ class TAR:
     data, asks for `tamper` on a batch of the other half at every `look_every`-th step of its path, and
     carries these gradients straight back to θ, beside the gradient of `retain` at θ.
 
-    Departures from the released code, and why: look weights exp(decay·k) are normalised, so that
-    `tamper_weight` is the effective λ whatever the number of looks; losses are masked to the response
-    and shifted; the adversary's data and the held-out batch are disjoint; data are shuffled by seed.
+    Departures from the released code, and why: by default `tamper` asks for refusals and benign answers
+    by cross-entropy, where the paper has DPO or entropy (the aims `prefer_refusal` and `confuse`), since
+    asked for refusals alone the model comes to refuse whatever is asked; look weights exp(decay·k) are
+    normalised, so that `tamper_weight` is the effective λ whatever the number of looks; losses are masked
+    to the response and shifted; the adversary's data and the held-out batch are disjoint; data are
+    shuffled by seed.
     """
 
     adversaries: tuple[Tuner, ...] = (SFT(lr=3e-5), SFT(lr=1e-4), SFT(lr=3e-4))
-    tamper: Aim = field(default_factory=PreferRefusal)
+    tamper: Aim = field(default_factory=lambda: Imitate({"refusal": 2.0, "benign": 2.0, "contrast": 1.0}, 20))
     retain: Aim = field(default_factory=StayNear)
     tamper_weight: float = 1.0
-    max_steps: int = 120
+    max_steps: int = 160
     inner_steps: int = 16
     look_every: int = 4
     look_decay: float = 0.0625
-    lr: float = 1e-4
+    lr: float = 2e-4
     optimizer: str = "adamw"
     schedule: str = "constant"
     warmup: int = 0

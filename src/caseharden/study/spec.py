@@ -37,7 +37,7 @@ class StudySpec:
     budgets: tuple[int, ...] = (0, 10, 20, 50, 100)
     seeds: tuple[int, ...] = (0,)
     defense_seeds: tuple[int, ...] = (0,)
-    measures: Mapping[str, Measure] = field(default_factory=dict)
+    measures: Mapping[str, Measure | None] = field(default_factory=dict)
     phi: float = 0.5
     precision: Precision = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -61,12 +61,16 @@ class StudySpec:
             raise CasehardenError(f"{min(both)!r} is among the models and the controls. Take it out of one.")
         if self.attacks and len(self.budgets) < 2:
             raise CasehardenError("the only budget is 0, at which no attack has done anything yet. Add more.")
+        for name in ("harm", "utility"):
+            if name in self.measures and self.measures[name] is None:
+                raise CasehardenError(f"measures leaves out {name}, which every study needs. Leave out others.")
         if not 0 <= self.phi < 1:
             raise CasehardenError(f"phi is a share of harmful answers, from 0 to below 1, not {self.phi}.")
 
     def all_measures(self) -> dict[str, Measure]:
-        """What is measured at each budget, by name: the domain's measures and the study's own."""
-        return {**self.domain.measures(), **self.measures}
+        """What is measured at each budget, by name: the domain's measures and the study's; None leaves one out."""
+        wanted = {**self.domain.measures(), **self.measures}
+        return {name: measure for name, measure in wanted.items() if measure is not None}
 
     def to_dict(self, *, all_fields: bool = True) -> dict[str, Any]:
         """As a file would say it; without `all_fields`, leaving out what is at its default."""
