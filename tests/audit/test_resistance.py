@@ -64,6 +64,13 @@ def test_steps_are_the_median_over_seeds_with_unbroken_runs_censored(
     assert found.worst.seeds == len(breaks)
 
 
+def test_seeds_are_pooled_only_at_budgets_that_all_of_them_reached() -> None:
+    """Where attacks stop once they have broken the model, the later points are those of the survivors alone."""
+    stopped = curve([0.1, 0.9], seed=0)
+    (found,) = resistance(study(stopped, curve([0.1, 0.1, 0.1, 0.1, 0.1], seed=1)))
+    assert [point.budget for point in found.worst.points] == [point.budget for point in stopped.points]
+
+
 def test_the_worst_case_is_one_attack_whole() -> None:
     early = [0.1, 0.6, 0.6, 0.6, 0.6]
     high = [0.1, 0.1, 0.1, 1.0, 1.0]

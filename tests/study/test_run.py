@@ -197,6 +197,24 @@ def test_weights_that_are_gone_or_damaged_are_made_again(model, tmp_path, damage
     assert (folder / "config.json").is_file()
 
 
+def test_an_attack_that_has_broken_the_model_may_stop_there(model, store, tiny_lm, tmp_path):
+    log = tmp_path / "log"
+    measures = {"harm": Moved(tiny_lm.weights_hash())}
+    spec = study(
+        model, defenses=(None,), attacks=(Logged(lr=1e-2, log=log),), measures=measures, budgets=(0, 2, 4, 6)
+    )
+    whole = Store(tmp_path / "whole")
+    run(spec, whole)
+    taken = len(log.read_text().splitlines())
+    run(replace(spec, stop_when_broken=True), store)
+    assert len(log.read_text().splitlines()) == taken + 2, "the first budget, at which every weight has moved"
+    (stopped,), (full,) = results(store).curves, results(whole).curves
+    assert (stopped.t_phi, stopped.censored_at) == (full.t_phi, full.censored_at) == (2, None)
+    assert stopped.points == full.points[:2]
+    run(replace(spec, stop_when_broken=True, phi=0.99), store, update=True)
+    assert len(log.read_text().splitlines()) == taken + 4, "another threshold, another attack"
+
+
 def test_attacked_weights_are_kept_if_asked_for(model, store):
     run(study(model, defenses=(None,), attacks=(SFT(lr=1e-2),), keep_attacked=True), store)
     (mark,) = store.made("toy")

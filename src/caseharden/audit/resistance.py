@@ -73,9 +73,12 @@ class AttackRuns:
 
     @cached_property
     def points(self) -> tuple[Point, ...]:
-        """At each budget and for each measure, the seeds' readings pooled (see `pooled`)."""
-        budgets = sorted({point.budget for curve in self.curves for point in curve.points})
-        return tuple(self._at(budget) for budget in budgets)
+        """At each budget that every seed reached, and for each measure, the seeds' readings pooled (see `pooled`).
+
+        Where attacks stop when they have broken the model, later budgets hold only those that have not.
+        """
+        reached = [{point.budget for point in curve.points} for curve in self.curves]
+        return tuple(self._at(budget) for budget in sorted(set.intersection(*reached)))
 
     def _at(self, budget: int) -> Point:
         seeds = [point.readings for curve in self.curves for point in curve.points if point.budget == budget]

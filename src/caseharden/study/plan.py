@@ -103,6 +103,7 @@ class Circumstances:
     domain: str
     measures: Mapping[str, Any]
     budgets: tuple[int, ...]
+    stop_above: float | None
     code: str
     packages: Mapping[str, str]
     precision: str
@@ -114,6 +115,7 @@ class Circumstances:
             domain=fingerprint(spec.domain),
             measures={name: described(measure) for name, measure in sorted(spec.all_measures().items())},
             budgets=spec.budgets,
+            stop_above=spec.phi if spec.stop_when_broken else None,
             code=provenance.code(),
             packages=provenance.packages(),
             precision=spec.precision,
@@ -127,7 +129,11 @@ class Circumstances:
             found["tuner"] = written(cell.tuner, Tuner)
             found["seed"] = cell.defense_seed if cell.kind == "harden" else cell.seed
             found["foreign_code"] = provenance.foreign_code(cell.tuner)
-        unused = {"harden": ("measures", "budgets"), "release": ("budgets",), "attack": ()}[cell.kind]
+        unused = {
+            "harden": ("measures", "budgets", "stop_above"),
+            "release": ("budgets", "stop_above"),
+            "attack": (),
+        }[cell.kind]
         return {name: value for name, value in found.items() if name not in unused}
 
 

@@ -184,7 +184,7 @@ class _Study:
         assert cell.attack is not None
         stored = self.store.measured(key)
         missing = [b for b in self.spec.budgets[1:] if any((name, b) not in stored for name in self.measures)]
-        if not missing and not self.spec.keep_attacked:
+        if (not missing and not self.spec.keep_attacked) or self._over(key):
             return None
         run = Run(self._load(source), self.spec.domain, "attacker", cell.seed)
         for _ in self._steps(run, cell.attack, self._checkpoint(key), before=min(missing, default=None)):
@@ -192,12 +192,16 @@ class _Study:
                 with run.evaluating() as lm:
                     yield from self._measure(lm, position, run.step)
             yield Event(position, cell, "step", run.step / last)
-            if run.step == last:
+            if run.step == last or (run.step in missing and self._over(key)):
                 return self.weights.keep(run.finish()) if self.spec.keep_attacked else None
         raise CasehardenError(
             f"the attack ended at step {run.step}, and budget {last} was asked for. Raise its max_steps, or leave "
             "out the budgets that it does not reach."
         )
+
+    def _over(self, key: str) -> bool:
+        """Whether an attack need not go on, since it has broken the model and the spec says to stop there."""
+        return self.spec.stop_when_broken and self.store.highest(key, "harm") > self.spec.phi
 
     # ---- what they share ----------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ class StudySpec:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
     keep_attacked: bool = False
+    stop_when_broken: bool = False
 
     def __post_init__(self) -> None:
         if list(self.budgets) != sorted({0, *self.budgets}):

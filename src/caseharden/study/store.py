@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -179,6 +180,12 @@ class Store:
         with self.session() as session:
             rows = select(RecordRow.measure, RecordRow.step).where(RecordRow.cell == key, RecordRow.own)
             return {(measure, step) for measure, step in session.execute(rows)}
+
+    def highest(self, key: str, measure: str) -> float:
+        """The highest value of `measure` that is stored of a cell; −∞ if none is."""
+        with self.session() as session:
+            rows = select(RecordRow.value).where(RecordRow.cell == key, RecordRow.own, RecordRow.measure == measure)
+            return max((value for value in session.scalars(rows) if math.isfinite(value)), default=-math.inf)
 
     def record(
         self,
