@@ -1,0 +1,150 @@
+"""The map between TAR and Patcher: resistance against what hardening cost, from the report of examples/almanac-map.yaml.
+
+    python benchmarks/bilevel_map.py map.json docs/methods/bilevel-map.svg
+
+Resistance is the geometric mean over attacks of the median steps to break over seeds; an attack that never broke
+the model counts as far as it was tested. Cost is the sequences that went forward and backward, counted from the
+fields; eight of them are one of the adversary's forward-backwards. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import median_low
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+
+from caseharden.attacks import SFT
+from caseharden.defenses import TAR, Patcher
+from caseharden.defenses.aims import Aim
+from caseharden.study.build import build
+from caseharden.tuner import Tuner
+
+UNIT = 8
+"""Sequences of one forward-backward."""
+
+
+@dataclass
+class Setting:
+    """One defense of the study, and what came of it."""
+
+    tuner: Tuner | None
+    label: str
+    cost: float
+    steps: list[int]
+    censored: bool
+    utility: float
+
+    @property
+    def resistance(self) -> float:
+        return math.exp(sum(map(math.log, self.steps)) / len(self.steps))
+
+
+def forward_backwards(tuner: Tuner | None) -> float:
+    """Of hardening, in units of eight sequences."""
+    if isinstance(tuner, Patcher):
+        attacked = tuner.max_steps - tuner.defense_steps if tuner.alpha else 0
+        attack = sum(map(_batch, tuner.adversaries)) / len(tuner.adversaries) * tuner.attack_steps
+        attacks = attacked / tuner.defense_steps
+        benign = _batch(tuner.benign) if tuner.benign else 0
+        steps = tuner.max_steps * (_batch(tuner.safe) + benign) + attacked * _batch(tuner.safe)
+        return (steps + attacks * attack) / UNIT
+    if isinstance(tuner, TAR):
+        attack = sum(map(_batch, tuner.adversaries)) / len(tuner.adversaries) * tuner.inner_steps
+        looks = len(tuner.look_weights()) * _batch(tuner.tamper)
+        return tuner.max_steps * (attack + looks + _batch(tuner.retain)) / UNIT
+    return 0.0
+
+
+def _batch(one: Tuner | Aim) -> int:
+    """Sequences of a step; DPO's come in pairs."""
+    assert isinstance(one, SFT) or hasattr(one, "batch_size")
+    return int(one.batch_size) * (2 if hasattr(one, "beta") else 1)
+
+
+def settings(report: dict[str, Any]) -> list[Setting]:
+    """Every defense of the report, the undefended model first."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for curve in report["curves"]:
+        groups[json.dumps([curve["defense"], curve["defense_fields"]])].append(curve)
+    found = []
+    for key, curves in groups.items():
+        name, fields = json.loads(key)
+        tuner = None if name == "undefended" else build({name: fields}, Tuner, "")
+        attacks: dict[str, list[tuple[int, bool]]] = defaultdict(list)
+        for curve in curves:
+            broken = curve["t_phi"] is not None
+            attacks[json.dumps(curve["fields"])].append(
+                (curve["t_phi"] if broken else curve["censored_at"], not broken)
+            )
+        worst = [median_low(sorted(runs)) for runs in attacks.values()]
+        found.append(
+            Setting(
+                tuner,
+                ", ".join([name, *(f"{k}={v}" for k, v in fields.items())]),
+                forward_backwards(tuner),
+                [steps for steps, _ in worst],
+                any(censored for _, censored in worst),
+                curves[0]["points"][0]["utility"]["value"],
+            )
+        )
+    return found
+
+
+def front(found: list[Setting], floor: float) -> list[Setting]:
+    """Those with utility above `floor` that nothing cheaper beats, by cost."""
+    best: list[Setting] = []
+    for setting in sorted((s for s in found if s.utility >= floor), key=lambda s: (s.cost, -s.resistance)):
+        if not best or setting.resistance > best[-1].resistance:
+            best.append(setting)
+    return best
+
+
+def draw(found: list[Setting], floor: float, path: str) -> None:
+    """Cost to the right, resistance upwards, colour by method; hollow where utility fell by more than two points."""
+    matplotlib.rcParams.update({"font.size": 8, "svg.hashsalt": "caseharden", "axes.spines.top": False})
+    figure, axes = plt.subplots(figsize=(6.2, 4.0))
+    colours = {Patcher: "#1f6feb", TAR: "#d9480f"}
+    for setting in found[1:]:
+        colour = colours[type(setting.tuner)]
+        usable = setting.utility >= floor
+        axes.scatter(setting.cost, setting.resistance, s=28, color=colour if usable else "none", edgecolor=colour)
+        text = setting.label.partition(", ")[2] or "default"
+        axes.annotate(text, (setting.cost, setting.resistance), (3, 3), textcoords="offset points", fontsize=5)
+    best = front(found[1:], floor)
+    axes.step([s.cost for s in best], [s.resistance for s in best], where="post", color="#868e96", lw=0.8, ls="--")
+    axes.axhline(found[0].resistance, color="#868e96", lw=0.6)
+    axes.annotate("undefended", (min(s.cost for s in found[1:]), found[0].resistance), fontsize=6, va="bottom")
+    axes.set(xscale="log", yscale="log", xlabel="forward-backwards spent on hardening (8 sequences each)")
+    axes.set_ylabel("attack steps to break, geometric mean over attacks")
+    for kind, colour in colours.items():
+        axes.scatter([], [], color=colour, label=kind.__name__)
+    axes.scatter([], [], color="none", edgecolor="#868e96", label="utility down by more than 2 points")
+    axes.legend(frameon=False, fontsize=6, loc="lower right")
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+
+
+def main() -> None:
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    with open(sys.argv[1], encoding="utf-8") as file:
+        found = settings(json.load(file))
+    floor = found[0].utility - 0.02
+    on = front(found[1:], floor)
+    print("| setting | forward-backwards | steps to break, by attack | geometric mean | utility | on the front |")
+    print("|---|---|---|---|---|---|")
+    for s in found:
+        steps = " / ".join(map(str, s.steps))
+        mean = f"{'> ' if s.censored else ''}{s.resistance:.1f}"
+        print(f"| {s.label} | {s.cost:,.0f} | {steps} | {mean} | {s.utility:.3f} | {'yes' if s in on else ''} |")
+    draw(found, floor, sys.argv[2])
+
+
+if __name__ == "__main__":
+    main()
