@@ -1,4 +1,4 @@
-"""The map between TAR and Patcher: resistance against what hardening cost, from the report of examples/almanac-map.yaml.
+"""The map between TAR and Patcher: resistance against hardening's cost, from examples/almanac-map.yaml's report.
 
     python benchmarks/bilevel_map.py map.json docs/methods/bilevel-map.svg
 
@@ -107,7 +107,7 @@ def front(found: list[Setting], floor: float) -> list[Setting]:
 
 
 def draw(found: list[Setting], floor: float, path: str) -> None:
-    """Cost to the right, resistance upwards, colour by method; hollow where utility fell by more than two points."""
+    """Cost to the right, resistance upwards, colour by method; hollow where utility fell by over two points."""
     matplotlib.rcParams.update({"font.size": 8, "svg.hashsalt": "caseharden", "axes.spines.top": False})
     figure, axes = plt.subplots(figsize=(6.2, 4.0))
     colours = {Patcher: "#1f6feb", TAR: "#d9480f"}

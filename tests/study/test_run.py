@@ -1,5 +1,6 @@
 """Studies from end to end on a tiny model: what is stored, what fails, what is done again and what is not."""
 
+import json
 import math
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ from sqlalchemy import select
 from study_toys import HARD_TO_RESUME, Fails, Logged, Moved, contents, outcomes, run, run_in, study
 
 from caseharden.attacks import SFT
+from caseharden.defenses import SafetySFT
 from caseharden.errors import CasehardenError
 from caseharden.judges.verifier import Verifier
 from caseharden.study.rescore import rescore
@@ -66,6 +68,17 @@ def test_curves_begin_at_the_released_model(model, store, tiny_lm):
     assert (only.t_phi, only.censored_at) == (None, 0)
 
 
+def logs(store: Store) -> dict[str, list[str]]:
+    return {path.name: path.read_text().splitlines() for path in (store.folder / "logs").iterdir()}
+
+
+def test_what_each_step_reports_is_kept(model, store):
+    run(study(model, defenses=(None, SafetySFT(lr=1e-2, max_steps=3, batch_size=4)), attacks=()), store)
+    ((lines),) = logs(store).values()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+    assert all(json.loads(line)["loss"] > 0 for line in lines)
+
+
 def test_stopping_at_any_moment_changes_nothing(model, store, tmp_path):
     spec = study(model, attacks=HARD_TO_RESUME)
     run(spec, store)
@@ -79,6 +92,7 @@ def test_stopping_at_any_moment_changes_nothing(model, store, tmp_path):
         events.close()
     assert attempts > 5
     assert contents(stopped) == contents(store)
+    assert logs(stopped) == logs(store)
 
 
 def test_kill_9_changes_nothing_and_nothing_is_done_twice(model, store, tmp_path, monkeypatch):
@@ -121,6 +135,7 @@ def test_kill_9_changes_nothing_and_nothing_is_done_twice(model, store, tmp_path
     run(spec, killed, checkpoint_every=0.0)
     assert stages[-1] < records(killed)
     assert contents(killed) == contents(store)
+    assert logs(killed) == logs(store)
     # A kill may cost the step it fell into and the one after the last checkpoint; no more is trained twice.
     assert len(log.read_text().splitlines()) <= len(needed) + 2 * 5
 

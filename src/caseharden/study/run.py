@@ -18,6 +18,7 @@ from caseharden.errors import CasehardenError
 from caseharden.judges.judge import judged
 from caseharden.lm import LM
 from caseharden.study import provenance
+from caseharden.study.log import StepLog
 from caseharden.study.plan import Cell, Circumstances, described, hashed, judge_name, plan
 from caseharden.study.spec import StudySpec
 from caseharden.study.store import Store, StoreError
@@ -220,6 +221,8 @@ class _Study:
         step after the checkpoint, comes again through every step that was not measured yet.
         """
         checkpoint.restore(run, before)
+        log = StepLog(self.store.folder / "logs" / f"{checkpoint.path.stem}.jsonl")
+        log.resume(run.step)
         steps = run.drive(tuner)
         unsaved = 0.0
         while True:
@@ -228,6 +231,7 @@ class _Study:
             if metrics is None:
                 return
             unsaved += time.monotonic() - started
+            log.add(run.step, metrics)
             yield metrics
             if unsaved >= self.checkpoint_every:
                 checkpoint.save(run)

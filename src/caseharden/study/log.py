@@ -1,0 +1,27 @@
+"""What each step of a hardening or an attack reported, one line of JSON a step, kept beside the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from caseharden.study.store import storing
+
+
+class StepLog:
+    """A file of steps that a resumed run goes on writing where it stands, so that none is there twice."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def resume(self, step: int) -> None:
+        """Forget what comes after `step`, and a line that was cut off."""
+        with storing("reading a log of steps"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.is_file() else []
+            self.path.write_text("".join(lines[:step]), encoding="utf-8")
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+        with storing("writing a log of steps"), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
