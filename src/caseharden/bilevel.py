@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from caseharden.errors import TrainingFailed
 from caseharden.losses import global_norm
@@ -58,32 +59,49 @@ def excursion(run: Run, *purpose: object, share: tuple[int, int] = (0, 1), keep:
 def path(there: Run, adversary: Tuner, length: int, looks: Sequence[int]) -> Iterator[tuple[int, Metrics]]:
     """Run `adversary` for `length` steps of an excursion; stop after each step number in `looks`.
 
-    Yields the step and the adversary's own metrics there. The weights are θ' while the caller has it.
+    Yields the step and the adversary's own metrics there. The weights are θ' while the caller has it, and
+    nothing of the adversary's (adapters, say) takes a gradient from what the caller asks.
     Raises `TrainingFailed` if the adversary ends before, since looks and their weights would be lost.
     """
     wanted = set(looks)
     for metrics in islice(there.drive(adversary), length):
         if there.step in wanted:
-            yield there.step, metrics
+            with _frozen(there.lm.model):
+                yield there.step, metrics
     if there.step < length:
         raise TrainingFailed(f"{adversary} ended at step {there.step} of {length}. Leave out its max_steps.")
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def gradient(ask: Callable[[], Tensor], parameters: Sequence[nn.Parameter]) -> tuple[float, list[Tensor]]:
     """A loss and its gradient at the weights as they stand, with respect to `parameters` of θ.
 
     Works under an adversary's adapters too: they shift the effective weights, and the straight-through
-    gradient passes to the frozen ones below. Other parameters' gradients are left alone.
+    gradient passes to the frozen ones below. Taken with `backward`, since sharded parameters (FSDP2)
+    get their gradients no other way; gradients and flags that the parameters had before come back.
     """
-    flags = [p.requires_grad for p in parameters]
+    kept = [(p.grad, p.requires_grad) for p in parameters]
     for parameter in parameters:
+        parameter.grad = None
         parameter.requires_grad_(True)
     loss = ask()
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    for parameter, flag in zip(parameters, flags, strict=True):
+    loss.backward()  # type: ignore[no-untyped-call]
+    found = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    for parameter, (before, flag) in zip(parameters, kept, strict=True):
+        parameter.grad = before
         parameter.requires_grad_(flag)
-    gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-    return float(loss.detach()), gradients
+    return float(loss.detach()), found
 
 
 def add(total: Sequence[Tensor], terms: Sequence[Tensor], weight: float = 1.0) -> None:
@@ -93,7 +111,8 @@ def add(total: Sequence[Tensor], terms: Sequence[Tensor], weight: float = 1.0) -
 
 def cosine(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     """Cosine of the angle between two gradients; 0 if either is zero."""
-    dot = sum((float((a * b).sum()) for a, b in zip(left, right, strict=True)), 0.0)
+    products = [(a * b).sum() for a, b in zip(left, right, strict=True)]
+    dot = sum(float(p.full_tensor() if isinstance(p, DTensor) else p) for p in products)
     norms = float(global_norm(list(left)) * global_norm(list(right)))
     return dot / norms if norms > 0 else 0.0
 
