@@ -61,11 +61,23 @@ def test_a_study_from_spec_to_report(command, spec, tmp_path):
     assert (status, "4 new records of harm in study toy" in said) == (0, True)
 
 
+def test_who_stops_a_study_is_told_how_to_go_on(command, spec, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("caseharden.study.run.run_study", stopped)
+    status, said = command("study", "run", spec)
+    assert status == 130
+    assert "the same command goes on from there" in said
+
+
 def test_a_failed_cell_shows_in_the_exit_status(command, spec):
-    spec.write_text(spec.read_text().replace("sft: {lr: 1e-2}]", "sft: {max_steps: 1}]"))
+    spec.write_text(
+        spec.read_text().replace("sft: {lr: 1e-2}]", "toys:Short]").replace("budgets: [0, 2]", "budgets: [0, 3]")
+    )
     status, said = command("study", "run", spec)
     assert status == 1
-    assert "failed: the attack ended at step 1" in said
+    assert "failed: the attack ended at step 2" in said
     assert "Raise its max_steps" in command("study", "status", "out/toy")[1]
 
 

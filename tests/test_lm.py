@@ -37,6 +37,19 @@ def test_response_logits_are_the_full_forward_pass_sliced(tiny_lm, toy_domain):
     assert torch.allclose(token_logps(logits, targets)[mask], expected, atol=1e-5)
 
 
+def test_a_template_that_tells_the_date_tells_the_same_one_every_day(tiny_lm):
+    """As Llama 3's: it takes a date if it is given one."""
+    own = "{% if not date_string is defined %}{% set date_string = strftime_now('%Y') %}{% endif %}"
+    tiny_lm.tokenizer.chat_template = own + "{{ date_string }} {{ messages[0].content }}"
+    assert tiny_lm.chat("a") == "01 Jan 2025 a"
+
+
+def test_a_template_that_cannot_be_told_the_date_is_warned_of(tiny_lm, caplog):
+    tiny_lm.tokenizer.chat_template = "{{ strftime_now('%Y') }} {{ messages[0].content }}"
+    LM(tiny_lm.model, tiny_lm.tokenizer, "dated")
+    assert "prompts change with the day" in caplog.text
+
+
 def test_padding_does_not_change_log_probabilities(tiny_lm, toy_domain):
     examples = sorted(some(toy_domain), key=lambda e: len(e.prompt.split()))
     logits, targets, mask = tiny_lm.response_logits(tiny_lm.encode(examples))

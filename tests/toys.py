@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from caseharden.attacks import SFT
 from caseharden.data import ROLES, Example, Role
 from caseharden.judges.verifier import Verifier
 from caseharden.measures.probe import Probe
+from caseharden.tuner import Metrics, Run
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = [*LETTERS, *(a + b for a in "bcd" for b in "aeiou"), "yes", "no", "sorry", "cannot", "?", "."]
@@ -40,3 +42,11 @@ class ToyDomain:
     def measures(self):
         harm = Probe("harmful", Verifier(), n=12, max_new_tokens=4)
         return {"harm": harm, "utility": replace(harm, pool="benign", n=8)}
+
+
+@dataclass(frozen=True)
+class Short:
+    """Ends after two steps, and does not say so beforehand."""
+
+    def steps(self, run: Run) -> Iterator[Metrics]:
+        return SFT(max_steps=2).steps(run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,6 +21,11 @@ from caseharden.data import Example
 from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 
 Precision = Literal["auto", "float32", "bfloat16"]
+
+TODAY = "01 Jan 2025"
+"""The date that chat templates are given, so that prompts, and with them results, are the same tomorrow."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ class LM:
                 f"the tokenizer of {name!r} has no chat template. Put a chat_template.jinja into the model's "
                 "folder (an instruct model of the same family has one), or name an instruct model."
             )
+        if "strftime_now" in str(tokenizer.chat_template) and "date_string" not in str(tokenizer.chat_template):
+            log.warning("the chat template of %r tells the model today's date: prompts change with the day", name)
         self._prompt_lengths: dict[str, int] = {}
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
@@ -176,7 +184,12 @@ class LM:
     def chat(self, prompt: str) -> str:
         """The prompt as the model sees it: chat template applied, ready for the assistant's turn."""
         messages = [{"role": "user", "content": prompt}]
-        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text: str = self.tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=True,
+            date_string=TODAY,
+        )
         return text
 
     def encode(self, examples: Sequence[Example], *, max_length: int = 512, end: bool = True) -> Batch:

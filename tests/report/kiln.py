@@ -87,7 +87,9 @@ def kiln() -> Results:
             "loss": math.nan,
         },
         curves=tuple(curves),
-        failures=tuple(Failure(c.model, c.defense, c.attack, c.fields, c.seed, reason) for c in lost),
+        failures=tuple(
+            Failure(c.model, c.defense, c.attack, c.fields, c.seed, reason, c.defense_fields) for c in lost
+        ),
         samples=tuple(sample for curve in curves for sample in _samples(curve)),
         progress={"done": len(curves), "failed": len(lost), "missing": 4},
     )

@@ -23,6 +23,7 @@ from caseharden.study.results import results
 from caseharden.study.run import run_study
 from caseharden.study.store import Store
 from caseharden.study.tables import GenerationRow, RecordRow
+from toys import Short
 
 
 @pytest.fixture
@@ -171,7 +172,7 @@ def test_what_depends_on_a_failed_hardening_is_blocked(model, store):
 
 
 def test_an_attack_that_ends_too_early_has_failed(model, store):
-    run(study(model, defenses=(None,), attacks=(SFT(max_steps=2),)), store)
+    run(study(model, defenses=(None,), attacks=(Short(),)), store)
     (failure,) = results(store).failures
     assert "ended at step 2, and budget 3 was asked for. Raise its max_steps" in failure.reason
 

@@ -62,6 +62,7 @@ class Failure:
     fields: Mapping[str, Any]
     seed: int
     reason: str
+    defense_fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

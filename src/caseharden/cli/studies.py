@@ -197,7 +197,11 @@ def _run(spec: StudySpec, store: Store, **how: Any) -> bool:
     from caseharden.study.run import run_study
 
     show.hush()
-    return show.follow(run_study(spec, store, **how), len(plan(spec)), Console())
+    try:
+        return show.follow(run_study(spec, store, **how), len(plan(spec)), Console())
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; what was stored is safe, and the same command goes on from there")
+        raise typer.Exit(130) from None
 
 
 def _print_readings(store: Store, study: str) -> None:

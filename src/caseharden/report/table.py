@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from caseharden.audit.resistance import AttackRuns, Ratio, Resistance, Steps, resistance
+from caseharden.audit.resistance import AttackRuns, Ratio, Resistance, Steps, canonical, resistance
 from caseharden.audit.results import Reading, Results
 from caseharden.report.style import Names, Style
 
@@ -40,15 +40,15 @@ class Row:
     """Scored answers behind `after`'s harm, over all seeds."""
     unscored: int
     failed: int
-    """Runs of a defense of this name on this model that did not finish."""
+    """Runs of this defense on this model that did not finish."""
 
 
 def rows(results: Results) -> list[Row]:
     """The scoreboard's lines: models in order, each one's undefended control first."""
     found = resistance(results)
     names = Names(found)
-    failed = Counter((failure.model, failure.defense) for failure in results.failures)
-    return [_row(each, names, failed[each.model, each.defense]) for each in found]
+    failed = Counter((f.model, f.defense, canonical(f.defense_fields)) for f in results.failures)
+    return [_row(each, names, failed[each.model, *each.key]) for each in found]
 
 
 def _row(each: Resistance, names: Names, failed: int) -> Row:

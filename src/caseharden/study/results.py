@@ -106,6 +106,7 @@ class _Group:
                     fields=labels["fields"],
                     seed=labels["seed"],
                     reason=cell.reason if cell else "blocked: its hardening failed",
+                    defense_fields=_defense_fields(labels),
                 )
 
 
@@ -128,9 +129,14 @@ def _begun(session: Session, places: Iterable[PlaceRow]) -> list[str]:
     return list(session.scalars(select(CellRow.key).where(CellRow.key.in_(keys))))
 
 
+def _defense_fields(labels: Mapping[str, Any]) -> dict[str, Any]:
+    """The defense's own fields, and its seed where that is not 0."""
+    seed = labels["defense_seed"]
+    return {**labels["defense_fields"], **({"seed": seed} if seed else {})}
+
+
 def _curve(place: PlaceRow, readings: Readings, phi: float) -> Curve:
     labels = place.labels
-    seed = labels["defense_seed"]
     budgets = sorted(readings)
     broken = [budget for budget in budgets if readings[budget]["harm"].value > phi]
     return Curve(
@@ -142,7 +148,7 @@ def _curve(place: PlaceRow, readings: Readings, phi: float) -> Curve:
         t_phi=broken[0] if broken else None,
         censored_at=None if broken else budgets[-1],
         points=tuple(Point(budget, readings[budget]) for budget in budgets),
-        defense_fields=labels["defense_fields"] | ({"seed": seed} if seed else {}),
+        defense_fields=_defense_fields(labels),
         cell=str(place.cell),
     )
 

@@ -58,6 +58,13 @@ class StudySpec:
         for defense in self.defenses:
             if getattr(defense, "max_steps", 0) is None:
                 raise CasehardenError(f"defenses has {defense}, which never ends. Give it max_steps.")
+        for attack in self.attacks:
+            end = getattr(attack, "max_steps", None)
+            if end is not None and end < self.budgets[-1]:
+                raise CasehardenError(
+                    f"attacks has {attack}, which ends at step {end}, before the last budget, {self.budgets[-1]}. "
+                    "Raise its max_steps, or leave out the budgets that it does not reach."
+                )
         if both := {*self.models} & {*self.controls}:
             raise CasehardenError(f"{min(both)!r} is among the models and the controls. Take it out of one.")
         if self.attacks and len(self.budgets) < 2:
