@@ -45,9 +45,11 @@ def excursion(run: Run, *purpose: object, share: tuple[int, int] = (0, 1), keep:
     trainable = [p.requires_grad for p in parameters]
     for parameter in parameters:
         parameter.grad = None
+    child = Run(run.lm, run.domain, run.role, run.seed_for("excursion", *purpose), share=share)
     try:
-        yield Run(run.lm, run.domain, run.role, run.seed_for("excursion", *purpose), share=share)
+        yield child
     finally:
+        child.close()
         if isinstance(run.lm.model, PeftModel):
             run.lm.model = run.lm.model.unload()
         restore(parameters, kept)

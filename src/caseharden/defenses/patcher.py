@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
 
 from caseharden.attacks.sft import SFT
 from caseharden.bilevel import Attack, Keep, Population, add, cosine, gradient, simulate
-from caseharden.defenses.aims import Aim, Imitate, StayNear
+from caseharden.defenses.aims import Aim, Asked, Imitate, StayNear
 from caseharden.defenses.attackers import Attacker, InTurn
 from caseharden.defenses.watch import Watch
 from caseharden.errors import CasehardenError
@@ -75,20 +78,34 @@ class Patcher:
                 if self.alpha > 0 and step >= self.defense_steps:
                     population.add(*attacks(step))
                 attack = population.draw(run.seed_for("draw", step), step, self.attacker.max_age)
-                alpha = self.alpha if attack else 0.0
-                here, g = gradient(lambda: safe(step), parameters)  # noqa: B023
-                metrics = {"loss": here}
-                if attack:
-                    with attack.vector.applied(parameters, buffer):
-                        there, g_v = gradient(lambda: safe(step), parameters)  # noqa: B023
-                    metrics |= {"attacked": there, "cosine": cosine(g, g_v), "vector_norm": attack.vector.norm}
-                    metrics |= {"staleness": float(step - attack.launched)} | attack.metrics
-                    g = [(1 - alpha) * a + alpha * b for a, b in zip(g, g_v, strict=True)]
-                if benign is not None:
-                    add(g, gradient(lambda: benign(step), parameters)[1])  # noqa: B023
-                for parameter, total in zip(parameters, g, strict=True):
-                    parameter.grad = total
+                metrics = self.ask(step, attack, safe, benign, parameters, buffer)
                 yield metrics | {"grad_norm": update(optimizer, self.clip)}
+
+    def ask(
+        self,
+        step: int,
+        attack: Attack | None,
+        safe: Asked,
+        benign: Asked | None,
+        parameters: Sequence[nn.Parameter],
+        buffer: Sequence[Tensor],
+    ) -> Metrics:
+        """One step's gradient, of α·L_safe(θ+v) + (1−α)·L_safe(θ) + benign(θ), into the parameters."""
+        loss, g = gradient(lambda: safe(step), parameters)
+        metrics = {"loss": loss}
+        if attack:
+            with attack.vector.applied(parameters, buffer):
+                metrics["attacked"], g_v = gradient(lambda: safe(step), parameters)
+            metrics |= {"cosine": cosine(g, g_v), "vector_norm": attack.vector.norm}
+            metrics |= {"staleness": float(step - attack.launched)} | attack.metrics
+            torch._foreach_mul_(g, 1 - self.alpha)
+            add(g, g_v, self.alpha)
+            del g_v
+        if benign is not None:
+            add(g, gradient(lambda: benign(step), parameters)[1])
+        for parameter, total in zip(parameters, g, strict=True):
+            parameter.grad = total
+        return metrics
 
     def attack(self, run: Run, launched: int) -> Attack:
         """What an adversary, drawn anew for each `launched`, does to θ from there; or the control for it."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor, nn
 
 from caseharden.attacks.sft import SFT
 from caseharden.bilevel import Keep, add, cosine, excursion, gradient, path
-from caseharden.defenses.aims import Aim, Imitate, StayNear
+from caseharden.defenses.aims import Aim, Asked, Imitate, StayNear
 from caseharden.defenses.watch import Watch
 from caseharden.errors import CasehardenError
 from caseharden.losses import global_norm
@@ -65,35 +66,40 @@ class TAR:
         schedule = make_schedule(self.schedule, optimizer, self.warmup, self.max_steps)
         run.track("optimizer", optimizer)
         run.track("schedule", schedule)
-        weights = self.look_weights()
         for step in run.range(self.max_steps):
-            adversary = random.Random(run.seed_for("adversary", step)).choice(self.adversaries)
-            g_TR = [torch.zeros_like(p) for p in parameters]
-            looks: list[float] = []
-            seen: Metrics = {}
-            with excursion(run, step, share=(1, 2), keep=self.keep) as there:
-                for k, _ in path(there, adversary, self.inner_steps, tuple(weights)):
-                    asked, g_k = gradient(lambda: tamper(step), parameters)  # noqa: B023
-                    add(g_TR, g_k, self.tamper_weight * weights[k])
-                    looks.append(asked)
-                if look := self.watch and self.watch.at(step):
-                    seen = look(there)
-            retained, g = gradient(lambda: retain(step), parameters)  # noqa: B023
-            angle, sizes = cosine(g_TR, g), (float(global_norm(g_TR)), float(global_norm(g)))
-            add(g, g_TR)
-            for parameter, total in zip(parameters, g, strict=True):
-                parameter.grad = total
-            norm = update(optimizer, self.clip)
+            metrics = self.ask(run, step, tamper, retain, parameters)
+            metrics["grad_norm"] = update(optimizer, self.clip)
             schedule.step()
-            yield {
-                "loss": retained,
-                **{f"tamper_{k}": asked for k, asked in zip(weights, looks, strict=True)},
-                "tamper_norm": sizes[0],
-                "retain_norm": sizes[1],
-                "cosine": angle,
-                "grad_norm": norm,
-                **seen,
-            }
+            yield metrics
+
+    def ask(self, run: Run, step: int, tamper: Asked, retain: Asked, parameters: Sequence[nn.Parameter]) -> Metrics:
+        """One outer step's gradient, ∇ retain(θ) + g_TR, into the parameters."""
+        g_TR, seen = self.attack(run, step, lambda: tamper(step), parameters)
+        retained, g = gradient(lambda: retain(step), parameters)
+        sizes = {"tamper_norm": float(global_norm(g_TR)), "retain_norm": float(global_norm(g))}
+        angle = cosine(g_TR, g)
+        add(g, g_TR)
+        for parameter, total in zip(parameters, g, strict=True):
+            parameter.grad = total
+        return {"loss": retained, **seen, **sizes, "cosine": angle}
+
+    def attack(
+        self, run: Run, step: int, tamper: Callable[[], Tensor], parameters: Sequence[nn.Parameter]
+    ) -> tuple[list[Tensor], Metrics]:
+        """g_TR, the weighted gradients of `tamper` along an adversary's path, and the losses there."""
+        adversary = random.Random(run.seed_for("adversary", step)).choice(self.adversaries)
+        weights = self.look_weights()
+        g_TR = [torch.zeros_like(p) for p in parameters]
+        seen: Metrics = {}
+        with excursion(run, step, share=(1, 2), keep=self.keep) as there:
+            for k, _ in path(there, adversary, self.inner_steps, tuple(weights)):
+                asked, g_k = gradient(tamper, parameters)
+                add(g_TR, g_k, self.tamper_weight * weights[k])
+                seen[f"tamper_{k}"] = asked
+                del g_k  # not kept through the adversary's next steps
+            if look := self.watch and self.watch.at(step):
+                seen |= look(there)
+        return g_TR, seen
 
     def look_weights(self) -> dict[int, float]:
         """w_k of each step looked at, summing to 1: later looks count for more."""
