@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Abreast:
-    """Attacker and defender exchange versions and never wait for each other.
+    """Attacker and defender exchange versions and, once both are there, never wait for each other.
 
     The defender publishes θ at the beginning of every stretch of `defense_steps`. The attacker takes the
     newest θ that it has not attacked yet, and publishes where it got. The defender takes that up at its
@@ -71,6 +71,7 @@ class Abreast:
         with tempfile.TemporaryDirectory(prefix="caseharden-", dir=folder) as name:
             pair = Pair(self, defense, run, Exchange(Path(name)))
             try:
+                pair.wait_until_ready()
                 yield pair.arrivals
             finally:
                 pair.stop()
@@ -82,6 +83,7 @@ class Exchange:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.model = folder / "model"
+        self.ready = folder / "ready"
         self.failure = folder / "failure"
 
     def publish(self, kind: str, step: int, tensors: Iterable[Tensor], metrics: Metrics | None = None) -> None:
@@ -120,6 +122,12 @@ class Pair:
         self.deaths = 0
         run.lm.save(exchange.model)
         self.process = self._start()
+
+    def wait_until_ready(self) -> None:
+        """Until the attacker has loaded the model: the only wait, so that the first attacks are not missed."""
+        while not self.exchange.ready.exists():
+            self._check()
+            time.sleep(IDLE_SECONDS)
 
     def arrivals(self, step: int) -> list[Attack]:
         """Publish θ if a stretch begins here, or none was published yet; whatever has come in since."""
@@ -173,6 +181,7 @@ def attacker(
         role, seed, share = run
         here = Run(LM.load(exchange.model, device=device, precision=precision), domain, role, seed, share=share)
         parameters = here.trainable()
+        exchange.ready.touch()
         last = -1
         while True:
             found = exchange.newest("theta", after=last)
