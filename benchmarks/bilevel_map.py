@@ -43,7 +43,7 @@ class Setting:
 
     @property
     def resistance(self) -> float:
-        return math.exp(sum(map(math.log, self.steps)) / len(self.steps))
+        return math.exp(sum(map(math.log, (max(1, steps) for steps in self.steps))) / len(self.steps))
 
 
 def forward_backwards(tuner: Tuner | None) -> float:

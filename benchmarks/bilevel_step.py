@@ -3,7 +3,7 @@
     python benchmarks/bilevel_step.py [--model almanac-victim] [--repeats 5] [--loops 12]
 
 Contenders take turns in a process of their own each. TAR's floor is the same adversary's steps, the
-same forward-backwards and optimizer step in bare PyTorch loops on batches encoded beforehand. For Patcher the ideal
+same forward-backwards and optimizer step in bare PyTorch loops, encoding included. For Patcher the ideal
 is (2·k2 + k1) / max(2·k2, k1), with attacker and defender on one thread each; start-up is not counted.
 """
 
@@ -83,7 +83,7 @@ def patcher(lm: LM, loops: int, k1: int, k2: int, abreast: bool) -> dict[str, fl
         (SFT(lr=1e-5, batch_size=BATCH),), REFUSE, None, loops=10**6, attack_steps=k1, defense_steps=k2, lr=1e-5
     )
     if abreast:
-        method = replace(method, attacker=Abreast(max_age=None))
+        method = replace(method, attacker=Abreast(max_stretches=None))
     launched: list[float] = []
     begun, steps, stamp = 0.0, 0, 0.0
     for step, metrics in enumerate(_run(lm).drive(method)):

@@ -31,12 +31,14 @@ Keep = Literal["device", "cpu"]
 
 
 @contextmanager
-def excursion(run: Run, *purpose: object, share: tuple[int, int] = (0, 1), keep: Keep = "device") -> Iterator[Run]:
+def excursion(
+    run: Run, *purpose: object, share: tuple[int, int] | None = None, keep: Keep = "device"
+) -> Iterator[Run]:
     """A child run on the same weights, data and role, from which `run` comes back to θ bit for bit.
 
-    The adversary in it sees `share` of the pools, so that the rest is held out from it. Gradients,
-    trainable flags and the model's mode come back as well, and adapters put in by the child are taken
-    out. Costs one copy of the parameters.
+    The adversary in it sees `share` of the pools (`run`'s own if None), so that the rest is held out from
+    it. Gradients and trainable flags come back as well, and adapters put in by the child are taken out.
+    Costs one copy of the parameters.
     """
     model = run.lm.model
     parameters = list(model.parameters())
@@ -45,7 +47,7 @@ def excursion(run: Run, *purpose: object, share: tuple[int, int] = (0, 1), keep:
     trainable = [p.requires_grad for p in parameters]
     for parameter in parameters:
         parameter.grad = None
-    child = Run(run.lm, run.domain, run.role, run.seed_for("excursion", *purpose), share=share)
+    child = Run(run.lm, run.domain, run.role, run.seed_for("excursion", *purpose), share=share or run.share)
     try:
         yield child
     finally:
@@ -121,7 +123,7 @@ def cosine(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
 
 @dataclass
 class AttackVector:
-    """v = θ' − θ at launch: where an adversary went from the weights it was given.
+    """v = θ' − θ: where an adversary ended, seen from the weights that it was given or from others.
 
     Applied by writing θ + v and put back from a snapshot, never by adding and subtracting, which drifts.
     """
@@ -203,8 +205,9 @@ class Simulates(Protocol):
 class Population:
     """The newest attacks, at most `size` of them; the oldest makes room."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
         self.size = size
+        self.device = device
         self.attacks: list[Attack] = []
 
     def add(self, *attacks: Attack) -> None:
@@ -219,4 +222,7 @@ class Population:
         return {"attacks": [(a.launched, a.vector.vector, a.metrics) for a in self.attacks]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.attacks = [Attack(launched, AttackVector(v), metrics) for launched, v, metrics in state["attacks"]]
+        self.attacks = [
+            Attack(launched, AttackVector([tensor.to(self.device) for tensor in vector]), metrics)
+            for launched, vector, metrics in state["attacks"]
+        ]

@@ -22,7 +22,7 @@ from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
-TODAY = "01 Jan 2025"
+DATE = "01 Jan 2025"
 """The date that chat templates are given, so that prompts, and with them results, are the same tomorrow."""
 
 log = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ class LM:
             messages,
             tokenize=False,
             add_generation_prompt=True,
-            date_string=TODAY,
+            date_string=DATE,
         )
         return text
 

@@ -106,6 +106,7 @@ def test_numbers_are_numbers_without_a_dot():
         ("name: example", "name: a\nname: b", "name is given twice"),
         ("models: [tiny]", "models: tiny", "models: expected"),
         ("[0, 5]", "[0, 5]\nmeasures: {harm: null}", "measures leaves out harm"),
+        ("[0, 5]", "[0, 5]\nmeasures: {utilitee: null}", "Did you mean 'utility'"),
         ("lr: 1e-3", "max_steps: 4", "ends at step 4, before the last budget, 5"),
         ("[0, 5]", "[5, 10]", "budgets must begin with 0 and rise"),
         ("[none, safety_sft]", "[safety_sft, safety_sft]", "defenses has .* twice"),

@@ -18,6 +18,7 @@ from caseharden.attacks import SFT
 from caseharden.defenses import SafetySFT
 from caseharden.errors import CasehardenError
 from caseharden.judges.verifier import Verifier
+from caseharden.study.log import StepLog
 from caseharden.study.rescore import rescore
 from caseharden.study.results import results
 from caseharden.study.run import run_study
@@ -73,6 +74,19 @@ def logs(store: Store) -> dict[str, list[str]]:
     return {path.name: path.read_text().splitlines() for path in (store.folder / "logs").iterdir()}
 
 
+def test_a_log_that_was_cut_off_is_mended(tmp_path):
+    log = StepLog(tmp_path / "logs" / "a.jsonl")
+    log.resume(0)
+    for step in (1, 2, 3):
+        log.add(step, {"loss": 0.5})
+    log.path.write_text(log.path.read_text()[:-8])
+    log.resume(3)
+    log.add(3, {"loss": 0.25})
+    assert [json.loads(line)["step"] for line in log.path.read_text().splitlines()] == [1, 2, 3]
+    log.resume(1)
+    assert len(log.path.read_text().splitlines()) == 1
+
+
 def test_what_each_step_reports_is_kept(model, store):
     run(study(model, defenses=(None, SafetySFT(lr=1e-2, max_steps=3, batch_size=4)), attacks=()), store)
     ((lines),) = logs(store).values()
@@ -80,8 +94,11 @@ def test_what_each_step_reports_is_kept(model, store):
     assert all(json.loads(line)["loss"] > 0 for line in lines)
 
 
-def test_stopping_at_any_moment_changes_nothing(model, store, tmp_path):
-    spec = study(model, attacks=HARD_TO_RESUME)
+@pytest.mark.parametrize("at_break", [False, True])
+def test_stopping_at_any_moment_changes_nothing(at_break, model, store, tmp_path, tiny_lm):
+    """Also where attacks end at the break: not before all that is measured there is stored."""
+    harm = {"harm": Moved(tiny_lm.weights_hash())} if at_break else {}
+    spec = study(model, attacks=HARD_TO_RESUME, measures=harm, stop_when_broken=at_break, budgets=(0, 1, 2, 3))
     run(spec, store)
     stopped, took = Store(tmp_path / "stopped"), []
     attempts = 0
@@ -89,9 +106,10 @@ def test_stopping_at_any_moment_changes_nothing(model, store, tmp_path):
         attempts += 1
         assert attempts < 60, "it does not get on"
         events = run_study(spec, stopped, checkpoint_every=0.0)
-        took = [event.what for event, _ in zip(events, range(9), strict=False)]
+        took = [event.what for event, _ in zip(events, range(9 if not at_break else 8), strict=False)]
         events.close()
-    assert attempts > 5
+    assert attempts > 3
+    assert {len(curve.points) for curve in results(stopped).curves} == ({2} if at_break else {4})
     assert contents(stopped) == contents(store)
     assert logs(stopped) == logs(store)
 

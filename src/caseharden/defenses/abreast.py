@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -44,26 +45,26 @@ class Abreast:
     newest θ that it has not attacked yet, and publishes where it got. The defender takes that up at its
     next step: as v from the θ that was attacked (``launch``), or from its θ of now (``arrival``), so that
     θ+v is where the attack ended and v holds minus the defender's way since. An attack launched more than
-    `max_age` steps ago is not used; the defender goes on without until the next comes in.
+    `max_stretches` stretches ago is not used; the defender goes on without until the next comes in.
 
     Versions are files in `folder` (shared memory if None, where there is some), written whole before they
     get their name. So either side may be killed: an attacker that dies is started again, up to `restarts`
-    times; a defender that resumes has the attacks it held, and starts an attacker of its own.
+    times in a row; a defender that resumes has the attacks it held, and starts an attacker of its own.
 
     Which attack meets which step depends on the machine's timing: no two runs are alike bit for bit.
     The attacker computes on `device` (the defender's if None) with `threads` CPU threads.
     """
 
     relative_to: Literal["launch", "arrival"] = "launch"
-    max_age: int | None = 200
+    max_stretches: int | None = 8
     device: str | None = None
     threads: int = 1
     folder: str | None = None
-    restarts: int = 20
+    restarts: int = 3
 
     def __post_init__(self) -> None:
-        if self.threads < 1 or self.restarts < 0 or (self.max_age is not None and self.max_age < 1):
-            raise CasehardenError("abreast needs threads and max_age above 0, and restarts not below.")
+        if self.threads < 1 or self.restarts < 0 or (self.max_stretches is not None and self.max_stretches < 1):
+            raise CasehardenError("abreast needs threads and max_stretches above 0, and restarts not below.")
 
     @contextmanager
     def at_work(self, defense: Simulates, run: Run) -> Iterator[Arrivals]:
@@ -91,22 +92,26 @@ class Exchange:
         fresh = self.folder / f"{kind}.unfinished"
         named = {f"{n:06d}": tensor.detach().cpu().contiguous() for n, tensor in enumerate(tensors)}
         save_file(named, fresh, metadata={"metrics": json.dumps(metrics or {})})
-        before = list(self.folder.glob(f"{kind}-*"))
         fresh.rename(self._path(kind, step))
-        for path in before:
-            path.unlink(missing_ok=True)
+        for path in self.folder.glob(f"{kind}-*"):
+            if path != self._path(kind, step):
+                path.unlink(missing_ok=True)
 
     def newest(self, kind: str, after: int) -> tuple[int, list[Tensor], Metrics] | None:
         """The newest version of a step after `after`: its step, tensors (on the CPU) and metrics."""
-        steps = [int(path.name.rpartition("-")[2]) for path in self.folder.glob(f"{kind}-*")]
-        if max(steps, default=after) <= after:
+        step = self.last(kind)
+        if step <= after:
             return None
         try:
-            with safe_open(self._path(kind, max(steps)), "pt") as file:
+            with safe_open(self._path(kind, step), "pt") as file:
                 tensors = [file.get_tensor(name) for name in sorted(file.keys())]
-                return max(steps), tensors, json.loads(file.metadata()["metrics"])
+                return step, tensors, json.loads(file.metadata()["metrics"])
         except FileNotFoundError:
             return None  # a newer one has just taken its place: next time
+
+    def last(self, kind: str) -> int:
+        """The step of the newest version; −1 if there is none."""
+        return max((int(path.name.rpartition("-")[2]) for path in self.folder.glob(f"{kind}-*")), default=-1)
 
     def _path(self, kind: str, step: int) -> Path:
         return self.folder / f"{kind}-{step:012d}"
@@ -139,9 +144,11 @@ class Pair:
         if found is None:
             return []
         self.received, tensors, metrics = found
+        self.deaths = 0
+        vector = AttackVector([tensor.to(self.run.lm.device) for tensor in tensors])
         if self.how.relative_to == "arrival":
-            return [Attack(self.received, AttackVector.between(self.parameters, tensors), metrics)]
-        return [Attack(self.received, AttackVector([t.to(self.run.lm.device) for t in tensors]), metrics)]
+            vector = AttackVector.between(self.parameters, vector.vector)
+        return [Attack(self.received, vector, metrics)]
 
     def stop(self) -> None:
         self.process.kill()
@@ -158,13 +165,13 @@ class Pair:
         return process
 
     def _check(self) -> None:
-        """Start an attacker again that was killed. Raises `TrainingFailed` if it failed, or dies too often."""
+        """Start an attacker again that was killed. Raises `TrainingFailed` if it failed or keeps dying."""
         if self.process.is_alive():
             return
         why = self.exchange.failure.read_text() if self.exchange.failure.is_file() else ""
         self.deaths += 1
         if why or self.deaths > self.how.restarts:
-            raise TrainingFailed(f"the attacker beside the defense ended {self.deaths} times. {why}")
+            raise TrainingFailed(f"the attacker beside the defense ended {self.deaths} times in a row. {why}")
         log.warning("the attacker beside the defense has died; starting another")
         self.process = self._start()
 
@@ -174,6 +181,7 @@ def attacker(
 ) -> None:
     """The attacker's process: attack the newest θ, publish, and again, until the defender is gone."""
     exchange = Exchange(folder)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the defender's to answer
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     torch.set_num_threads(how.threads)
     transformers.utils.logging.disable_progress_bar()  # the terminal is the defender's
@@ -182,7 +190,7 @@ def attacker(
         here = Run(LM.load(exchange.model, device=device, precision=precision), domain, role, seed, share=share)
         parameters = here.trainable()
         exchange.ready.touch()
-        last = -1
+        last = exchange.last("attack")  # of an attacker before this one
         while True:
             found = exchange.newest("theta", after=last)
             if found is None:

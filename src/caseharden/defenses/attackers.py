@@ -17,8 +17,8 @@ class Attacker(Protocol):
     """How a defense comes by its simulated attacks. A frozen dataclass."""
 
     @property
-    def max_age(self) -> int | None:
-        """An attack launched more steps ago than this is not used any more."""
+    def max_stretches(self) -> int | None:
+        """An attack launched more stretches of `defense_steps` ago than this is not used any more."""
         ...
 
     def at_work(self, defense: Simulates, run: Run) -> AbstractContextManager[Arrivals]: ...
@@ -29,7 +29,7 @@ class InTurn:
     """The defender waits: one attack at the beginning of every stretch of `defense_steps`."""
 
     @property
-    def max_age(self) -> None:
+    def max_stretches(self) -> None:
         return None
 
     @contextmanager

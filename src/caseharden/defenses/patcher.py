@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from caseharden.defenses.watch import Watch
 from caseharden.errors import CasehardenError
 from caseharden.optim import check_optimizer, make_optimizer, snapshot, update
 from caseharden.tuner import Metrics, Run, Tuner
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,15 +72,19 @@ class Patcher:
         benign = self.benign.asked(run) if self.benign else None
         parameters = run.trainable()
         buffer = snapshot(parameters)
-        population = run.track("population", Population(self.vectors))
+        population = run.track("population", Population(self.vectors, run.lm.device))
         optimizer = run.track("optimizer", make_optimizer(self.optimizer, parameters, self.lr))
+        stretches = self.attacker.max_stretches
+        max_age = None if stretches is None else stretches * self.defense_steps
         with self.attacker.at_work(self, run) as attacks:
             for step in run.range(self.max_steps):
                 if step % self.defense_steps == 0:
                     optimizer.load_state_dict(make_optimizer(self.optimizer, parameters, self.lr).state_dict())
                 if self.alpha > 0 and step >= self.defense_steps:
                     population.add(*attacks(step))
-                attack = population.draw(run.seed_for("draw", step), step, self.attacker.max_age)
+                attack = population.draw(run.seed_for("draw", step), step, max_age)
+                if self.alpha > 0 and attack is None and step >= 2 * self.defense_steps:
+                    log.warning("step %d has no attack to meet: none has come in, or all are too old", step)
                 metrics = self.ask(step, attack, safe, benign, parameters, buffer)
                 yield metrics | {"grad_norm": update(optimizer, self.clip)}
 

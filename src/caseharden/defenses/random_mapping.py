@@ -14,7 +14,8 @@ from caseharden.tuner import Metrics, Run
 class RandomMapping:
     """Tamirisa et al. 2024 (arXiv 2408.00761), stage 1: `forget`, hidden states mapped to noise, beside `retain`.
 
-    Chain it before TAR, or take it as a defense of its own: the weakest of those that forget.
+    Chain it before TAR, or take it as a defense of its own: the weakest of those that forget. Departs from
+    the paper in its data (pools of questions with answers, not running text); padding does not count.
     """
 
     forget: Aim = field(default_factory=MapToRandom)

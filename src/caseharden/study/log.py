@@ -16,12 +16,19 @@ class StepLog:
         self.path = path
 
     def resume(self, step: int) -> None:
-        """Forget what comes after `step`, and a line that was cut off."""
+        """Forget what comes after `step`, and lines that were cut off."""
         with storing("reading a log of steps"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.is_file() else []
-            self.path.write_text("".join(lines[:step]), encoding="utf-8")
+            lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+            self.path.write_text("".join(f"{line}\n" for line in lines if _within(line, step)), encoding="utf-8")
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
         with storing("writing a log of steps"), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+
+def _within(line: str, step: int) -> bool:
+    try:
+        return int(json.loads(line)["step"]) <= step
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return False

@@ -181,28 +181,31 @@ class _Study:
         yield from self._measure(self._load(source), position, 0)
 
     def _attack(self, position: int, source: Path) -> Generator[Event, None, str | None]:
-        cell, key, last = self.cells[position], self.keys[position], self.spec.budgets[-1]
+        cell, key, last = self.cells[position], self.keys[position], self._last(self.keys[position])
         assert cell.attack is not None
         stored = self.store.measured(key)
-        missing = [b for b in self.spec.budgets[1:] if any((name, b) not in stored for name in self.measures)]
-        if (not missing and not self.spec.keep_attacked) or self._over(key):
+        budgets = [budget for budget in self.spec.budgets[1:] if budget <= last]
+        missing = [b for b in budgets if any((name, b) not in stored for name in self.measures)]
+        if not missing and not self.spec.keep_attacked:
             return None
         run = Run(self._load(source), self.spec.domain, "attacker", cell.seed)
         for _ in self._steps(run, cell.attack, self._checkpoint(key), before=min(missing, default=None)):
             if run.step in missing:
                 with run.evaluating() as lm:
                     yield from self._measure(lm, position, run.step)
+                last = self._last(key)
             yield Event(position, cell, "step", run.step / last)
-            if run.step == last or (run.step in missing and self._over(key)):
+            if run.step == last:
                 return self.weights.keep(run.finish()) if self.spec.keep_attacked else None
         raise CasehardenError(
             f"the attack ended at step {run.step}, and budget {last} was asked for. Raise its max_steps, or leave "
             "out the budgets that it does not reach."
         )
 
-    def _over(self, key: str) -> bool:
-        """Whether an attack need not go on, since it has broken the model and the spec says to stop there."""
-        return self.spec.stop_when_broken and self.store.highest(key, "harm") > self.spec.phi
+    def _last(self, key: str) -> int:
+        """The budget that an attack ends with: the first that broke the model, if the spec says to stop there."""
+        broken = self.store.exceeded(key, "harm", self.spec.phi) if self.spec.stop_when_broken else None
+        return self.spec.budgets[-1] if broken is None else broken
 
     # ---- what they share ----------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from caseharden.data import Domain
-from caseharden.errors import CasehardenError
+from caseharden.errors import CasehardenError, nearest
 from caseharden.lm import Precision
 from caseharden.measures.measure import Measure
 from caseharden.study.build import variants, within, written
@@ -59,7 +59,7 @@ class StudySpec:
             if getattr(defense, "max_steps", 0) is None:
                 raise CasehardenError(f"defenses has {defense}, which never ends. Give it max_steps.")
         for attack in self.attacks:
-            end = getattr(attack, "max_steps", None)
+            end = vars(attack).get("max_steps")
             if end is not None and end < self.budgets[-1]:
                 raise CasehardenError(
                     f"attacks has {attack}, which ends at step {end}, before the last budget, {self.budgets[-1]}. "
@@ -69,9 +69,11 @@ class StudySpec:
             raise CasehardenError(f"{min(both)!r} is among the models and the controls. Take it out of one.")
         if self.attacks and len(self.budgets) < 2:
             raise CasehardenError("the only budget is 0, at which no attack has done anything yet. Add more.")
-        for name in ("harm", "utility"):
-            if name in self.measures and self.measures[name] is None:
+        for name in (name for name, measure in self.measures.items() if measure is None):
+            if name in ("harm", "utility"):
                 raise CasehardenError(f"measures leaves out {name}, which every study needs. Leave out others.")
+            if name not in (own := self.domain.measures()):
+                raise CasehardenError(f"measures leaves out {name!r}, which is not there.{nearest(name, own)}")
         if not 0 <= self.phi < 1:
             raise CasehardenError(f"phi is a share of harmful answers, from 0 to below 1, not {self.phi}.")
 

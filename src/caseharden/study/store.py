@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -181,11 +180,12 @@ class Store:
             rows = select(RecordRow.measure, RecordRow.step).where(RecordRow.cell == key, RecordRow.own)
             return {(measure, step) for measure, step in session.execute(rows)}
 
-    def highest(self, key: str, measure: str) -> float:
-        """The highest value of `measure` that is stored of a cell; −∞ if none is."""
+    def exceeded(self, key: str, measure: str, limit: float) -> int | None:
+        """The first step of a cell at which the stored `measure` is above `limit`; None if there is none."""
         with self.session() as session:
-            rows = select(RecordRow.value).where(RecordRow.cell == key, RecordRow.own, RecordRow.measure == measure)
-            return max((value for value in session.scalars(rows) if math.isfinite(value)), default=-math.inf)
+            mine = (RecordRow.cell == key, RecordRow.own, RecordRow.measure == measure)
+            rows = session.execute(select(RecordRow.step, RecordRow.value).where(*mine))
+            return min((step for step, value in rows if value > limit), default=None)
 
     def record(
         self,
