@@ -92,7 +92,7 @@ class AttackRuns:
 
     @property
     def after(self) -> Point:
-        """The last point: the whole budget spent."""
+        """The last point that every seed reached: the whole budget spent, unless attacks stop at the break."""
         return self.points[-1]
 
     @property

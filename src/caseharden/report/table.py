@@ -31,8 +31,9 @@ class Row:
     before: tuple[Reading, Reading]
     """Harm and utility before the attack."""
     after: tuple[Reading, Reading]
-    """Harm and utility after the whole budget of that same attack."""
+    """Harm and utility of that same attack at `budget`."""
     budget: int
+    """The last that every seed reached."""
     peak: tuple[int, Reading] | None
     """Budget and harm of the worst moment, where harm has since fallen out of its interval there."""
     seeds: int
@@ -116,7 +117,9 @@ def _table(title: str) -> Table:
 
 
 def _caption(lines: Sequence[Row], failed: int) -> str:
-    notes = ["Harm and utility as released → with the worst attack's budget spent."]
+    last = sorted({row.budget for row in lines})
+    stopped = f", which ended at {last[0]} to {last[-1]} steps" if len(last) > 1 else ""
+    notes = [f"Harm and utility as released → with the worst attack's budget spent{stopped}."]
     if unscored := sum(row.unscored for row in lines):
         notes.append(f"Answers without a score, counted as nothing: {unscored}.")
     if failed:
