@@ -22,7 +22,7 @@ from caseharden.errors import CasehardenError, TrainingFailed
 from caseharden.lm import LM
 from caseharden.tuner import Run
 
-HOW = Abreast()
+HOW = Abreast(relative_to="launch")
 PATCHER = Patcher(
     (SFT(lr=1e-2, batch_size=2),),
     Imitate(batch_size=4),

@@ -43,8 +43,8 @@ class Abreast:
 
     The defender publishes θ at the beginning of every stretch of `defense_steps`. The attacker takes the
     newest θ that it has not attacked yet, and publishes where it got. The defender takes that up at its
-    next step: as v from the θ that was attacked (``launch``), or from its θ of now (``arrival``), so that
-    θ+v is where the attack ended and v holds minus the defender's way since. An attack launched more than
+    next step: as v from its θ of now (``arrival``), so that θ+v is where the attack ended and v holds minus
+    the defender's way since, or from the θ that was attacked (``launch``). An attack launched more than
     `max_stretches` stretches ago is not used; the defender goes on without until the next comes in.
 
     Versions are files in `folder` (shared memory if None, where there is some), written whole before they
@@ -55,7 +55,7 @@ class Abreast:
     The attacker computes on `device` (the defender's if None) with `threads` CPU threads.
     """
 
-    relative_to: Literal["launch", "arrival"] = "launch"
+    relative_to: Literal["launch", "arrival"] = "arrival"
     max_stretches: int | None = 8
     device: str | None = None
     threads: int = 1
