@@ -19,11 +19,12 @@ from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 from caseharden.attacks import SFT
 from caseharden.defenses import TAR, Patcher
 from caseharden.defenses.aims import Aim
-from caseharden.study.build import build
+from caseharden.study.build import build, written
 from caseharden.tuner import Tuner
 
 UNIT = 8
@@ -62,6 +63,13 @@ def forward_backwards(tuner: Tuner | None) -> float:
     return 0.0
 
 
+def _label(tuner: Tuner) -> str:
+    """The method and its fields that are not at their defaults."""
+    short = written(tuner, Tuner, all_fields=False)
+    name, fields = (short, {}) if isinstance(short, str) else next(iter(short.items()))
+    return ", ".join([name, *(f"{k}={v if not isinstance(v, dict) else next(iter(v))}" for k, v in fields.items())])
+
+
 def _batch(one: Tuner | Aim) -> int:
     """Sequences of a step; DPO's come in pairs."""
     assert isinstance(one, SFT) or hasattr(one, "batch_size")
@@ -87,7 +95,7 @@ def settings(report: dict[str, Any]) -> list[Setting]:
         found.append(
             Setting(
                 tuner,
-                ", ".join([name, *(f"{k}={v}" for k, v in fields.items())]),
+                name if tuner is None else _label(tuner),
                 forward_backwards(tuner),
                 [steps for steps, _ in worst],
                 any(censored for _, censored in worst),
@@ -108,25 +116,30 @@ def front(found: list[Setting], floor: float) -> list[Setting]:
 
 def draw(found: list[Setting], floor: float, path: str) -> None:
     """Cost to the right, resistance upwards, colour by method; hollow where utility fell by over two points."""
-    matplotlib.rcParams.update({"font.size": 8, "svg.hashsalt": "caseharden", "axes.spines.top": False})
+    matplotlib.rcParams.update(
+        {"font.size": 8, "svg.hashsalt": "caseharden", "axes.spines.top": False, "axes.spines.right": False}
+    )
     figure, axes = plt.subplots(figsize=(6.2, 4.0))
     colours = {Patcher: "#1f6feb", TAR: "#d9480f"}
-    for setting in found[1:]:
+    for number, setting in enumerate(found[1:], start=1):
         colour = colours[type(setting.tuner)]
         usable = setting.utility >= floor
         axes.scatter(setting.cost, setting.resistance, s=28, color=colour if usable else "none", edgecolor=colour)
-        text = setting.label.partition(", ")[2] or "default"
-        axes.annotate(text, (setting.cost, setting.resistance), (3, 3), textcoords="offset points", fontsize=5)
+        where = (setting.cost, setting.resistance)
+        axes.annotate(str(number), where, (4, 3), textcoords="offset points", fontsize=7)
     best = front(found[1:], floor)
     axes.step([s.cost for s in best], [s.resistance for s in best], where="post", color="#868e96", lw=0.8, ls="--")
     axes.axhline(found[0].resistance, color="#868e96", lw=0.6)
     axes.annotate("undefended", (min(s.cost for s in found[1:]), found[0].resistance), fontsize=6, va="bottom")
     axes.set(xscale="log", yscale="log", xlabel="forward-backwards spent on hardening (8 sequences each)")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,.0f}")
+        axis.set_minor_formatter(NullFormatter())
     axes.set_ylabel("attack steps to break, geometric mean over attacks")
     for kind, colour in colours.items():
         axes.scatter([], [], color=colour, label=kind.__name__)
     axes.scatter([], [], color="none", edgecolor="#868e96", label="utility down by more than 2 points")
-    axes.legend(frameon=False, fontsize=6, loc="lower right")
+    axes.legend(frameon=False, fontsize=6, loc="upper left")
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
 
@@ -137,12 +150,14 @@ def main() -> None:
         found = settings(json.load(file))
     floor = found[0].utility - 0.02
     on = front(found[1:], floor)
-    print("| setting | forward-backwards | steps to break, by attack | geometric mean | utility | on the front |")
-    print("|---|---|---|---|---|---|")
-    for s in found:
+    print("| | setting | forward-backwards | steps to break, by attack | geometric mean | utility | on the front |")
+    print("|---|---|---|---|---|---|---|")
+    for number, s in enumerate(found):
         steps = " / ".join(map(str, s.steps))
         mean = f"{'> ' if s.censored else ''}{s.resistance:.1f}"
-        print(f"| {s.label} | {s.cost:,.0f} | {steps} | {mean} | {s.utility:.3f} | {'yes' if s in on else ''} |")
+        print(
+            f"| {number or ''} | {s.label} | {s.cost:,.0f} | {steps} | {mean} | {s.utility:.3f} | {'yes' if s in on else ''} |"
+        )
     draw(found, floor, sys.argv[2])
 
 
