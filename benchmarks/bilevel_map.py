@@ -19,7 +19,7 @@ from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from caseharden.attacks import SFT
 from caseharden.defenses import TAR, Patcher
@@ -133,6 +133,7 @@ def draw(found: list[Setting], floor: float, path: str) -> None:
     axes.annotate("undefended", (min(s.cost for s in found[1:]), found[0].resistance), fontsize=6, va="bottom")
     axes.set(xscale="log", yscale="log", xlabel="forward-backwards spent on hardening (8 sequences each)")
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:,.0f}")
         axis.set_minor_formatter(NullFormatter())
     axes.set_ylabel("attack steps to break, geometric mean over attacks")
@@ -155,9 +156,8 @@ def main() -> None:
     for number, s in enumerate(found):
         steps = " / ".join(map(str, s.steps))
         mean = f"{'> ' if s.censored else ''}{s.resistance:.1f}"
-        print(
-            f"| {number or ''} | {s.label} | {s.cost:,.0f} | {steps} | {mean} | {s.utility:.3f} | {'yes' if s in on else ''} |"
-        )
+        last = "yes" if s in on else ""
+        print(f"| {number or ''} | {s.label} | {s.cost:,.0f} | {steps} | {mean} | {s.utility:.3f} | {last} |")
     draw(found, floor, sys.argv[2])
 
 
