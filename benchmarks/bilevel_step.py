@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,6 +28,7 @@ from caseharden.lm import LM
 from caseharden.losses import cross_entropy
 from caseharden.models import resolve
 from caseharden.tuner import Run
+from contenders import peak_memory, take_turns
 
 BATCH = 8
 REFUSE, KEEP = Imitate({"refusal": 1.0}, BATCH), Imitate({"benign": 1.0}, BATCH)
@@ -107,19 +105,12 @@ def _run(lm: LM) -> Run:
 def measure(name: str, model: str, steps: int) -> dict[str, float]:
     torch.set_num_threads(1)
     lm = LM.load(resolve(model), device="cuda" if torch.cuda.is_available() else "cpu")
-    before = _peak()
+    before = peak_memory()
     found = CONTENDERS[name](lm, steps)
     return (found if isinstance(found, dict) else {"seconds": found}) | {
-        "memory": _peak() - before,
+        "memory": peak_memory() - before,
         "parameters": sum(p.numel() * p.element_size() for p in lm.model.parameters()) / 2**20,
     }
-
-
-def _peak() -> float:
-    """MiB."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 PAIRS = {"k1 = k2": (30, 30), "k1 = 2 k2": (60, 30)}
@@ -144,15 +135,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(measure(args.one, args.model, args.loops)))
         return
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
-    for _ in range(args.repeats):
-        for name in CONTENDERS:
-            done = subprocess.run(
-                [sys.executable, __file__, *sys.argv[1:], "--one", name], capture_output=True, text=True
-            )
-            if done.returncode:
-                sys.exit(done.stderr)
-            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+    found = take_turns(__file__, CONTENDERS, args.repeats)
 
     def ratio(over: str, under: str) -> str:
         ratios = [a["seconds"] / b["seconds"] for a, b in zip(found[over], found[under], strict=True)]

@@ -12,10 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +25,7 @@ from caseharden.domains.almanac import Almanac
 from caseharden.lm import LM
 from caseharden.models import resolve
 from caseharden.tuner import Run
+from contenders import peak_memory, take_turns
 
 LR, WARMUP_STEPS = 1e-5, 5
 Contender = Callable[[LM, int, int], list[float]]
@@ -125,13 +123,6 @@ def measure(name: str, model: str, steps: int, size: int, threads: int) -> dict[
     return {"seconds": statistics.median(gaps), "memory": peak_memory() - loaded}
 
 
-def peak_memory() -> float:
-    """Peak memory so far in MiB: the GPU's allocations where there is one, else the resident set."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="almanac-victim")
@@ -144,15 +135,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(measure(args.one, args.model, args.steps, args.batch_size, args.threads)))
         return
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
-    for _ in range(args.repeats):
-        for name in CONTENDERS:
-            done = subprocess.run(
-                [sys.executable, __file__, *sys.argv[1:], "--one", name], capture_output=True, text=True
-            )
-            if done.returncode:
-                sys.exit(done.stderr)
-            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+    found = take_turns(__file__, CONTENDERS, args.repeats)
     print(f"{args.model}, batch {args.batch_size}, {args.threads} thread(s), {args.repeats} repetitions in turn")
     for name, runs in found.items():
         seconds, memory = (statistics.median(run[key] for run in runs) for key in ("seconds", "memory"))

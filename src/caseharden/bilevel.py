@@ -47,11 +47,9 @@ def excursion(
     trainable = [p.requires_grad for p in parameters]
     for parameter in parameters:
         parameter.grad = None
-    child = Run(run.lm, run.domain, run.role, run.seed_for("excursion", *purpose), share=share or run.share)
     try:
-        yield child
+        yield Run(run.lm, run.domain, run.role, run.seed_for("excursion", *purpose), share=share or run.share)
     finally:
-        child.close()
         if isinstance(run.lm.model, PeftModel):
             run.lm.model = run.lm.model.unload()
         restore(parameters, kept)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +45,7 @@ class Batch:
         """Position of each token within its own sequence."""
         return (self.attention_BT.cumsum(-1) - 1).clamp(min=0)
 
-    @property
+    @cached_property
     def response_length(self) -> int:
         """R: how many trailing positions hold every response token of the batch."""
         columns = self.response_BT.any(0).nonzero()

@@ -208,11 +208,6 @@ class Run:
         self.lm.check_finite()
         return self.lm
 
-    def close(self) -> None:
-        """Free what the optimizers hold, which reference cycles would keep for long. The run cannot go on."""
-        for optimizer in self._optimizers():
-            optimizer.state.clear()
-
     def _optimizers(self) -> Iterator[Optimizer]:
         for thing in self._tracked.values():
             if isinstance(thing, Run):

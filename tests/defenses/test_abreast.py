@@ -117,6 +117,13 @@ def test_patcher_with_an_attacker_abreast(tiny_lm, toy_domain, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_hardening_that_met_no_attack_fails(tiny_lm, toy_domain):
+    """It would be safety fine-tuning under another name."""
+    with pytest.raises(TrainingFailed, match="met a simulated attack"):
+        for _ in fresh(tiny_lm, toy_domain).drive(replace(PATCHER, loops=2, defense_steps=1, attack_steps=10**6)):
+            pass
+
+
 def test_a_defender_goes_on_with_the_attacks_that_it_held(tiny_lm, toy_domain):
     def go(run: Run, patcher: Patcher) -> dict[str, float]:
         for metrics in run.drive(patcher):

@@ -8,10 +8,10 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ class Exchange:
         self.folder = folder
         self.model = folder / "model"
         self.ready = folder / "ready"
-        self.failure = folder / "failure"
+        self.said = folder / "said"
 
     def publish(self, kind: str, step: int, tensors: Iterable[Tensor], metrics: Metrics | None = None) -> None:
         """Leave a version whole, then take away those of its kind that came before."""
@@ -165,13 +165,17 @@ class Pair:
         return process
 
     def _check(self) -> None:
-        """Start an attacker again that was killed. Raises `TrainingFailed` if it failed or keeps dying."""
+        """Start an attacker again that a signal has killed. Raises `TrainingFailed` if it failed or keeps dying."""
         if self.process.is_alive():
             return
-        why = self.exchange.failure.read_text() if self.exchange.failure.is_file() else ""
+        said = self.exchange.said.read_text() if self.exchange.said.is_file() else ""
         self.deaths += 1
-        if why or self.deaths > self.how.restarts:
-            raise TrainingFailed(f"the attacker beside the defense ended {self.deaths} times in a row. {why}")
+        status = self.process.exitcode or 0
+        if status >= 0 or self.deaths > self.how.restarts:
+            raise TrainingFailed(
+                f"the attacker beside the defense ended with status {status}, the {self.deaths}. time in a row. "
+                f"It said: {said or 'nothing'}"
+            )
         log.warning("the attacker beside the defense has died; starting another")
         self.process = self._start()
 
@@ -184,27 +188,24 @@ def attacker(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the defender's to answer
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     torch.set_num_threads(how.threads)
-    transformers.utils.logging.disable_progress_bar()  # the terminal is the defender's
-    try:
-        role, seed, share = run
-        here = Run(LM.load(exchange.model, device=device, precision=precision), domain, role, seed, share=share)
-        parameters = here.trainable()
-        exchange.ready.touch()
-        last = exchange.last("attack")  # of an attacker before this one
-        while True:
-            found = exchange.newest("theta", after=last)
-            if found is None:
-                time.sleep(IDLE_SECONDS)
-                continue
-            last, theta, _ = found
-            restore(parameters, theta)
-            attack = defense.attack(here, last)
-            if how.relative_to == "arrival":
-                torch._foreach_add_(attack.vector.vector, [p.detach() for p in parameters])
-            exchange.publish("attack", last, attack.vector.vector, attack.metrics)
-    except Exception:
-        exchange.failure.write_text(traceback.format_exc())
-        raise
+    transformers.utils.logging.disable_progress_bar()
+    sys.stderr = exchange.said.open("w", buffering=1)  # the terminal is the defender's, who reads this if we fail
+    role, seed, share = run
+    here = Run(LM.load(exchange.model, device=device, precision=precision), domain, role, seed, share=share)
+    parameters = here.trainable()
+    exchange.ready.touch()
+    last = exchange.last("attack")  # of an attacker before this one
+    while True:
+        found = exchange.newest("theta", after=last)
+        if found is None:
+            time.sleep(IDLE_SECONDS)
+            continue
+        last, theta, _ = found
+        restore(parameters, theta)
+        attack = defense.attack(here, last)
+        if how.relative_to == "arrival":
+            torch._foreach_add_(attack.vector.vector, [p.detach() for p in parameters])
+        exchange.publish("attack", last, attack.vector.vector, attack.metrics)
 
 
 def _end_with_parent(folder: Path) -> None:

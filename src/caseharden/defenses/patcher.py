@@ -15,9 +15,9 @@ from caseharden.bilevel import Attack, Keep, Population, add, cosine, gradient, 
 from caseharden.defenses.aims import Aim, Asked, Imitate, StayNear
 from caseharden.defenses.attackers import Attacker, InTurn
 from caseharden.defenses.watch import Watch
-from caseharden.errors import CasehardenError
+from caseharden.errors import CasehardenError, TrainingFailed
 from caseharden.optim import check_optimizer, make_optimizer, snapshot, update
-from caseharden.tuner import Metrics, Run, Tuner
+from caseharden.tuner import Counter, Metrics, Run, Tuner
 
 log = logging.getLogger(__name__)
 
@@ -74,19 +74,26 @@ class Patcher:
         buffer = snapshot(parameters)
         population = run.track("population", Population(self.vectors, run.lm.device))
         optimizer = run.track("optimizer", make_optimizer(self.optimizer, parameters, self.lr))
+        met = run.track("met", Counter())
         stretches = self.attacker.max_stretches
         max_age = None if stretches is None else stretches * self.defense_steps
         with self.attacker.at_work(self, run) as attacks:
             for step in run.range(self.max_steps):
-                if step % self.defense_steps == 0:
+                loop, within = divmod(step, self.defense_steps)
+                if within == 0:
                     optimizer.load_state_dict(make_optimizer(self.optimizer, parameters, self.lr).state_dict())
-                if self.alpha > 0 and step >= self.defense_steps:
+                if self.alpha > 0 and loop > 0:
                     population.add(*attacks(step))
                 attack = population.draw(run.seed_for("draw", step), step, max_age)
-                if self.alpha > 0 and attack is None and step >= 2 * self.defense_steps:
+                met.value += attack is not None
+                if self.alpha > 0 and attack is None and loop > 1 and within == 0:
                     log.warning("step %d has no attack to meet: none has come in, or all are too old", step)
                 metrics = self.ask(step, attack, safe, benign, parameters, buffer)
                 yield metrics | {"grad_norm": update(optimizer, self.clip)}
+        if self.alpha > 0 and self.loops > 1 and met.value == 0:
+            raise TrainingFailed(
+                "no step of patcher met a simulated attack: this was safety fine-tuning. Raise loops."
+            )
 
     def ask(
         self,

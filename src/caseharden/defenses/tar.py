@@ -29,7 +29,7 @@ class TAR:
 
     Departures from the released code, and why: by default `tamper` asks for refusals and benign answers
     by cross-entropy, where the paper has DPO or entropy (the aims `prefer_refusal` and `confuse`), since
-    asked for refusals alone the model comes to refuse whatever is asked; look weights exp(decay·k) are
+    it cost less utility on the almanac; look weights exp(decay·k) are
     normalised, so that `tamper_weight` is the effective λ whatever the number of looks; losses are masked
     to the response and shifted; the adversary's data and the held-out batch are disjoint; data are
     shuffled by seed.
