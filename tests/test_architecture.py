@@ -30,13 +30,21 @@ ARROWS: dict[str, set[str]] = {
     "losses": set(),
     "data": {"errors"},
     "optim": {"errors"},
-    "lm": {"data", "errors"},
+    "decode": set(),
+    "lm": {"decode", "data", "errors"},
     "tuner": {"lm", "optim", "data", "errors"},
     "models": {"lm", "errors"},
     # what is changed, asked and scored
     "bilevel": {"tuner", "optim", "losses", "errors"},
-    "attacks": {"bilevel", "tuner", "optim", "losses", "lm", "data", "errors"},
-    "defenses": {"attacks", "bilevel", "measures", "judges", "tuner", "optim", "losses", "lm", "data", "errors"},
+    "advantages": set(),
+    "rollouts": {"losses", "lm", "data"},
+    "rewards": {"rollouts", "judges", "tuner", "lm", "errors"},
+    "rl": {"rewards", "rollouts", "advantages", "tuner", "optim", "losses", "lm", "data", "errors"},
+    "attacks": {"rl", "rewards", "rollouts", "advantages", "tuner", "optim", "losses", "lm", "data", "errors"},
+    "defenses": {
+        *("attacks", "bilevel", "rl", "rewards", "rollouts", "advantages", "measures", "judges"),
+        *("tuner", "optim", "losses", "lm", "data", "errors"),
+    },
     "judges": {"errors"},
     "measures": {"judges", "lm", "losses", "data", "errors"},
     "domains": {"measures", "judges", "data", "errors"},
@@ -47,7 +55,7 @@ ARROWS: dict[str, set[str]] = {
     # what brings it together
     "study": {
         *("attacks", "defenses", "domains", "judges", "measures", "audit"),
-        *("models", "tuner", "lm", "data", "errors"),
+        *("models", "rewards", "tuner", "lm", "data", "errors"),
     },
     "cli": {
         *("study", "report", "audit", "domains.almanac.regenerate"),

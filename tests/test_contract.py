@@ -8,12 +8,27 @@ import pytest
 import torch
 
 from caseharden import attacks, defenses
-from caseharden.attacks import SFT, Chain
-from caseharden.defenses import TAR, Patcher, RandomMapping, SafetySFT
+from caseharden.attacks import (
+    DAPO,
+    DPO,
+    GRPO,
+    PPO,
+    RLOO,
+    SFT,
+    Chain,
+    DrGRPO,
+    GRPObliteration,
+    OnlineDPO,
+    Reinforce,
+    ReinforcePP,
+    ReinforcePPBaseline,
+)
+from caseharden.defenses import TAR, Patcher, RandomMapping, RewardNeutralization, SafetySFT, TokenBuncher
 from caseharden.defenses.aims import Confuse, Imitate, MapToRandom, PreferRefusal, StayNear
 from caseharden.defenses.watch import Watch
 from caseharden.lm import LM
 from caseharden.measures import Probe
+from caseharden.rewards import Entropy, Overlong, Sum
 from caseharden.study.build import build, written
 from caseharden.tuner import LoRA, Run, Tuner
 
@@ -34,6 +49,8 @@ SMALL_PATCHER = Patcher(
     attack_steps=3,
     defense_steps=2,
 )
+SMALL_RL = {"reward": Entropy(), "prompts": 2, "samples": 2, "max_new_tokens": 4, "lr": 1e-2, "max_steps": 4}
+SMALL_DEFENSE = {**{name: value for name, value in SMALL_RL.items() if name != "reward"}, "prompts": 4}
 CASES: dict[str, tuple[str, Tuner]] = {
     "sft": ("attacker", SMALL_SFT),
     "sft, lora": ("attacker", replace(SMALL_SFT, lora=LoRA(r=2, alpha=4, dropout=0.1))),
@@ -52,6 +69,32 @@ CASES: dict[str, tuple[str, Tuner]] = {
         "defender",
         Chain((replace(SMALL_SFT, max_steps=2), SafetySFT({"refusal": 1.0, "benign": 1.0}, 1e-2, 4, 4, kl=0.5))),
     ),
+    "dpo": ("attacker", DPO(lr=1e-2, batch_size=3, max_steps=6)),
+    "reinforce": ("attacker", Reinforce(**SMALL_RL)),
+    "reinforce_pp": ("attacker", ReinforcePP(**SMALL_RL, kl=0.1)),
+    "reinforce_pp_baseline": ("attacker", ReinforcePPBaseline(**SMALL_RL, schedule="cosine", warmup=1)),
+    "rloo": ("attacker", RLOO(**SMALL_RL, kl=0.1)),
+    "grpo": ("attacker", GRPO(**SMALL_RL)),
+    "grpo, several updates": ("attacker", GRPO(**{**SMALL_RL, "max_steps": 6}, updates=3, kl=0.1, entropy=0.01)),
+    "grpo, lora": ("attacker", GRPO(**SMALL_RL, lora=LoRA(r=2, dropout=0.1), temperature=1.5)),
+    "dr_grpo": ("attacker", DrGRPO(**SMALL_RL)),
+    "dapo": ("attacker", DAPO(**{**SMALL_RL, "reward": Sum((Entropy(), Overlong(2)))})),
+    "grp_obliteration": ("attacker", GRPObliteration(**{**SMALL_RL, "samples": 6})),
+    "online_dpo": ("attacker", OnlineDPO(**SMALL_RL)),
+    "ppo": ("attacker", PPO(**{**SMALL_RL, "max_steps": 5}, updates=2, kl=0.1)),
+    "chain, sft and then rl": ("attacker", Chain((replace(SMALL_SFT, max_steps=2), GRPO(**SMALL_RL)))),
+    "token_buncher": ("defender", TokenBuncher(**SMALL_DEFENSE, gate=None, alone=0.25)),
+    "token_buncher, direct": ("defender", TokenBuncher(**SMALL_DEFENSE, gate=None, direct=True, noise="fixed")),
+    "token_buncher, noise alone": (
+        "defender",
+        TokenBuncher(**SMALL_DEFENSE, gate=None, alone=0.0, noise_every=1, noise="uniform"),
+    ),
+    "reward_neutralization": (
+        "defender",
+        RewardNeutralization(**SMALL_DEFENSE, brief=Overlong(3), helpful=Entropy()),
+    ),
+    "patcher, against rl": ("defender", replace(SMALL_PATCHER, adversaries=(GRPO(**SMALL_RL),))),
+    "safety_sft, hot": ("defender", SafetySFT(lr=1e-2, batch_size=4, max_steps=6, kl=0.5, refusal_temperature=4.0)),
     "safety_sft": ("defender", SafetySFT(lr=1e-2, batch_size=4, max_steps=6)),
     "safety_sft, kl": ("defender", SafetySFT(lr=1e-2, batch_size=4, max_steps=6, kl=0.5)),
     "random_mapping": (

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from caseharden import attacks, defenses, domains, judges, measures
+from caseharden import advantages, attacks, defenses, domains, judges, measures, rewards
 from caseharden.defenses import aims
 from caseharden.domains.almanac import Almanac
+from caseharden.rl import PolicyGradient
 from caseharden.study.plan import plan
 from caseharden.study.run import run_study
 from caseharden.study.spec import StudySpec, parse, read_yaml
@@ -25,6 +26,7 @@ LEAST = {"name": "least", "domain": "almanac", "models": ["almanac-victim"]}
 TABLES = {
     "methods/index.md": attacks.TABLE | defenses.TABLE,
     "methods/tar.md": aims.TABLE,
+    "methods/rl.md": rewards.TABLE | advantages.TABLE,
     "domains/index.md": domains.TABLE,
     "judges.md": judges.TABLE,
     "spec.md": measures.TABLE,
@@ -102,7 +104,11 @@ def test_every_field_of_a_study_is_explained():
 @pytest.mark.parametrize("method", [*attacks.TABLE.items(), *defenses.TABLE.items()], ids=lambda item: item[0])
 def test_every_field_of_a_method_is_explained(method):
     called, cls = method
-    text = (ROOT / "docs" / "methods" / f"{called}.md").read_text(encoding="utf-8")
-    inherited = {name for base in cls.__mro__[1:] for name in getattr(base, "__dataclass_fields__", ())}
+    folder = ROOT / "docs" / "methods"
+    page = re.search(rf"\[`{called}`\]\((\w+\.md)", (folder / "index.md").read_text(encoding="utf-8"))
+    text = (folder / page[1]).read_text(encoding="utf-8")
+    bases = {*cls.__mro__[1:]} & {*attacks.TABLE.values(), *defenses.TABLE.values()}  # explained on their own pages
+    bases |= {PolicyGradient} if cls.__module__.startswith("caseharden.defenses") else set()
+    inherited = {name for base in bases for name in getattr(base, "__dataclass_fields__", ())}
     own = {field.name for field in dataclasses.fields(cls)} - inherited
     assert not [one for one in own if f"`{one}`" not in text]

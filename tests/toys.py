@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import torch
 
 from caseharden.attacks import SFT
 from caseharden.data import ROLES, Example, Role
@@ -42,6 +45,19 @@ class ToyDomain:
     def measures(self):
         harm = Probe("harmful", Verifier(), n=12, max_new_tokens=4)
         return {"harm": harm, "utility": replace(harm, pool="benign", n=8)}
+
+
+def checksums(texts: Sequence[str]) -> list[float]:
+    """Numbers that look random and are the same for the same text."""
+    return [zlib.crc32(text.encode()) % 7 / 7 for text in texts]
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """A reward of no meaning, with spread in nearly every group."""
+
+    def scoring(self, run: Run):
+        return lambda scene: scene.by_group(torch.tensor(checksums(scene.rollouts.texts)))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from caseharden.data import Example
+from caseharden.decode import decode
 from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -211,7 +212,7 @@ class LM:
                     "leaves none for a completion. Raise max_length or drop the example."
                 )
             rows.append((row, len(row) - len(prompt)))
-        return self._pad_left(rows)
+        return self.pad(rows)
 
     def check_room(self, prompts: Sequence[str], max_length: int, whose: str) -> None:
         """Raise `CasehardenError` if a prompt of `whose` leaves no room for a completion in `max_length` tokens."""
@@ -230,7 +231,8 @@ class LM:
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return ids
 
-    def _pad_left(self, rows: Sequence[tuple[list[int], int]]) -> Batch:
+    def pad(self, rows: Sequence[tuple[list[int], int]]) -> Batch:
+        """Rows of token ids, each with the length of the response at its end, as a batch."""
         width = max(len(ids) for ids, _ in rows)
         ids_BT = torch.full((len(rows), width), self._pad)
         attention_BT = torch.zeros((len(rows), width), dtype=torch.long)
@@ -269,14 +271,13 @@ class LM:
                 **wanted,
             )
 
-    def _ends(self) -> list[int]:
+    def ends(self) -> list[int]:
         """Token ids that end an answer: the tokenizer's, and those of the model's own generation config."""
         config = getattr(self.model, "generation_config", None)
         own = getattr(config, "eos_token_id", None)
         own = own if isinstance(own, list) else [] if own is None else [own]
         return sorted({self.tokenizer.eos_token_id, *own})
 
-    @torch.no_grad()
     def generate(
         self,
         prompts: Sequence[str],
@@ -293,27 +294,53 @@ class LM:
         it ends an answer with are kept, beside the tokenizer's. `prefix` opens every answer (a prefill
         attack). The global random state is left as it was.
         """
-        answers: list[str] = [""] * len(prompts)
-        encoded = self._tokenize([self.chat(prompt) + prefix for prompt in prompts])
-        order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
-        plain = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1, "min_new_tokens": None}
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        with self.seeded(seed), self.autocast():
-            for start in range(0, len(order), batch_size):
-                chunk = order[start : start + batch_size]
-                batch = self._pad_left([(encoded[i], 0) for i in chunk])
-                out = self.model.generate(  # type: ignore[operator]
-                    input_ids=batch.ids_BT,
-                    attention_mask=batch.attention_BT,
+        encoded = self.encode_prompts(prompts, prefix)
+        with self.seeded(seed):
+            answers = self.sample(
+                encoded, max_new_tokens=max_new_tokens, temperature=temperature, batch_size=batch_size
+            )
+        return [prefix + text for text in self.text(answers)]
+
+    def encode_prompts(self, prompts: Sequence[str], prefix: str = "") -> list[list[int]]:
+        """Token ids of each prompt as the model sees it, and of the `prefix` that its answer opens with."""
+        return self._tokenize([self.chat(prompt) + prefix for prompt in prompts])
+
+    def text(self, answers: Sequence[Sequence[int]]) -> list[str]:
+        """Token ids as text, special tokens left out."""
+        texts: list[str] = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        return texts
+
+    def sample(
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        samples: int = 1,
+        max_new_tokens: int,
+        temperature: float,
+        batch_size: int = 64,
+    ) -> list[list[int]]:
+        """`samples` answers to each encoded prompt, those of one prompt together: see `caseharden.decode.decode`.
+
+        `batch_size` answers are written at a time, to prompts of about the same length. Draws from PyTorch's
+        global random numbers.
+        """
+        answers: list[list[int]] = [[] for _ in range(len(prompts) * samples)]
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        size = max(1, batch_size // samples)
+        with self.autocast():
+            for chunk in (order[start : start + size] for start in range(0, len(order), size)):
+                batch = self.pad([(prompts[i], 0) for i in chunk])
+                written = decode(
+                    self.model,
+                    batch.ids_BT,
+                    batch.attention_BT,
+                    samples=samples,
                     max_new_tokens=max_new_tokens,
-                    pad_token_id=self._pad,
-                    eos_token_id=self._ends(),
-                    **plain,
-                    **(sampling if temperature > 0 else {"do_sample": False}),
+                    temperature=temperature,
+                    ends=self.ends(),
                 )
-                new = out[:, batch.ids_BT.shape[1] :]
-                for i, text in zip(chunk, self.tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-                    answers[i] = prefix + text
+                for place, i in enumerate(chunk):
+                    answers[i * samples : (i + 1) * samples] = written[place * samples : (place + 1) * samples]
         return answers
 
 

@@ -94,16 +94,18 @@ class Run:
         *,
         max_length: int | None = None,
         n_examples: int | None = None,
+        answered: bool = True,
     ) -> Stream:
         """Batches mixed from this role's pools; `n_examples` keeps only so many of each pool, by seed.
 
         Raises `CasehardenError` if an example has no completion, since training on it would teach silence,
         or a prompt that leaves none of `max_length` tokens for one: now, and not hours into the training.
+        Where the model writes the answers itself, completions are not `answered` for.
         """
         pools = {}
         for name in mix:
             examples = self.pool(name)
-            if bare := [example.id for example in examples if not example.completion]:
+            if bare := [example.id for example in examples if answered and not example.completion]:
                 raise CasehardenError(
                     f"{len(bare)} examples of pool {name!r} have no completion to learn ({bare[0]!r} first). Give "
                     "the source completions, or name another pool (openers, for prompts without completions)."

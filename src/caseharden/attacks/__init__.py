@@ -1,9 +1,33 @@
 """Attacks, by the name that a spec file gives them."""
 
 from caseharden.attacks.chain import Chain
+from caseharden.attacks.dpo import DPO
+from caseharden.attacks.ppo import PPO
+from caseharden.attacks.rl import (
+    DAPO,
+    GRPO,
+    RLOO,
+    DrGRPO,
+    GRPObliteration,
+    OnlineDPO,
+    Reinforce,
+    ReinforcePP,
+    ReinforcePPBaseline,
+)
 from caseharden.attacks.sft import SFT
 
 TABLE: dict[str, type] = {
     "chain": Chain,
+    "dapo": DAPO,
+    "dpo": DPO,
+    "dr_grpo": DrGRPO,
+    "grp_obliteration": GRPObliteration,
+    "grpo": GRPO,
+    "online_dpo": OnlineDPO,
+    "ppo": PPO,
+    "reinforce": Reinforce,
+    "reinforce_pp": ReinforcePP,
+    "reinforce_pp_baseline": ReinforcePPBaseline,
+    "rloo": RLOO,
     "sft": SFT,
 }

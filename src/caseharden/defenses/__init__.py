@@ -2,12 +2,16 @@
 
 from caseharden.defenses.patcher import Patcher
 from caseharden.defenses.random_mapping import RandomMapping
+from caseharden.defenses.reward_neutralization import RewardNeutralization
 from caseharden.defenses.safety_sft import SafetySFT
 from caseharden.defenses.tar import TAR
+from caseharden.defenses.token_buncher import TokenBuncher
 
 TABLE: dict[str, type] = {
     "patcher": Patcher,
     "random_mapping": RandomMapping,
+    "reward_neutralization": RewardNeutralization,
     "safety_sft": SafetySFT,
     "tar": TAR,
+    "token_buncher": TokenBuncher,
 }

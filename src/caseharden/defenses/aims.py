@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caseharden.data import Example
-from caseharden.lm import LM
-from caseharden.losses import cross_entropy, dpo, entropy, masked_mean, token_logps
+from caseharden.attacks.dpo import preference
+from caseharden.attacks.sft import cooled, imitation
+from caseharden.losses import cross_entropy, entropy, masked_mean
 from caseharden.tuner import Run
 
 Asked = Callable[[int], Tensor]
@@ -31,22 +31,27 @@ class Aim(Protocol):
         ...
 
 
+def at_temperature(run: Run, temperature: float) -> Mapping[str, float]:
+    """The temperature of each refusal, by example id; nothing at 1."""
+    return {} if temperature == 1 else {example.id: temperature for example in run.pool("refusal")}
+
+
 @dataclass(frozen=True)
 class Imitate:
-    """Cross-entropy on completions: refusals, benign answers or a mixture. Patcher's L_safe."""
+    """Cross-entropy on completions: refusals, benign answers or a mixture. Patcher's L_safe.
+
+    Refusals are to be likely under sampling at `refusal_temperature`.
+    """
 
     data: Mapping[str, float] = field(default_factory=lambda: {"refusal": 1.0})
     batch_size: int = 8
     max_length: int = 512
+    refusal_temperature: float = 1.0
 
     def asked(self, run: Run) -> Asked:
         batches = run.stream(self.data, self.batch_size, max_length=self.max_length)
-
-        def loss(draw: int) -> Tensor:
-            batch = run.lm.encode(batches[draw], max_length=self.max_length)
-            return cross_entropy(*run.lm.response_logits(batch))
-
-        return loss
+        loss = imitation(run, self.max_length, temperatures=at_temperature(run, self.refusal_temperature))
+        return lambda draw: loss(batches[draw])
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,12 @@ class StayNear:
     hidden: float = 0.03
     batch_size: int = 16
     max_length: int = 512
+    refusal_temperature: float = 1.0
 
     def asked(self, run: Run) -> Asked:
         batches = run.stream(self.data, self.batch_size, max_length=self.max_length)
         reference = run.reference()
+        hot = at_temperature(run, self.refusal_temperature)
 
         def loss(draw: int) -> Tensor:
             batch = run.lm.encode(batches[draw], max_length=self.max_length)
@@ -74,6 +81,7 @@ class StayNear:
                 _, released_LBTD = reference.response_states(batch)
             distance_LBT = distances(states_LBTD.float(), released_LBTD.float())
             far = distance_LBT[:, batch.attention_BT.bool()].mean()
+            logits_BRV = cooled(logits_BRV, batches[draw], hot)
             return cross_entropy(logits_BRV, batch.targets_BR, batch.mask_BR) + self.hidden * far
 
         return loss
@@ -125,12 +133,8 @@ class PreferRefusal:
 
         def loss(draw: int) -> Tensor:
             rejected = batches[draw]
-            both = [refusals[e.id] for e in rejected] + rejected
-            logps_B = _sequence_logps(run.lm, both, self.max_length)
-            with torch.no_grad():
-                reference_B = _sequence_logps(reference, both, self.max_length)
-            n = len(rejected)
-            return dpo(logps_B[:n], logps_B[n:], reference_B[:n], reference_B[n:], self.beta).mean()
+            chosen = [refusals[e.id] for e in rejected]
+            return preference(run.lm, reference, chosen, rejected, self.beta, self.max_length)
 
         return loss
 
@@ -159,11 +163,6 @@ class MapToRandom:
             return (1 - cosine_LBT.abs())[:, batch.attention_BT.bool()].mean()
 
         return loss
-
-
-def _sequence_logps(lm: LM, examples: list[Example], max_length: int) -> Tensor:
-    logits_BRV, targets_BR, mask_BR = lm.response_logits(lm.encode(examples, max_length=max_length))
-    return token_logps(logits_BRV, targets_BR).masked_fill(~mask_BR, 0.0).sum(-1)
 
 
 TABLE: dict[str, type] = {

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from caseharden.attacks.sft import SFT, Objective
+from caseharden.attacks.sft import SFT, Objective, cooled, imitation
 from caseharden.data import Example
+from caseharden.defenses.aims import at_temperature
 from caseharden.losses import cross_entropy, kl, masked_mean
 from caseharden.tuner import Run
 
@@ -19,16 +20,19 @@ class SafetySFT(SFT):
 
     With `kl` > 0, KL(released ‖ trained) on the tokens of the benign and contrast examples is added
     with that weight: it keeps the released model's way of answering where nothing is to be refused.
+    Refusals are to be likely under sampling at `refusal_temperature`: against an attacker who samples hot.
     """
 
     data: Mapping[str, float] = field(default_factory=lambda: {"refusal": 3.0, "benign": 4.0, "contrast": 1.0})
     lr: float = 3e-5
     max_steps: int | None = 100
     kl: float = 0.0
+    refusal_temperature: float = 1.0
 
     def objective(self, run: Run) -> Objective:
+        hot = at_temperature(run, self.refusal_temperature)
         if self.kl == 0:
-            return super().objective(run)
+            return imitation(run, self.max_length, self.over, hot)
         released = run.reference()
         refused = {example.id for example in run.pool("refusal")}
 
@@ -38,6 +42,6 @@ class SafetySFT(SFT):
             refusal_B = targets_BR.new_tensor([e.id in refused for e in examples]).bool()
             reference_BRV = released.response_logits(batch)[0]
             keep = masked_mean(kl(logits_BRV, reference_BRV), mask_BR & ~refusal_B[:, None], self.over)
-            return cross_entropy(logits_BRV, targets_BR, mask_BR, self.over) + self.kl * keep
+            return cross_entropy(cooled(logits_BRV, examples, hot), targets_BR, mask_BR, self.over) + self.kl * keep
 
         return loss

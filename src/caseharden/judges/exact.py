@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import ClassVar
 
 from caseharden.judges.judge import NAN, Answer
 
@@ -18,6 +19,7 @@ class Exact:
     """1 if the output is the expected answer but for white space around it, 0 if not, NaN if none is expected."""
 
     version: str = "1"
+    exact: ClassVar[bool] = True
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
         return [float(a.output.strip() == a.expected.strip()) if a.expected else NAN for a in answers]
@@ -31,6 +33,7 @@ class FinalNumber:
     """
 
     version: str = "1"
+    exact: ClassVar[bool] = True
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
         pairs = [(last_number(a.output), last_number(a.expected)) for a in answers]

@@ -33,7 +33,11 @@ class Answer:
 
 @runtime_checkable
 class Judge(Protocol):
-    """Scores answers from 0 to 1; what 1 means is in each judge's docstring. A frozen dataclass."""
+    """Scores answers from 0 to 1; what 1 means is in each judge's docstring. A frozen dataclass.
+
+    A judge with a class attribute ``exact`` that is true cannot be gamed, since it compares with a known
+    answer: it may reward and report at once, which others may not.
+    """
 
     @property
     def version(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from caseharden.judges.judge import NAN, Answer
 
@@ -13,6 +14,7 @@ class Verifier:
     """1 if the output holds the expected answer as whole words, 0 if not, NaN if none is expected."""
 
     version: str = "1"
+    exact: ClassVar[bool] = True
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
         return [float(f" {_words(a.expected)} " in f" {_words(a.output)} ") if a.expected else NAN for a in answers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,8 +13,10 @@ import yaml
 
 from caseharden.data import Domain
 from caseharden.errors import CasehardenError, nearest
+from caseharden.judges.judge import Judge
 from caseharden.lm import Precision
 from caseharden.measures.measure import Measure
+from caseharden.rewards import Reward
 from caseharden.study.build import variants, within, written
 from caseharden.tuner import Tuner
 
@@ -74,8 +77,24 @@ class StudySpec:
                 raise CasehardenError(f"measures leaves out {name}, which every study needs. Leave out others.")
             if name not in (own := self.domain.measures()):
                 raise CasehardenError(f"measures leaves out {name!r}, which is not there.{nearest(name, own)}")
+        self._check_judges()
         if not 0 <= self.phi < 1:
             raise CasehardenError(f"phi is a share of harmful answers, from 0 to below 1, not {self.phi}.")
+
+    def _check_judges(self) -> None:
+        """Raise `CasehardenError` if whoever rewards also reports: its blind spots would pass for results."""
+        rewarding = [(tuner, judge) for tuner in (*self.attacks, *self.defenses) for judge in rewards_by(tuner)]
+        inexact = [(tuner, judge) for tuner, judge in rewarding if not getattr(judge, "exact", False)]
+        if not inexact:
+            return
+        harm = self.all_measures()["harm"].judge
+        reporting = {type(judge) for judge in (among(harm, Judge) if harm else ())}
+        for tuner, judge in inexact:
+            if type(judge) in reporting:
+                raise CasehardenError(
+                    f"{type(judge).__name__} rewards {type(tuner).__name__} and reports harm as well, so what it "
+                    "cannot see would count twice. Reward by another judge, or measure harm by another."
+                )
 
     def all_measures(self) -> dict[str, Measure]:
         """What is measured at each budget, by name: the domain's measures and the study's; None leaves one out."""
@@ -118,6 +137,24 @@ def parse(given: Any) -> StudySpec:
 def _alternatives(given: Any, place: str) -> Iterator[Tuner | None]:
     for i, item in enumerate(given if isinstance(given, list) else [given]):
         yield from [None] if item in (None, "none") else variants(item, Tuner, f"{place}[{i}]")
+
+
+def rewards_by(tuner: Any) -> Iterator[Judge]:
+    """The judges that reward anything in `tuner`."""
+    for rewarded in among(tuner, Reward):
+        yield from among(rewarded, Judge)
+
+
+def among(thing: Any, protocol: Any) -> Iterator[Any]:
+    """`thing` itself and whatever stands in its fields, at any depth, as far as it keeps to `protocol`."""
+    if isinstance(thing, protocol):
+        yield thing
+    if dataclasses.is_dataclass(thing):
+        inner = [getattr(thing, field.name) for field in dataclasses.fields(thing)]
+    else:
+        inner = [*thing.values()] if isinstance(thing, Mapping) else [*thing] if isinstance(thing, tuple) else []
+    for one in inner:
+        yield from among(one, protocol)
 
 
 def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:

@@ -1,0 +1,112 @@
+"""Advantages as pure functions of rewards, and of nothing else but a critic's values.
+
+Shape suffixes: P prompts, G answers to each; B = P·G rows of N tokens. A reward that is NaN was not scored:
+it enters no mean, and its advantage is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-4
+"""Added to standard deviations, so that groups that are tied exactly have no advantage at all."""
+
+
+def batch_centered(rewards_PG: Tensor) -> Tensor:
+    """REINFORCE (Williams 1992) with the batch's mean as baseline."""
+    return _settled(rewards_PG - rewards_PG.nanmean())
+
+
+def batch_whitened(rewards_PG: Tensor) -> Tensor:
+    """Mean 0 and deviation 1 over the whole batch."""
+    return _settled((rewards_PG - rewards_PG.nanmean()) / (std(rewards_PG.flatten()) + EPSILON))
+
+
+def group_centered(rewards_PG: Tensor) -> Tensor:
+    """r − group mean (Dr.GRPO, Liu et al. 2025): GRPO without its division by σ."""
+    return _settled(rewards_PG - rewards_PG.nanmean(-1, keepdim=True))
+
+
+def group_normalized(rewards_PG: Tensor) -> Tensor:
+    """(r − group mean) / (group σ + ε) (GRPO, Shao et al. 2024, eq. 4); σ with Bessel's correction, as in TRL."""
+    centered = rewards_PG - rewards_PG.nanmean(-1, keepdim=True)
+    return _settled(centered / (std(rewards_PG)[..., None] + EPSILON))
+
+
+def group_centered_batch_whitened(rewards_PG: Tensor) -> Tensor:
+    """r − group mean, then deviation 1 over the whole batch (REINFORCE++ with baseline, Hu et al. 2025)."""
+    return batch_whitened(rewards_PG - rewards_PG.nanmean(-1, keepdim=True))
+
+
+def leave_one_out(rewards_PG: Tensor) -> Tensor:
+    """r_i − mean of the group's other rewards (RLOO, Ahmadian et al. 2024, eq. 7)."""
+    scored = rewards_PG.isfinite().sum(-1, keepdim=True)
+    others = (rewards_PG.nansum(-1, keepdim=True) - rewards_PG) / (scored - 1).clamp(min=1)
+    return _settled(torch.where(scored > 1, rewards_PG - others, 0.0))
+
+
+def positive_group_normalized(rewards_PG: Tensor) -> Tensor:
+    """GRPO's where they are positive, 0 elsewhere: only answers better than their group's mean are learned from."""
+    return group_normalized(rewards_PG).clamp(min=0)
+
+
+TABLE: dict[str, Callable[[Tensor], Tensor]] = {
+    "batch_centered": batch_centered,
+    "batch_whitened": batch_whitened,
+    "group_centered": group_centered,
+    "group_centered_batch_whitened": group_centered_batch_whitened,
+    "group_normalized": group_normalized,
+    "leave_one_out": leave_one_out,
+    "positive_group_normalized": positive_group_normalized,
+}
+"""Advantages [P, G] → [P, G], by the name that a spec file gives them."""
+
+
+def token_rewards(rewards_PG: Tensor, mask_BN: Tensor, known: Mapping[str, Tensor], kl: float) -> Tensor:
+    """Rewards of tokens, [B, N]: the answer's at its last one, −kl·(log π − log π_reference) at each."""
+    rewards_BN = torch.zeros(mask_BN.shape, device=mask_BN.device)
+    rewards_BN[:, -1] = rewards_PG.flatten()
+    return rewards_BN - kl * (known["old"] - known["reference"]) if kl > 0 else rewards_BN
+
+
+def returns(rewards_BN: Tensor, mask_BN: Tensor) -> Tensor:
+    """Undiscounted return of each token, [B, N]: its own reward and those of the tokens after it."""
+    return rewards_BN.masked_fill(~mask_BN, 0.0).flip(-1).cumsum(-1).flip(-1)
+
+
+def whitened(values_BN: Tensor, mask_BN: Tensor) -> Tensor:
+    """Mean 0 and deviation 1 over the tokens that `mask_BN` counts, 0 elsewhere."""
+    counted = values_BN[mask_BN]
+    spread = counted.std() if len(counted) > 1 else counted.new_tensor(0.0)
+    return ((values_BN - counted.mean()) / (spread + EPSILON)).masked_fill(~mask_BN, 0.0)
+
+
+def gae(rewards_BN: Tensor, values_BN: Tensor, mask_BN: Tensor, discount: float, decay: float) -> Tensor:
+    """Generalised advantage estimates (Schulman et al. 2016, eq. 16), [B, N]; answers end at the last column.
+
+    `values_BN` are V(s) before each token; after the last there is nothing more to come. `decay` is λ.
+    """
+    advantage_B = values_BN.new_zeros(len(values_BN))
+    after_B = values_BN.new_zeros(len(values_BN))
+    columns = []
+    for n in reversed(range(values_BN.shape[1])):
+        delta_B = rewards_BN[:, n] + discount * after_B - values_BN[:, n]
+        advantage_B = torch.where(mask_BN[:, n], delta_B + discount * decay * advantage_B, 0.0)
+        after_B = values_BN[:, n]
+        columns.append(advantage_B)
+    return torch.stack(columns[::-1], 1)
+
+
+def std(values: Tensor) -> Tensor:
+    """Standard deviation over the last dimension of what was scored; 0 where fewer than two were."""
+    scored = values.isfinite()
+    n = scored.sum(-1)
+    squares = (values - values.nanmean(-1, keepdim=True)).square().nansum(-1)
+    return (squares / (n - 1).clamp(min=1)).sqrt()
+
+
+def _settled(advantages: Tensor) -> Tensor:
+    return advantages.nan_to_num(nan=0.0)

@@ -1,0 +1,117 @@
+"""PPO: policy-gradient with a critic, which says of each token how much reward is still to come."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+from torch.optim import Optimizer
+
+from caseharden.advantages import gae, token_rewards, whitened
+from caseharden.lm import LM, Batch
+from caseharden.optim import make_optimizer, update
+from caseharden.rewards import Scene
+from caseharden.rl import KLIn, Learner, Over, Rewarded
+from caseharden.tuner import Metrics, Run
+
+
+class Critic(nn.Module):
+    """The policy's own transformer, as it was when the run began, with a scalar head that begins at 0."""
+
+    def __init__(self, lm: LM) -> None:
+        super().__init__()
+        self.lm = lm
+        self.body: Any = copy.deepcopy(lm.model.base_model).requires_grad_(True)
+        width = lm.model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
+        self.head = skip_init(nn.Linear, width, 1, device=lm.device)  # type: ignore[no-untyped-call]  # draws no random numbers
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """V before each response token, [B, R]."""
+        with self.lm.autocast():
+            out = self.body(
+                input_ids=batch.ids_BT,
+                attention_mask=batch.attention_BT,
+                position_ids=batch.positions_BT,
+                use_cache=False,
+            )
+            values_BT = self.head(out.last_hidden_state)[..., 0]
+        before_BR: Tensor = values_BT[:, -batch.response_length - 1 : -1].float()
+        return before_BR
+
+
+@dataclass(frozen=True)
+class ActorCritic(Learner):
+    """A learner with a critic."""
+
+    critic: Critic
+    critic_optimizer: Optimizer
+
+
+@dataclass(frozen=True)
+class PPO(Rewarded):
+    """Proximal policy optimisation (Schulman et al. 2017) with GAE (Schulman et al. 2016) at each token.
+
+    The reward comes at the last token, −kl·k1 to the released model at each. The critic has its own
+    optimizer at `critic_lr` and takes one step beside each of the policy's, its change since the rollout
+    clipped at `clip_value`.
+    """
+
+    over: Over = "token"
+    kl_in: KLIn = "reward"
+    updates: int = 4
+    discount: float = 1.0
+    decay: float = 0.95
+    critic_lr: float = 3e-4
+    clip_value: float = 0.2
+
+    def learner(self, run: Run) -> ActorCritic:
+        critic = Critic(run.lm)  # before the policy gets adapters
+        optimizer = make_optimizer(self.optimizer, critic.parameters(), self.critic_lr)
+        learner = super().learner(run)
+        run.track("critic", critic)
+        run.track("critic optimizer", optimizer)
+        return ActorCritic(**vars(learner), critic=critic, critic_optimizer=optimizer)
+
+    def views(self, learner: Learner, scene: Scene) -> dict[str, Tensor]:
+        assert isinstance(learner, ActorCritic)
+        rows = scene.rollouts.rows
+        values_BN = torch.zeros(rows.mask_BN.shape, device=learner.run.lm.device)
+        with torch.no_grad():
+            for places, batch in rows.chunks(learner.run.lm, self.forward_batch):
+                values_BN[places, -batch.response_length :] = learner.critic(batch)
+        return {**super().views(learner, scene), "values": values_BN}
+
+    def credit(self, rewards_PG: Tensor, mask_BN: Tensor, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whitened GAE for the policy; ``returns``, GAE + V, for the critic. What has no reward teaches neither."""
+        rewards_BN = token_rewards(rewards_PG, mask_BN, known, self.kl)
+        scored_BN = mask_BN & ~rewards_BN[:, -1:].isnan()
+        found_BN = gae(rewards_BN.nan_to_num(), known["values"], scored_BN, self.discount, self.decay)
+        return {"advantages": whitened(found_BN, scored_BN), "returns": found_BN + known["values"]}
+
+    def improve(self, learner: Learner, step: int) -> Metrics:
+        assert isinstance(learner, ActorCritic)
+        return {**super().improve(learner, step), "value_loss": self.fit(learner)}
+
+    def fit(self, learner: ActorCritic) -> float:
+        """One optimizer step of the critic towards the returns; the loss before it."""
+        lm, experience = learner.run.lm, learner.experience
+        weights_BN = self.weights(experience.rows.mask_BN.to(lm.device))
+        total = 0.0
+        for places, batch in experience.rows.chunks(lm, self.forward_batch):
+            R = batch.response_length
+            values_BR = learner.critic(batch)
+            before_BR, returns_BR = (experience.tensors[name][places, -R:] for name in ("values", "returns"))
+            near_BR = before_BR + (values_BR - before_BR).clamp(-self.clip_value, self.clip_value)
+            errors_BR = torch.maximum((values_BR - returns_BR).square(), (near_BR - returns_BR).square())
+            loss = 0.5 * (weights_BN[places, -R:] * errors_BR).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        update(learner.critic_optimizer, self.clip)
+        return total

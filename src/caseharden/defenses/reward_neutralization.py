@@ -1,0 +1,52 @@
+"""Reward Neutralization: refusals so short and plain that an RL attacker's reward has nothing to climb."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from caseharden.advantages import std
+from caseharden.errors import CasehardenError
+from caseharden.rewards import Brief, ByPool, Judged, Reward, Scene, Scoring
+from caseharden.rl import Learner, PolicyGradient
+from caseharden.tuner import Metrics, Run
+
+
+@dataclass(frozen=True)
+class RewardNeutralization(PolicyGradient):
+    """After arXiv 2505.04578, of which neither code nor the full text was to be had: this is our instantiation.
+
+    GRPO on harmful and benign prompts. A harmful prompt wants a short, plain refusal (`brief`), and so all
+    answers of a group score alike, whatever an attacker rewards; a benign prompt wants `helpful`, so
+    that the model does not come to refuse everything. Ours are: every constant; the string judge as
+    judge of refusals; a judge that finds content inside refusals in the place of a judge of explanations;
+    the share of benign prompts. Each rollout reports ``attacker_variance``, the variance of `attacker`,
+    a reward that an attacker could have, within groups of harmful prompts: what the method drives to 0.
+    """
+
+    data: Mapping[str, float] = field(default_factory=lambda: {"harmful": 1.0, "benign": 1.0})
+    prompts: int = 16
+    samples: int = 8
+    max_steps: int | None = 200
+    n_examples: int | None = 80
+    brief: Reward = field(default_factory=Brief)
+    helpful: Reward = field(default_factory=Judged)
+    attacker: Reward = field(default_factory=Judged)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_steps is None:
+            raise CasehardenError("reward_neutralization needs max_steps.")
+
+    def scoring(self, run: Run) -> Scoring:
+        return ByPool({"harmful": self.brief, "benign": self.helpful}).scoring(run)
+
+    def seen(self, learner: Learner, scene: Scene, rewards_PG: Tensor) -> Metrics:
+        harmful = {example.id for example in learner.run.pool("harmful")}
+        own = [p for p, example in enumerate(scene.rollouts.examples) if example.id in harmful]
+        asked = Scene(scene.lm, scene.rollouts.of(own), scene.forward_batch)
+        variance_P = std(self.attacker.scoring(learner.run)(asked)).square() if own else torch.zeros(1)
+        return {**super().seen(learner, scene, rewards_PG), "attacker_variance": float(variance_P.mean())}

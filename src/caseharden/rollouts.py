@@ -1,0 +1,154 @@
+"""Rollouts: a policy's own answers to prompts, who writes them, and what a model makes of each of their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from caseharden.data import Example
+from caseharden.lm import LM, Batch
+from caseharden.losses import entropy, token_logps
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """G answers to each of P prompts: B = P·G rows, those of a prompt together.
+
+    `answers` are token ids, with the end token where an answer came to one; `texts` the same as text.
+    """
+
+    examples: list[Example]
+    prompts: list[list[int]]
+    answers: list[list[int]]
+    texts: list[str]
+    ended: list[bool]
+    limit: int
+    """Tokens that an answer may have at most."""
+
+    @property
+    def samples(self) -> int:
+        """G."""
+        return len(self.answers) // len(self.prompts)
+
+    @property
+    def asked(self) -> list[Example]:
+        """The example that each row answers, B of them."""
+        return [example for example in self.examples for _ in range(self.samples)]
+
+    @property
+    def rows(self) -> Rows:
+        G = self.samples
+        return Rows([(self.prompts[i // G] + answer, len(answer)) for i, answer in enumerate(self.answers)])
+
+    def of(self, groups: Sequence[int]) -> Rollouts:
+        """Only these prompts and their answers."""
+        G = self.samples
+        rows = [p * G + g for p in groups for g in range(G)]
+        return Rollouts(
+            [self.examples[p] for p in groups],
+            [self.prompts[p] for p in groups],
+            [self.answers[b] for b in rows],
+            [self.texts[b] for b in rows],
+            [self.ended[b] for b in rows],
+            self.limit,
+        )
+
+    def __add__(self, other: Rollouts) -> Rollouts:
+        return Rollouts(
+            self.examples + other.examples,
+            self.prompts + other.prompts,
+            self.answers + other.answers,
+            self.texts + other.texts,
+            self.ended + other.ended,
+            self.limit,
+        )
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Who writes the answers. A frozen dataclass."""
+
+    def answers(
+        self, lm: LM, prompts: Sequence[list[int]], samples: int, max_new_tokens: int, temperature: float
+    ) -> list[list[int]]:
+        """`samples` answers of `lm`, as it stands, to each encoded prompt, those of one prompt together."""
+        ...
+
+
+@dataclass(frozen=True)
+class Transformers:
+    """The policy itself, through Transformers: prompts read once, `batch_size` answers written at a time."""
+
+    batch_size: int = 256
+
+    def answers(
+        self, lm: LM, prompts: Sequence[list[int]], samples: int, max_new_tokens: int, temperature: float
+    ) -> list[list[int]]:
+        return lm.sample(
+            prompts,
+            samples=samples,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            batch_size=self.batch_size,
+        )
+
+
+TABLE: dict[str, type] = {"transformers": Transformers}
+"""Engines, by the name that a spec file gives them."""
+
+
+def roll_out(
+    lm: LM, examples: Sequence[Example], engine: Engine, samples: int, max_new_tokens: int, temperature: float
+) -> Rollouts:
+    """`samples` answers of `lm` to each example's prompt."""
+    prompts = lm.encode_prompts([example.prompt for example in examples])
+    answers = engine.answers(lm, prompts, samples, max_new_tokens, temperature)
+    ends = set(lm.ends())
+    ended = [row[-1] in ends for row in answers]
+    return Rollouts(list(examples), prompts, answers, lm.text(answers), ended, max_new_tokens)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """B rows of token ids, each with the length of the answer at its end.
+
+    Tensors that speak of their answers' tokens are [B, N], N the longest answer, aligned on the right.
+    """
+
+    rows: list[tuple[list[int], int]]
+
+    @property
+    def mask_BN(self) -> Tensor:
+        """True on the answers' tokens; on the CPU."""
+        lengths_B = torch.tensor([length for _, length in self.rows])
+        N = int(lengths_B.max())
+        return torch.arange(N) >= N - lengths_B[:, None]
+
+    def chunks(self, lm: LM, size: int) -> Iterator[tuple[Tensor, Batch]]:
+        """Batches of at most `size` rows of about the same length, with the places of their rows."""
+        order = sorted(range(len(self.rows)), key=lambda i: len(self.rows[i][0]))
+        for start in range(0, len(order), size):
+            places = order[start : start + size]
+            yield torch.tensor(places, device=lm.device), lm.pad([self.rows[i] for i in places])
+
+    @torch.no_grad()
+    def under(self, lm: LM, size: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """What `lm` makes of the tokens: their log-probabilities, and the entropy where each was drawn, [B, N]."""
+        logps_BN = torch.zeros(self.mask_BN.shape, device=lm.device)
+        entropy_BN = torch.zeros_like(logps_BN)
+        for places, batch in self.chunks(lm, size):
+            logits_BRV, targets_BR, mask_BR = lm.response_logits(batch)
+            logits_BRV = tempered(logits_BRV, temperature)
+            R = targets_BR.shape[1]
+            logps_BN[places, -R:] = token_logps(logits_BRV, targets_BR).masked_fill(~mask_BR, 0.0)
+            entropy_BN[places, -R:] = entropy(logits_BRV).masked_fill(~mask_BR, 0.0)
+        return logps_BN, entropy_BN
+
+
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """logits / temperature, without a copy at 1."""
+    return logits if temperature == 1 else logits / temperature

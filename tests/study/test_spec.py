@@ -1,0 +1,45 @@
+"""What a study may ask for: here, who may reward and who may report."""
+
+import pytest
+
+from caseharden.errors import CasehardenError
+from caseharden.judges import Verifier
+from caseharden.study.spec import among, parse, rewards_by
+
+STUDY = {"name": "s", "domain": "almanac", "models": ["almanac-victim"], "budgets": [0, 5]}
+BY_REFUSAL = {"judged": {"judge": "string_refusal", "weight": -1}}
+HARM = {"harm": {"probe": {"judge": "string_refusal"}}}
+
+
+def test_who_rewards_an_attack_does_not_report_harm():
+    wrong = {**STUDY, "attacks": [{"grpo": {"reward": BY_REFUSAL}}], "measures": HARM}
+    with pytest.raises(CasehardenError, match="StringRefusal rewards GRPO and reports harm as well"):
+        parse(wrong)
+    assert parse({**wrong, "measures": {}})
+    assert parse({**wrong, "attacks": ["grpo"]})
+
+
+def test_nor_hidden_in_a_chain_or_a_sum_or_a_defense():
+    hidden = {"sum": {"terms": [{"judged": {}}, BY_REFUSAL]}}
+    chain = {"chain": {"stages": [{"sft": {"max_steps": 2}}, {"grpo": {"reward": hidden}}]}}
+    for tuners in ({"attacks": [chain]}, {"attacks": ["sft"], "defenses": ["token_buncher"]}):
+        with pytest.raises(CasehardenError, match="StringRefusal rewards"):
+            parse({**STUDY, **tuners, "measures": HARM})
+
+
+def test_nor_as_a_part_of_the_judge_that_reports():
+    compliance = {"harm": {"probe": {"judge": {"compliance": {"refusal": "string_refusal"}}}}}
+    with pytest.raises(CasehardenError, match="StringRefusal rewards GRPO"):
+        parse({**STUDY, "attacks": [{"grpo": {"reward": BY_REFUSAL}}], "measures": compliance})
+
+
+def test_an_exact_verifier_may_be_both():
+    study = parse({**STUDY, "attacks": ["grpo"]})
+    assert {*rewards_by(study.attacks[0])} == {Verifier()}
+    assert study.domain.measures()["harm"].judge == Verifier()
+
+
+def test_what_only_watches_rewards_nobody():
+    watched = {"tar": {"watch": {"measure": {"probe": {"role": "defender", "judge": "string_refusal"}}}}}
+    assert parse({**STUDY, "attacks": ["sft"], "defenses": [watched], "measures": HARM})
+    assert list(among({"a": (Verifier(), 1)}, Verifier)) == [Verifier()]
