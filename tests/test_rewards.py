@@ -39,7 +39,8 @@ def test_a_judges_score_with_its_weight(run, tiny_lm):
 def test_entropy_is_the_mean_over_the_answers_own_tokens(run, tiny_lm):
     here = scene(tiny_lm, (TOLD, LONG))
     found = Entropy().scoring(run)(here)
-    for g, (ids, length) in enumerate(here.rollouts.rows.rows):
+    for g, answer in enumerate(here.rollouts.answers):
+        ids, length = here.rollouts.prompts[0] + answer, len(answer)
         with torch.no_grad():
             logits = tiny_lm.model(torch.tensor([ids])).logits[0, -length - 1 : -1].double()
         p = torch.softmax(logits, -1)

@@ -125,7 +125,7 @@ def test_groups_without_spread_are_drawn_anew(tiny_lm, toy_domain):
         learner = tuner.learner(run)
         with run.lm.seeded(5):
             share[resample] = tuner.collect(learner)["groups_with_spread"]
-        assert len(learner.experience.rows.rows) == 12
+        assert len(learner.experience.rows.answers) == 12
     assert learner.drawn.value > 1
     assert share[0] < share[6] == 1
 
@@ -147,12 +147,12 @@ def test_online_dpo_has_the_gradient_of_dpo_on_the_best_and_worst(tiny_lm, toy_d
     run.lm.model.zero_grad()
     scores = checksums(scenes[0].rollouts.texts)
     pair = [scores.index(max(scores)), scores.index(min(scores))]
-    rows = scenes[0].rollouts.rows.rows
+    (prompt,), answers = scenes[0].rollouts.prompts, scenes[0].rollouts.answers
 
     def logps(lm):
         out = []
         for i in pair:
-            batch = lm.pad([rows[i]])
+            batch = lm.pad([(prompt + answers[i], len(answers[i]))])
             logits, targets, _ = lm.response_logits(batch)
             out.append(torch.log_softmax(logits, -1).gather(-1, targets[..., None]).sum())
         return out
@@ -171,7 +171,7 @@ def test_rollouts_keep_prompts_and_answers_together(tiny_lm, toy_domain):
     for row, (prompt, answer) in enumerate(
         zip([p for p in rollouts.prompts for _ in range(2)], rollouts.answers, strict=True)
     ):
-        assert rollouts.rows.rows[row] == (prompt + answer, len(answer))
+        assert (rollouts.rows.prompts[rollouts.rows.owners[row]], rollouts.rows.answers[row]) == (prompt, answer)
     some = rollouts.of([2, 0])
     assert [e.id for e in some.examples] == [examples[2].id, examples[0].id]
     assert some.texts == rollouts.texts[4:6] + rollouts.texts[0:2]
@@ -183,7 +183,8 @@ def test_log_probabilities_of_rows_are_those_of_one_at_a_time(tiny_lm, toy_domai
     examples = toy_domain.pools("attacker")["harmful"][:3]
     rollouts = roll_out(tiny_lm, examples, GRPO(**SMALL).engine, 2, 5, 1.0)
     logps_BN, entropy_BN = rollouts.rows.under(tiny_lm, size=2, temperature=1.5)
-    for row, (ids, length) in enumerate(rollouts.rows.rows):
+    for row, answer in enumerate(rollouts.answers):
+        ids, length = rollouts.prompts[row // 2] + answer, len(answer)
         with torch.no_grad():
             logits = tiny_lm.model(torch.tensor([ids])).logits[0, -length - 1 : -1] / 1.5
         all_logps = torch.log_softmax(logits, -1)

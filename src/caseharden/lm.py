@@ -253,6 +253,37 @@ class LM:
         """
         return self._forward(batch).logits, batch.targets_BR, batch.mask_BR
 
+    def continuation_logits(
+        self, prompts: Sequence[list[int]], owners: Sequence[int], answers: Sequence[list[int]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `response_logits`, of `answers`, each to one of the encoded `prompts`, its owner, by number.
+
+        A prompt goes through the model once for all its answers, with gradient, through the cache of keys
+        and values: but for its last token, which each answer begins from.
+        """
+        shared = self.pad([(prompt[:-1], 0) for prompt in prompts])
+        written = self.pad([(prompts[o][-1:] + a[:-1], len(a)) for o, a in zip(owners, answers, strict=True)])
+        targets = self.pad([(answer, len(answer)) for answer in answers])
+        owners_B = torch.tensor(owners, device=self.device)
+        attention_BT = torch.cat([shared.attention_BT[owners_B], written.attention_BT], 1)
+        with self.autocast():
+            cache = self.model(
+                input_ids=shared.ids_BT,
+                attention_mask=shared.attention_BT,
+                position_ids=shared.positions_BT,
+                use_cache=True,
+                logits_to_keep=1,
+            ).past_key_values
+            cache.batch_select_indices(owners_B)
+            out = self.model(
+                input_ids=written.ids_BT,
+                attention_mask=attention_BT,
+                position_ids=(attention_BT.cumsum(-1) - 1).clamp(min=0)[:, -written.ids_BT.shape[1] :],
+                past_key_values=cache,
+                use_cache=True,
+            )
+        return out.logits, targets.ids_BT, targets.response_BT
+
     def response_states(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """As `response_logits`, but `logits_BRV` with the hidden states of every layer, `states_LBTD`."""
         out = self._forward(batch, output_hidden_states=True)

@@ -40,7 +40,7 @@ class Experience:
     """What the policy learns from until its next rollouts. Survives a crash when tracked."""
 
     def __init__(self) -> None:
-        self.rows = Rows([])
+        self.rows = Rows([], [], [])
         self.tensors: dict[str, Tensor] = {}
 
     def hold(self, rows: Rows, tensors: Mapping[str, Tensor]) -> None:
@@ -48,10 +48,10 @@ class Experience:
         self.rows, self.tensors = rows, dict(tensors)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows.rows, "tensors": self.tensors}
+        return {"rows": vars(self.rows), "tensors": self.tensors}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.rows, self.tensors = Rows([(list(ids), n) for ids, n in state["rows"]]), dict(state["tensors"])
+        self.rows, self.tensors = Rows(**state["rows"]), dict(state["tensors"])
 
 
 @dataclass(frozen=True)
@@ -207,13 +207,13 @@ class PolicyGradient(ABC):
         lm, experience = learner.run.lm, learner.experience
         weights_BN = self.weights(experience.rows.mask_BN.to(lm.device))
         sums: dict[str, float] = defaultdict(float)
-        for places, batch in experience.rows.chunks(lm, self.forward_batch):
-            logits_BRV, targets_BR, mask_BR = lm.response_logits(batch)
+        for chunk in experience.rows.chunks(self.forward_batch):
+            logits_BRV, targets_BR, mask_BR = chunk.logits(lm)
             logits_BRV = tempered(logits_BRV, self.temperature)
             R = targets_BR.shape[1]
-            known = {name: tensor[places, -R:] for name, tensor in experience.tensors.items()}
+            known = {name: tensor[chunk.places, -R:] for name, tensor in experience.tensors.items()}
             view = View(logits_BRV, targets_BR, token_logps(logits_BRV, targets_BR), mask_BR, known)
-            loss_BR = weights_BN[places, -R:] * self.token_loss(view, step)
+            loss_BR = weights_BN[chunk.places, -R:] * self.token_loss(view, step)
             loss = loss_BR.masked_fill(~mask_BR, 0.0).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             sums["loss"] += float(loss.detach())

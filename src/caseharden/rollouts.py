@@ -41,8 +41,7 @@ class Rollouts:
 
     @property
     def rows(self) -> Rows:
-        G = self.samples
-        return Rows([(self.prompts[i // G] + answer, len(answer)) for i, answer in enumerate(self.answers)])
+        return Rows(self.prompts, [i // self.samples for i in range(len(self.answers))], self.answers)
 
     def of(self, groups: Sequence[int]) -> Rollouts:
         """Only these prompts and their answers."""
@@ -114,39 +113,63 @@ def roll_out(
 
 @dataclass(frozen=True)
 class Rows:
-    """B rows of token ids, each with the length of the answer at its end.
+    """B answers as token ids, and whose prompt each continues.
 
-    Tensors that speak of their answers' tokens are [B, N], N the longest answer, aligned on the right.
+    Tensors that speak of their tokens are [B, N], N the longest answer, aligned on the right.
     """
 
-    rows: list[tuple[list[int], int]]
+    prompts: list[list[int]]
+    owners: list[int]
+    answers: list[list[int]]
 
     @property
     def mask_BN(self) -> Tensor:
         """True on the answers' tokens; on the CPU."""
-        lengths_B = torch.tensor([length for _, length in self.rows])
+        lengths_B = torch.tensor([len(answer) for answer in self.answers])
         N = int(lengths_B.max())
         return torch.arange(N) >= N - lengths_B[:, None]
 
-    def chunks(self, lm: LM, size: int) -> Iterator[tuple[Tensor, Batch]]:
-        """Batches of at most `size` rows of about the same length, with the places of their rows."""
-        order = sorted(range(len(self.rows)), key=lambda i: len(self.rows[i][0]))
+    def chunks(self, size: int) -> Iterator[Rows.Chunk]:
+        """At most `size` answers at a time: those of a prompt together, prompts in order of their length."""
+        prompt_length = [len(self.prompts[owner]) for owner in self.owners]
+        order = sorted(range(len(self.owners)), key=lambda i: (prompt_length[i], self.owners[i]))
         for start in range(0, len(order), size):
-            places = order[start : start + size]
-            yield torch.tensor(places, device=lm.device), lm.pad([self.rows[i] for i in places])
+            yield Rows.Chunk(self, order[start : start + size])
 
     @torch.no_grad()
     def under(self, lm: LM, size: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """What `lm` makes of the tokens: their log-probabilities, and the entropy where each was drawn, [B, N]."""
         logps_BN = torch.zeros(self.mask_BN.shape, device=lm.device)
         entropy_BN = torch.zeros_like(logps_BN)
-        for places, batch in self.chunks(lm, size):
-            logits_BRV, targets_BR, mask_BR = lm.response_logits(batch)
+        for chunk in self.chunks(size):
+            logits_BRV, targets_BR, mask_BR = chunk.logits(lm)
             logits_BRV = tempered(logits_BRV, temperature)
             R = targets_BR.shape[1]
-            logps_BN[places, -R:] = token_logps(logits_BRV, targets_BR).masked_fill(~mask_BR, 0.0)
-            entropy_BN[places, -R:] = entropy(logits_BRV).masked_fill(~mask_BR, 0.0)
+            logps_BN[chunk.places, -R:] = token_logps(logits_BRV, targets_BR).masked_fill(~mask_BR, 0.0)
+            entropy_BN[chunk.places, -R:] = entropy(logits_BRV).masked_fill(~mask_BR, 0.0)
         return logps_BN, entropy_BN
+
+    @dataclass(frozen=True)
+    class Chunk:
+        """Some of the answers, by their places."""
+
+        rows: Rows
+        places: list[int]
+
+        def batch(self, lm: LM) -> Batch:
+            """Prompts and answers as one batch."""
+            pairs = [(self.rows.prompts[self.rows.owners[i]], self.rows.answers[i]) for i in self.places]
+            return lm.pad([(prompt + answer, len(answer)) for prompt, answer in pairs])
+
+        def logits(self, lm: LM) -> tuple[Tensor, Tensor, Tensor]:
+            """As `LM.response_logits`; a prompt goes through the model once for all its answers."""
+            owners = [self.rows.owners[i] for i in self.places]
+            mine = sorted(set(owners))
+            return lm.continuation_logits(
+                [self.rows.prompts[owner] for owner in mine],
+                [mine.index(owner) for owner in owners],
+                [self.rows.answers[i] for i in self.places],
+            )
 
 
 def tempered(logits: Tensor, temperature: float) -> Tensor:

@@ -84,8 +84,9 @@ class PPO(Rewarded):
         rows = scene.rollouts.rows
         values_BN = torch.zeros(rows.mask_BN.shape, device=learner.run.lm.device)
         with torch.no_grad():
-            for places, batch in rows.chunks(learner.run.lm, self.forward_batch):
-                values_BN[places, -batch.response_length :] = learner.critic(batch)
+            for chunk in rows.chunks(self.forward_batch):
+                batch = chunk.batch(learner.run.lm)
+                values_BN[chunk.places, -batch.response_length :] = learner.critic(batch)
         return {**super().views(learner, scene), "values": values_BN}
 
     def credit(self, rewards_PG: Tensor, mask_BN: Tensor, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -104,13 +105,14 @@ class PPO(Rewarded):
         lm, experience = learner.run.lm, learner.experience
         weights_BN = self.weights(experience.rows.mask_BN.to(lm.device))
         total = 0.0
-        for places, batch in experience.rows.chunks(lm, self.forward_batch):
+        for chunk in experience.rows.chunks(self.forward_batch):
+            batch = chunk.batch(lm)
             R = batch.response_length
             values_BR = learner.critic(batch)
-            before_BR, returns_BR = (experience.tensors[name][places, -R:] for name in ("values", "returns"))
+            before_BR, returns_BR = (experience.tensors[name][chunk.places, -R:] for name in ("values", "returns"))
             near_BR = before_BR + (values_BR - before_BR).clamp(-self.clip_value, self.clip_value)
             errors_BR = torch.maximum((values_BR - returns_BR).square(), (near_BR - returns_BR).square())
-            loss = 0.5 * (weights_BN[places, -R:] * errors_BR).sum()
+            loss = 0.5 * (weights_BN[chunk.places, -R:] * errors_BR).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         update(learner.critic_optimizer, self.clip)
