@@ -32,6 +32,7 @@ class RewardNeutralization(PolicyGradient):
     samples: int = 8
     max_steps: int | None = 200
     n_examples: int | None = 80
+    temperature: float = 2.0
     brief: Reward = field(default_factory=Brief)
     helpful: Reward = field(default_factory=Judged)
     attacker: Reward = field(default_factory=Judged)
