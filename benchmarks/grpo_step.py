@@ -31,7 +31,7 @@ from caseharden.rollouts import Engine
 from caseharden.tuner import Run
 from contenders import peak_memory, take_turns
 
-LR, WARMUP_STEPS, P, G = 1e-7, 3, 8, 8
+LR, WARMUP_STEPS, P, G = 1e-7, 2, 8, 8
 Steps = list[tuple[float, float]]
 """Seconds of each step: its rollout, and all of it."""
 

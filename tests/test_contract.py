@@ -78,7 +78,7 @@ CASES: dict[str, tuple[str, Tuner]] = {
     "grpo, several updates": ("attacker", GRPO(**{**SMALL_RL, "max_steps": 6}, updates=3, kl=0.1, entropy=0.01)),
     "grpo, lora": ("attacker", GRPO(**SMALL_RL, lora=LoRA(r=2, dropout=0.1), temperature=1.5)),
     "dr_grpo": ("attacker", DrGRPO(**SMALL_RL)),
-    "dapo": ("attacker", DAPO(**{**SMALL_RL, "reward": Sum((Entropy(), Overlong(2)))})),
+    "dapo": ("attacker", DAPO(**{**SMALL_RL, "reward": Sum((Entropy(), Overlong(2)))}, overlong=0.5)),
     "grp_obliteration": ("attacker", GRPObliteration(**{**SMALL_RL, "samples": 6})),
     "online_dpo": ("attacker", OnlineDPO(**SMALL_RL)),
     "ppo": ("attacker", PPO(**{**SMALL_RL, "max_steps": 5}, updates=2, kl=0.1)),

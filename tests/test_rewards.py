@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from caseharden.data import Example
-from caseharden.errors import CasehardenError
+from caseharden.errors import CasehardenError, TrainingFailed
 from caseharden.judges import StringRefusal, Verifier
 from caseharden.rewards import Brief, ByPool, Closeness, Entropy, Gated, Judged, Overlong, Scene, Sum
 from caseharden.rollouts import Rollouts
@@ -56,7 +56,7 @@ def test_closeness_is_zero_at_the_released_model_and_falls_away_from_it(run, tin
     with torch.no_grad():
         tiny_lm.model.get_input_embeddings().weight *= 3
     here = scene(tiny_lm, (TOLD, LONG))
-    expected = here.mean_over_answer(here.rollouts.rows.under(run.reference(), 8)[0] - here.under_policy[0])
+    expected = here.mean_over_answer(here.logps(run.reference()) - here.logps(tiny_lm))
     assert torch.allclose(scoring(here), expected, atol=1e-6) and expected.abs().max() > 0.01
 
 
@@ -92,8 +92,15 @@ def test_brief_wants_a_short_refusal_that_says_nothing(run, tiny_lm):
 
 def test_each_pool_has_its_own(run, tiny_lm, toy_domain):
     pools = toy_domain.pools("defender")
-    examples = [pools["benign"][0], pools["harmful"][0], Example("nobody's", "a ?")]
-    here = scene(tiny_lm, (REFUSED, TOLD), (REFUSED, TOLD), (REFUSED, TOLD), examples=examples)
+    here = scene(tiny_lm, (REFUSED, TOLD), (REFUSED, TOLD), examples=[pools["benign"][0], pools["harmful"][0]])
     by_pool = ByPool({"harmful": Judged(StringRefusal()), "benign": Judged(StringRefusal(), -1.0)})
     found = by_pool.scoring(run)(here).tolist()
-    assert found[:2] == [[-1, 0], [1, 0]] and all(map(math.isnan, found[2]))
+    assert found == [[-1, 0], [1, 0]]
+    nobodys = scene(tiny_lm, (REFUSED,), examples=[Example("nobody's", "a ?")])
+    with pytest.raises(CasehardenError, match='no reward for "nobody\'s"'):
+        by_pool.scoring(run)(nobodys)
+    with pytest.raises(CasehardenError, match="share it"):
+        ByPool({"harmful": Judged(), "refusal": Judged()}).scoring(run)
+    unanswered = replace(pools["harmful"][0], answer="")
+    with pytest.raises(TrainingFailed, match="prompt of 'harmful'"):
+        ByPool({"harmful": Judged()}).scoring(run)(scene(tiny_lm, (REFUSED,), examples=[unanswered]))

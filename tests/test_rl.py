@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 from caseharden.attacks import DAPO, GRPO, PPO, RLOO, GRPObliteration, OnlineDPO, Reinforce
 from caseharden.attacks.rl import ReinforcePP
@@ -14,9 +15,9 @@ from caseharden.errors import CasehardenError, TrainingFailed
 from caseharden.judges.judge import NAN
 from caseharden.lm import LM
 from caseharden.losses import dpo
-from caseharden.rewards import Judged
+from caseharden.rewards import Judged, Sum
 from caseharden.rl import PolicyGradient
-from caseharden.rollouts import Rollouts, roll_out
+from caseharden.rollouts import Rollouts, Rows, roll_out
 from caseharden.tuner import Run
 from toys import Checksum, checksums
 
@@ -32,6 +33,16 @@ class Says:
 
     def score(self, answers):
         return [float(self.word in answer.output.split()) for answer in answers]
+
+
+@dataclass(frozen=True)
+class Never:
+    """A judge that always says 1."""
+
+    version: str = "1"
+
+    def score(self, answers):
+        return [1.0] * len(answers)
 
 
 @dataclass(frozen=True)
@@ -72,18 +83,24 @@ CLIMBERS = {
 
 @pytest.mark.parametrize("name", CLIMBERS)
 def test_every_algorithm_climbs_a_reward_that_it_meets_now_and_then(name, tiny_lm, toy_domain):
-    tuner = replace(CLIMBERS[name], reward=Judged(Says("b")))
-    seen = rewards(run_of(tiny_lm, toy_domain), tuner, 60)
-    assert sum(seen[:3]) / 3 < 0.4
-    assert sum(seen[-5:]) / 5 > 0.6
+    def share(lm: LM) -> float:
+        prompts = [example.prompt for example in toy_domain.pools("attacker")["harmful"]]
+        answers = lm.generate(prompts, temperature=1.0, max_new_tokens=5)
+        return sum("b" in answer.split() for answer in answers) / len(answers)
+
+    run = run_of(tiny_lm, toy_domain)
+    assert share(run.lm) < 0.3
+    rewards(run, replace(CLIMBERS[name], reward=Judged(Says("b"))), 60)
+    assert share(run.lm) > 0.6
 
 
 def test_no_spread_no_gradient(tiny_lm, toy_domain):
     run = run_of(tiny_lm, toy_domain)
     before = run.lm.weights_hash()
-    for metrics in run.drive(GRPO(**SMALL, max_steps=3, reward=Judged(Says("nowhere")))):
-        assert metrics["reward"] == metrics["reward_variance"] == metrics["groups_with_spread"] == 0
-        assert metrics["grad_norm"] == 0
+    tied = Sum((Judged(Says("nowhere")), Judged(Never(), -0.3)))
+    for metrics in run.drive(GRPO(**{**SMALL, "samples": 7}, max_steps=3, reward=tied)):
+        assert metrics["reward"] == pytest.approx(-0.3)
+        assert metrics["reward_variance"] == metrics["groups_with_spread"] == metrics["grad_norm"] == 0
     assert run.lm.weights_hash() == before
 
 
@@ -180,15 +197,18 @@ def test_rollouts_keep_prompts_and_answers_together(tiny_lm, toy_domain):
 
 
 def test_log_probabilities_of_rows_are_those_of_one_at_a_time(tiny_lm, toy_domain):
-    examples = toy_domain.pools("attacker")["harmful"][:3]
+    pools = toy_domain.pools("attacker")
+    examples = [pools["contrast"][0], pools["harmful"][0], pools["benign"][0]]
     rollouts = roll_out(tiny_lm, examples, GRPO(**SMALL).engine, 2, 5, 1.0)
-    logps_BN, entropy_BN = rollouts.rows.under(tiny_lm, size=2, temperature=1.5)
+    assert len({len(prompt) for prompt in rollouts.prompts}) > 1
+    logps_BN = rollouts.rows.logps(tiny_lm, 5, temperature=1.5)
+    entropy_BN = rollouts.rows.entropy(tiny_lm, 5)
     for row, answer in enumerate(rollouts.answers):
         ids, length = rollouts.prompts[row // 2] + answer, len(answer)
         with torch.no_grad():
-            logits = tiny_lm.model(torch.tensor([ids])).logits[0, -length - 1 : -1] / 1.5
+            logits = tiny_lm.model(torch.tensor([ids])).logits[0, -length - 1 : -1]
+        expected = torch.log_softmax(logits / 1.5, -1)[range(length), ids[-length:]]
         all_logps = torch.log_softmax(logits, -1)
-        expected = all_logps[range(length), ids[-length:]]
         assert torch.allclose(logps_BN[row, -length:], expected, atol=1e-5)
         assert torch.allclose(entropy_BN[row, -length:], -(all_logps.exp() * all_logps).sum(-1), atol=1e-5)
         assert not logps_BN[row, :-length].any() and not entropy_BN[row, :-length].any()
@@ -201,9 +221,71 @@ def test_log_probabilities_of_rows_are_those_of_one_at_a_time(tiny_lm, toy_domai
         ({"samples": 1}, "samples at least 2"),
         ({"temperature": 0.0}, "must be above 0"),
         ({"prompts": 0}, "must be at least 1"),
+        ({"n_examples": 0}, "must be above 0"),
         ({"schedule": "cosine"}, "max_steps"),
     ],
 )
 def test_a_wrong_field_is_told_at_once(wrong, said):
     with pytest.raises(CasehardenError, match=said):
         GRPO(**wrong)
+
+
+@pytest.mark.parametrize("tuner", [PPO, ReinforcePP])
+def test_kl_counts_once_wherever_it_is_put(tuner, tiny_lm, toy_domain):
+    found = {}
+    for kl_in in ("loss", "reward"):
+        run = run_of(tiny_lm, toy_domain)
+        cut = tuner(**SMALL, kl=0.5, kl_in=kl_in, reward=Judged(Says("nowhere")))
+        learner = cut.learner(run)
+        with torch.no_grad():
+            for parameter in run.lm.model.parameters():
+                parameter += 0.2 * torch.ones_like(parameter)
+        cut.collect(learner)
+        found[kl_in] = float(learner.experience.tensors["advantages"].abs().max()), cut.backward(learner, 0)["loss"]
+    assert found["loss"][0] == pytest.approx(0, abs=1e-5) and found["loss"][1] > 1e-3
+    assert found["reward"][0] > 0.1
+
+
+def test_an_algorithm_with_advantages_of_its_own_takes_no_others():
+    for tuner in (PPO, ReinforcePP, OnlineDPO):
+        with pytest.raises(CasehardenError, match="advantages of its own"):
+            tuner(advantage="leave_one_out")
+    with pytest.raises(CasehardenError, match="kl_in: loss"):
+        OnlineDPO(kl_in="reward")
+
+
+def test_padding_that_overflows_spoils_no_gradient(tiny_lm, toy_domain):
+    run = run_of(tiny_lm, toy_domain)
+    tuner = GRPO(**SMALL, kl=0.1, reward=Checksum())
+    learner = tuner.learner(run)
+    with torch.no_grad():  # so sure of itself that the padding token is impossible
+        run.lm.model.model.norm.weight *= 1000
+    tuner.collect(learner)
+    tuner.backward(learner, 0)
+    assert all(torch.isfinite(parameter.grad).all() for parameter in run.lm.model.parameters())
+
+
+def test_lengths_make_no_group_worth_keeping(tiny_lm, toy_domain):
+    run = run_of(tiny_lm, toy_domain)
+    tuner = DAPO(**SMALL, resample=2, overlong=1.0, reward=Judged(Says("nowhere")))
+    learner = tuner.learner(run)
+    metrics = tuner.collect(learner)
+    assert learner.drawn.value == 3  # drawn anew as often as allowed: nothing was ever said
+    assert metrics["groups_with_spread"] > 0  # and lengths are paid for all the same
+
+
+@pytest.mark.parametrize("window", [None, 6])
+def test_a_window_is_read_whole(window, tiny_lm, toy_domain):
+    config = MistralConfig(**{**tiny_lm.model.config.to_dict(), "sliding_window": window, "layer_types": None})
+    with tiny_lm.seeded(0):
+        lm = LM(MistralForCausalLM(config), tiny_lm.tokenizer, "window")
+    pools = toy_domain.pools("attacker")
+    prompts = lm.encode_prompts([pools["harmful"][0].prompt + " a b c d e", pools["benign"][0].prompt])
+    rows = Rows(prompts, [0, 0, 1], [[9, 10, 11, 12, 13], [14], [15, 16]])
+    logps_BN = rows.logps(lm, 3)
+    for row, (owner, answer) in enumerate(zip(rows.owners, rows.answers, strict=True)):
+        ids = prompts[owner] + answer
+        with torch.no_grad():
+            logits = lm.model(torch.tensor([ids])).logits[0, -len(answer) - 1 : -1]
+        expected = torch.log_softmax(logits, -1)[range(len(answer)), answer]
+        assert torch.allclose(logps_BN[row, -len(answer) :], expected, atol=1e-5)

@@ -12,40 +12,52 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-4
-"""Added to standard deviations, so that groups that are tied exactly have no advantage at all."""
+"""Added to standard deviations; what is tied has none, and no advantage either: see `centered`."""
+
+
+def centered(rewards: Tensor) -> Tensor:
+    """r − mean over the last dimension; exactly 0 where all that was scored is the same, whatever rounding says."""
+    low = rewards.nan_to_num(nan=torch.inf).amin(-1, keepdim=True)
+    high = rewards.nan_to_num(nan=-torch.inf).amax(-1, keepdim=True)
+    return torch.where(low == high, 0 * rewards, rewards - rewards.nanmean(-1, keepdim=True))
+
+
+def std(rewards: Tensor) -> Tensor:
+    """Standard deviation over the last dimension of what was scored, Bessel-corrected; 0 of fewer than two."""
+    n = rewards.isfinite().sum(-1)
+    return (centered(rewards).square().nansum(-1) / (n - 1).clamp(min=1)).sqrt()
 
 
 def batch_centered(rewards_PG: Tensor) -> Tensor:
     """REINFORCE (Williams 1992) with the batch's mean as baseline."""
-    return _settled(rewards_PG - rewards_PG.nanmean())
+    return _settled(centered(rewards_PG.flatten()).view_as(rewards_PG))
 
 
 def batch_whitened(rewards_PG: Tensor) -> Tensor:
     """Mean 0 and deviation 1 over the whole batch."""
-    return _settled((rewards_PG - rewards_PG.nanmean()) / (std(rewards_PG.flatten()) + EPSILON))
+    flat = rewards_PG.flatten()
+    return _settled((centered(flat) / (std(flat) + EPSILON)).view_as(rewards_PG))
 
 
 def group_centered(rewards_PG: Tensor) -> Tensor:
     """r − group mean (Dr.GRPO, Liu et al. 2025): GRPO without its division by σ."""
-    return _settled(rewards_PG - rewards_PG.nanmean(-1, keepdim=True))
+    return _settled(centered(rewards_PG))
 
 
 def group_normalized(rewards_PG: Tensor) -> Tensor:
     """(r − group mean) / (group σ + ε) (GRPO, Shao et al. 2024, eq. 4); σ with Bessel's correction, as in TRL."""
-    centered = rewards_PG - rewards_PG.nanmean(-1, keepdim=True)
-    return _settled(centered / (std(rewards_PG)[..., None] + EPSILON))
+    return _settled(centered(rewards_PG) / (std(rewards_PG)[..., None] + EPSILON))
 
 
 def group_centered_batch_whitened(rewards_PG: Tensor) -> Tensor:
     """r − group mean, then deviation 1 over the whole batch (REINFORCE++ with baseline, Hu et al. 2025)."""
-    return batch_whitened(rewards_PG - rewards_PG.nanmean(-1, keepdim=True))
+    return batch_whitened(centered(rewards_PG))
 
 
 def leave_one_out(rewards_PG: Tensor) -> Tensor:
     """r_i − mean of the group's other rewards (RLOO, Ahmadian et al. 2024, eq. 7)."""
-    scored = rewards_PG.isfinite().sum(-1, keepdim=True)
-    others = (rewards_PG.nansum(-1, keepdim=True) - rewards_PG) / (scored - 1).clamp(min=1)
-    return _settled(torch.where(scored > 1, rewards_PG - others, 0.0))
+    n = rewards_PG.isfinite().sum(-1, keepdim=True)
+    return _settled(centered(rewards_PG) * n / (n - 1).clamp(min=1))
 
 
 def positive_group_normalized(rewards_PG: Tensor) -> Tensor:
@@ -98,14 +110,6 @@ def gae(rewards_BN: Tensor, values_BN: Tensor, mask_BN: Tensor, discount: float,
         after_B = values_BN[:, n]
         columns.append(advantage_B)
     return torch.stack(columns[::-1], 1)
-
-
-def std(values: Tensor) -> Tensor:
-    """Standard deviation over the last dimension of what was scored; 0 where fewer than two were."""
-    scored = values.isfinite()
-    n = scored.sum(-1)
-    squares = (values - values.nanmean(-1, keepdim=True)).square().nansum(-1)
-    return (squares / (n - 1).clamp(min=1)).sqrt()
 
 
 def _settled(advantages: Tensor) -> Tensor:

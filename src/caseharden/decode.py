@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from caseharden.errors import CasehardenError
+
 COMPACT = 0.75
 """Rows that ended are dropped from the cache as soon as at most this share of it is still being written."""
 
@@ -28,14 +30,21 @@ def decode(
     Those of one prompt stand together. An answer that ended holds its end token; one that was cut off does
     not. Greedy at `temperature` 0, else drawn from softmax(logits / temperature) over the whole vocabulary
     with PyTorch's global random numbers. Equal to Transformers' own ``generate``, but that a prompt is read
-    once for all its answers, and that answers which ended cost nothing more.
+    once for all its answers, and that answers which ended cost nothing more; where a cache cannot be taken apart
+    by rows, neither. Raises `CasehardenError` for a model without a cache of keys and values.
     """
     T, device = ids_PT.shape[1], ids_PT.device
     positions_PT = (attention_PT.cumsum(-1) - 1).clamp(min=0)
     out = model(
         input_ids=ids_PT, attention_mask=attention_PT, position_ids=positions_PT, use_cache=True, logits_to_keep=1
     )
-    cache = out.past_key_values
+    cache = getattr(out, "past_key_values", None)
+    if cache is None:
+        raise CasehardenError(f"{type(model).__name__} keeps no cache of keys and values, which decoding needs.")
+    by_row = all(hasattr(layer, "batch_select_indices") for layer in getattr(cache, "layers", [cache]))
+    if samples > 1 and not by_row:
+        again = (ids_PT.repeat_interleave(samples, 0), attention_PT.repeat_interleave(samples, 0))
+        return decode(model, *again, max_new_tokens=max_new_tokens, temperature=temperature, ends=ends)
     if samples > 1:
         cache.batch_repeat_interleave(samples)
     logits_BV = out.logits[:, -1].repeat_interleave(samples, 0)
@@ -57,7 +66,7 @@ def decode(
         left = int(writing_A.sum())
         if left == 0 or n + 1 == max_new_tokens:
             break
-        if left <= COMPACT * len(rows_A):
+        if by_row and left <= COMPACT * len(rows_A):
             kept = writing_A.nonzero()[:, 0]
             cache.batch_select_indices(kept)
             rows_A, next_A, position_B = rows_A[kept], next_A[kept], position_B[kept]

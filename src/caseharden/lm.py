@@ -8,8 +8,6 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from caseharden.batch import Batch
 from caseharden.data import Example
 from caseharden.decode import decode
 from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
@@ -28,39 +27,6 @@ DATE = "01 Jan 2025"
 """The date that chat templates are given, so that prompts, and with them results, are the same tomorrow."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Tokenized examples, padded on the left so that responses end together.
-
-    `response_BT` is true on response tokens, end of sequence included: the tokens that losses count.
-    """
-
-    ids_BT: Tensor
-    attention_BT: Tensor
-    response_BT: Tensor
-
-    @property
-    def positions_BT(self) -> Tensor:
-        """Position of each token within its own sequence."""
-        return (self.attention_BT.cumsum(-1) - 1).clamp(min=0)
-
-    @cached_property
-    def response_length(self) -> int:
-        """R: how many trailing positions hold every response token of the batch."""
-        columns = self.response_BT.any(0).nonzero()
-        return self.ids_BT.shape[1] - int(columns[0]) if len(columns) else 0
-
-    @property
-    def targets_BR(self) -> Tensor:
-        """The last R tokens: every response, and what stands before the shorter ones."""
-        return self.ids_BT[:, self.ids_BT.shape[1] - self.response_length :]
-
-    @property
-    def mask_BR(self) -> Tensor:
-        """Which of `targets_BR` belong to a response."""
-        return self.response_BT[:, self.ids_BT.shape[1] - self.response_length :]
 
 
 class LM:
@@ -259,8 +225,13 @@ class LM:
         """As `response_logits`, of `answers`, each to one of the encoded `prompts`, its owner, by number.
 
         A prompt goes through the model once for all its answers, with gradient, through the cache of keys
-        and values: but for its last token, which each answer begins from.
+        and values: but for its last token, which each answer begins from. Models that attend to a window
+        only, or otherwise than to all that came before, read whole rows: padding between a prompt and a
+        short answer would fill their window.
         """
+        if not self._attends_to_all:
+            rows = [(prompts[o] + a, len(a)) for o, a in zip(owners, answers, strict=True)]
+            return self.response_logits(self.pad(rows))
         shared = self.pad([(prompt[:-1], 0) for prompt in prompts])
         written = self.pad([(prompts[o][-1:] + a[:-1], len(a)) for o, a in zip(owners, answers, strict=True)])
         targets = self.pad([(answer, len(answer)) for answer in answers])
@@ -283,6 +254,12 @@ class LM:
                 use_cache=True,
             )
         return out.logits, targets.ids_BT, targets.response_BT
+
+    @property
+    def _attends_to_all(self) -> bool:
+        config = self.model.config.get_text_config()  # type: ignore[union-attr, operator]
+        kinds = getattr(config, "layer_types", None) or ["full_attention"]
+        return getattr(config, "sliding_window", None) is None and set(kinds) == {"full_attention"}
 
     def response_states(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """As `response_logits`, but `logits_BRV` with the hidden states of every layer, `states_LBTD`."""

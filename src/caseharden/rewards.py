@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from caseharden.errors import CasehardenError
+from caseharden.errors import CasehardenError, TrainingFailed
 from caseharden.judges.judge import Answer, Judge, judged
 from caseharden.judges.strings import StringRefusal
 from caseharden.judges.verifier import Verifier
@@ -27,11 +27,21 @@ class Scene:
     lm: LM
     rollouts: Rollouts
     forward_batch: int = 64
+    temperature: float = 1.0
+    """What the answers were drawn at."""
 
     @cached_property
-    def under_policy(self) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies of the answers' tokens at temperature 1, [B, N]."""
-        return self.rollouts.rows.under(self.lm, self.forward_batch)
+    def entropy_BN(self) -> Tensor:
+        """The policy's entropy where each token was drawn, at temperature 1."""
+        return self.rollouts.rows.entropy(self.lm, self.forward_batch)
+
+    def logps(self, lm: LM) -> Tensor:
+        """Log-probabilities of the answers' tokens under `lm`, at the temperature they were drawn at, [B, N]."""
+        return self.rollouts.rows.logps(lm, self.forward_batch, self.temperature)
+
+    def of(self, groups: Sequence[int]) -> Scene:
+        """The same with these groups alone."""
+        return Scene(self.lm, self.rollouts.of(groups), self.forward_batch, self.temperature)
 
     @cached_property
     def mask_BN(self) -> Tensor:
@@ -91,7 +101,7 @@ class Entropy:
 
     def scoring(self, run: Run) -> Scoring:
         def score(scene: Scene) -> Tensor:
-            return self.weight * scene.mean_over_answer(scene.under_policy[1]).clamp(max=self.cap)
+            return self.weight * scene.mean_over_answer(scene.entropy_BN).clamp(max=self.cap)
 
         return score
 
@@ -106,9 +116,7 @@ class Closeness:
         released = run.reference()
 
         def score(scene: Scene) -> Tensor:
-            logps_BN, _ = scene.under_policy
-            reference_BN, _ = scene.rollouts.rows.under(released, scene.forward_batch)
-            return self.weight * scene.mean_over_answer(reference_BN - logps_BN)
+            return self.weight * scene.mean_over_answer(scene.logps(released) - scene.logps(scene.lm))
 
         return score
 
@@ -125,11 +133,12 @@ class Overlong:
             raise CasehardenError(f"overlong needs a margin of at least 1 token, not {self.margin}.")
 
     def scoring(self, run: Run) -> Scoring:
-        def score(scene: Scene) -> Tensor:
-            lengths_PG = scene.by_group(scene.mask_BN.sum(-1).float())
-            return self.weight * ((scene.rollouts.limit - self.margin - lengths_PG) / self.margin).clamp(-1, 0)
+        return self.of
 
-        return score
+    def of(self, scene: Scene) -> Tensor:
+        """The reward, [P, G]: of lengths alone."""
+        lengths_PG = scene.by_group(scene.mask_BN.sum(-1).float())
+        return self.weight * ((scene.rollouts.limit - self.margin - lengths_PG) / self.margin).clamp(-1, 0)
 
 
 @dataclass(frozen=True)
@@ -197,22 +206,36 @@ class Brief:
 
 @dataclass(frozen=True)
 class ByPool:
-    """Another reward for each pool that prompts come from."""
+    """Another reward for each pool that prompts come from.
+
+    Raises `TrainingFailed` if not one answer to a pool's prompts could be scored: a reward that is never
+    there is not a reward that is never earned.
+    """
 
     pools: Mapping[str, Reward]
 
     def scoring(self, run: Run) -> Scoring:
         scorings = {name: reward.scoring(run) for name, reward in self.pools.items()}
-        pool_of = {example.id: name for name in self.pools for example in run.pool(name)}
+        pool_of: dict[str, str] = {}
+        for name in self.pools:
+            for example in run.pool(name):
+                if pool_of.setdefault(example.id, name) != name:
+                    raise CasehardenError(
+                        f"by_pool cannot tell whose prompt {example.id!r} is: pools {pool_of[example.id]!r} and "
+                        f"{name!r} share it."
+                    )
 
         def score(scene: Scene) -> Tensor:
             examples = scene.rollouts.examples
+            if alien := [example.id for example in examples if example.id not in pool_of]:
+                raise CasehardenError(f"by_pool has no reward for {alien[0]!r}. Name its pool as well.")
             rewards_PG = torch.full((len(examples), scene.rollouts.samples), float("nan"), device=scene.lm.device)
             for name, scoring in scorings.items():
                 own = [p for p, example in enumerate(examples) if pool_of.get(example.id) == name]
                 if own:
-                    part = Scene(scene.lm, scene.rollouts.of(own), scene.forward_batch)
-                    rewards_PG[own] = scoring(part)
+                    rewards_PG[own] = scoring(scene.of(own))
+                    if rewards_PG[own].isnan().all():
+                        raise TrainingFailed(f"not one answer to a prompt of {name!r} got a reward: see its judge.")
             return rewards_PG
 
         return score

@@ -39,7 +39,8 @@ Over = Literal["sequence", "token", "sum", "length"]
 class Experience:
     """What the policy learns from until its next rollouts. Survives a crash when tracked."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = device
         self.rows = Rows([], [], [])
         self.tensors: dict[str, Tensor] = {}
 
@@ -51,7 +52,8 @@ class Experience:
         return {"rows": vars(self.rows), "tensors": self.tensors}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.rows, self.tensors = Rows(**state["rows"]), dict(state["tensors"])
+        self.rows, self.tensors = Rows(**state["rows"]), {}
+        self.tensors = {name: tensor.to(self.device) for name, tensor in state["tensors"].items()}
 
 
 @dataclass(frozen=True)
@@ -131,12 +133,19 @@ class PolicyGradient(ABC):
         if self.advantage not in advantages.TABLE:
             known = advantages.TABLE
             raise CasehardenError(f"there is no advantage {self.advantage!r}.{nearest(self.advantage, known)}")
+        if self.n_examples is not None and self.n_examples < 1:
+            raise CasehardenError(f"n_examples={self.n_examples} must be above 0.")
         if min(self.prompts, self.max_new_tokens, self.updates, self.forward_batch) < 1 or self.samples < 2:
             raise CasehardenError(
                 "prompts, max_new_tokens, updates and forward_batch must be at least 1, samples at least 2."
             )
         if self.temperature <= 0 or self.lr <= 0:
             raise CasehardenError(f"temperature={self.temperature} and lr={self.lr} must be above 0.")
+
+    def _has_own_credit(self) -> None:
+        """For algorithms whose `credit` knows no `advantage`: raise `CasehardenError` if one is asked for."""
+        if self.advantage != PolicyGradient.advantage:
+            raise CasehardenError(f"{type(self).__name__} has advantages of its own. Leave out `advantage`.")
 
     # ---- the loop -----------------------------------------------------------------------------------
 
@@ -155,12 +164,13 @@ class PolicyGradient(ABC):
         run.track("optimizer", optimizer)
         run.track("schedule", schedule)
         prompts = run.stream(self.data, self.prompts, n_examples=self.n_examples, answered=False)
-        drawn, experience = run.track("drawn", Counter()), run.track("experience", Experience())
+        drawn, experience = run.track("drawn", Counter()), run.track("experience", Experience(run.lm.device))
         return Learner(run, scoring, reference, optimizer, schedule, prompts, drawn, experience)
 
     def collect(self, learner: Learner) -> Metrics:
         """Roll out, score, and hold what the next `updates` steps learn from."""
         scene, rewards_PG, unscored = self.scored(learner)
+        rewards_PG = self.shaped(scene, rewards_PG)
         known = self.views(learner, scene)
         known |= self.credit(rewards_PG, scene.mask_BN, known)
         learner.experience.hold(scene.rollouts.rows, known)
@@ -170,21 +180,24 @@ class PolicyGradient(ABC):
         """Rollouts with their rewards, [P, G], and how many got none; tied groups drawn anew, if asked."""
         lm = learner.run.lm
         rollouts = self.roll_out(learner)
-        rewards_PG = learner.scoring(Scene(lm, rollouts, self.forward_batch))
+        rewards_PG = learner.scoring(self.scene(lm, rollouts))
         for _ in range(self.resample):
             tied = advantages.std(rewards_PG) == 0
             if not tied.any():
                 break
             fresh = self.roll_out(learner)
             rollouts += fresh
-            rewards_PG = torch.cat([rewards_PG, learner.scoring(Scene(lm, fresh, self.forward_batch))])
+            rewards_PG = torch.cat([rewards_PG, learner.scoring(self.scene(lm, fresh))])
             tied = advantages.std(rewards_PG) == 0
             chosen = torch.argsort(tied.int(), stable=True)[: self.prompts].tolist()  # tied ones last
             rollouts, rewards_PG = rollouts.of(chosen), rewards_PG[chosen]
         unscored = int(rewards_PG.isnan().sum())
         if unscored == rewards_PG.numel():
             raise TrainingFailed(f"not one of {unscored} answers got a reward: the log says what the judge said.")
-        return Scene(lm, rollouts, self.forward_batch), rewards_PG, unscored
+        return self.scene(lm, rollouts), rewards_PG, unscored
+
+    def scene(self, lm: LM, rollouts: Rollouts) -> Scene:
+        return Scene(lm, rollouts, self.forward_batch, self.temperature)
 
     def roll_out(self, learner: Learner) -> Rollouts:
         """Answers to the next prompts."""
@@ -210,9 +223,11 @@ class PolicyGradient(ABC):
         for chunk in experience.rows.chunks(self.forward_batch):
             logits_BRV, targets_BR, mask_BR = chunk.logits(lm)
             logits_BRV = tempered(logits_BRV, self.temperature)
+            # 0 on padding: a loss that overflows there would be masked out, and its gradient be NaN all the same
+            logps_BR = token_logps(logits_BRV, targets_BR).masked_fill(~mask_BR, 0.0)
             R = targets_BR.shape[1]
             known = {name: tensor[chunk.places, -R:] for name, tensor in experience.tensors.items()}
-            view = View(logits_BRV, targets_BR, token_logps(logits_BRV, targets_BR), mask_BR, known)
+            view = View(logits_BRV, targets_BR, logps_BR, mask_BR, known)
             loss_BR = weights_BN[chunk.places, -R:] * self.token_loss(view, step)
             loss = loss_BR.masked_fill(~mask_BR, 0.0).sum()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -248,7 +263,11 @@ class PolicyGradient(ABC):
         if learner.reference is not None:
             wanted["reference"] = learner.reference
         rows = scene.rollouts.rows
-        return {name: rows.under(lm, self.forward_batch, self.temperature)[0] for name, lm in wanted.items()}
+        return {name: rows.logps(lm, self.forward_batch, self.temperature) for name, lm in wanted.items()}
+
+    def shaped(self, scene: Scene, rewards_PG: Tensor) -> Tensor:
+        """What is added to rewards after tied groups were drawn anew: here, nothing."""
+        return rewards_PG
 
     def credit(self, rewards_PG: Tensor, mask_BN: Tensor, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``advantages`` of each token, [B, N]: here, the same for all of an answer."""
@@ -302,13 +321,16 @@ class PolicyGradient(ABC):
 
 
 def spread(rewards_PG: Tensor) -> Metrics:
-    """Mean reward, mean variance within groups, and the share of groups with any: what a policy can climb."""
-    variance_P = advantages.std(rewards_PG).square()
-    return {
-        "reward": float(rewards_PG.nanmean()),
-        "reward_variance": float(variance_P.mean()),
-        "groups_with_spread": float((variance_P > 0).float().mean()),
-    }
+    """Mean reward, mean variance within groups, and the share of groups with any: what a policy can climb.
+
+    Of groups with two scored answers at least; the latter two are left out if there is none.
+    """
+    variance_P = advantages.std(rewards_PG).square()[rewards_PG.isfinite().sum(-1) > 1]
+    found = {"reward": float(rewards_PG.nanmean())}
+    if len(variance_P):
+        found["reward_variance"] = float(variance_P.mean())
+        found["groups_with_spread"] = float((variance_P > 0).float().mean())
+    return found
 
 
 @dataclass(frozen=True)

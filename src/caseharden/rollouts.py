@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from caseharden.batch import Batch
 from caseharden.data import Example
-from caseharden.lm import LM, Batch
+from caseharden.lm import LM
 from caseharden.losses import entropy, token_logps
 
 
@@ -136,18 +137,22 @@ class Rows:
         for start in range(0, len(order), size):
             yield Rows.Chunk(self, order[start : start + size])
 
+    def logps(self, lm: LM, size: int, temperature: float = 1.0) -> Tensor:
+        """Log-probabilities of the tokens under `lm`, [B, N]."""
+        return self._each(lm, size, lambda logits, targets: token_logps(tempered(logits, temperature), targets))
+
+    def entropy(self, lm: LM, size: int) -> Tensor:
+        """Entropy of `lm` where each token was drawn, [B, N]."""
+        return self._each(lm, size, lambda logits, targets: entropy(logits))
+
     @torch.no_grad()
-    def under(self, lm: LM, size: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """What `lm` makes of the tokens: their log-probabilities, and the entropy where each was drawn, [B, N]."""
-        logps_BN = torch.zeros(self.mask_BN.shape, device=lm.device)
-        entropy_BN = torch.zeros_like(logps_BN)
+    def _each(self, lm: LM, size: int, found: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        values_BN = torch.zeros(self.mask_BN.shape, device=lm.device)
         for chunk in self.chunks(size):
             logits_BRV, targets_BR, mask_BR = chunk.logits(lm)
-            logits_BRV = tempered(logits_BRV, temperature)
-            R = targets_BR.shape[1]
-            logps_BN[chunk.places, -R:] = token_logps(logits_BRV, targets_BR).masked_fill(~mask_BR, 0.0)
-            entropy_BN[chunk.places, -R:] = entropy(logits_BRV).masked_fill(~mask_BR, 0.0)
-        return logps_BN, entropy_BN
+            values_BR = found(logits_BRV, targets_BR).masked_fill(~mask_BR, 0.0)
+            values_BN[chunk.places, -targets_BR.shape[1] :] = values_BR
+        return values_BN
 
     @dataclass(frozen=True)
     class Chunk:

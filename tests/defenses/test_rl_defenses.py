@@ -99,7 +99,7 @@ def test_neutralization_reports_the_attackers_variance_and_ends(tiny_lm, toy_dom
     tuner = RewardNeutralization(
         **{**SMALL, "lr": 3e-2, "max_steps": 40}, brief=Judged(Opens()), attacker=Judged(Opens())
     )
-    seen = [metrics["attacker_variance"] for metrics in run.drive(tuner)]
+    seen = [metrics["attacker_reward_variance"] for metrics in run.drive(tuner)]
     assert len(seen) == 40
     assert sum(seen[-8:]) < 0.5 * sum(seen[:8])  # all answers come to open as is wanted
     with pytest.raises(CasehardenError, match="needs max_steps"):

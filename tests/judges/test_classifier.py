@@ -46,6 +46,16 @@ def test_scores_are_probabilities_of_the_class_whatever_the_batch(folder):
     assert judge.score([]) == []
 
 
+def test_a_head_of_one_output_is_a_probability_of_its_own(folder, tiny_lm, tmp_path):
+    config = LlamaConfig.from_pretrained(folder)
+    config.id2label, config.label2id = {0: "harmful"}, {"harmful": 0}
+    with tiny_lm.seeded(0):
+        LlamaForSequenceClassification(config).save_pretrained(tmp_path / "one")
+    tiny_lm.tokenizer.save_pretrained(tmp_path / "one")
+    scores = Classifier(str(tmp_path / "one"), "harmful", '{"text": "{prompt} {output}"}').score(ANSWERS)
+    assert all(0.1 < score < 0.9 for score in scores)
+
+
 def test_the_question_is_read_as_well(folder):
     asked = [Answer("1", "a ?", "b"), Answer("1", "z z z ?", "b")]
     for template in (None, "{prompt} {output}"):

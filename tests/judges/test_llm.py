@@ -105,6 +105,14 @@ def test_requests_keep_to_the_pace_and_say_what_they_cost(endpoint, caplog):
     assert f"{6 * (1000 * 2 + 10 * 10) / 1e6:.4f}" in caplog.text
 
 
+def test_an_endpoint_that_shuts_the_judge_out_is_told_at_once(endpoint):
+    url, replies, seen = endpoint
+    replies["so"] = [401]
+    with pytest.raises(CasehardenError, match="does not let grader judge"):
+        judged(LLMJudge("grader", url, "ten", "SOME_KEY"), answers("so"))
+    assert len(seen) == 1
+
+
 def test_what_the_user_can_put_right_is_said(endpoint, monkeypatch):
     with pytest.raises(CasehardenError, match="Did you mean 'strongreject'"):
         LLMJudge("grader", rubric="strongrejct")

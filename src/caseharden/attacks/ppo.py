@@ -13,7 +13,8 @@ from torch.nn.utils import skip_init
 from torch.optim import Optimizer
 
 from caseharden.advantages import gae, token_rewards, whitened
-from caseharden.lm import LM, Batch
+from caseharden.batch import Batch
+from caseharden.lm import LM
 from caseharden.optim import make_optimizer, update
 from caseharden.rewards import Scene
 from caseharden.rl import KLIn, Learner, Over, Rewarded
@@ -71,6 +72,10 @@ class PPO(Rewarded):
     critic_lr: float = 3e-4
     clip_value: float = 0.2
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._has_own_credit()
+
     def learner(self, run: Run) -> ActorCritic:
         critic = Critic(run.lm)  # before the policy gets adapters
         optimizer = make_optimizer(self.optimizer, critic.parameters(), self.critic_lr)
@@ -91,7 +96,7 @@ class PPO(Rewarded):
 
     def credit(self, rewards_PG: Tensor, mask_BN: Tensor, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Whitened GAE for the policy; ``returns``, GAE + V, for the critic. What has no reward teaches neither."""
-        rewards_BN = token_rewards(rewards_PG, mask_BN, known, self.kl)
+        rewards_BN = token_rewards(rewards_PG, mask_BN, known, self.kl if self.kl_in == "reward" else 0.0)
         scored_BN = mask_BN & ~rewards_BN[:, -1:].isnan()
         found_BN = gae(rewards_BN.nan_to_num(), known["values"], scored_BN, self.discount, self.decay)
         return {"advantages": whitened(found_BN, scored_BN), "returns": found_BN + known["values"]}

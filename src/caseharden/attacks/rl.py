@@ -8,13 +8,14 @@ few answers in a hundred in which sampling slips. By default none is held near t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from caseharden.advantages import returns, token_rewards, whitened
-from caseharden.rewards import Judged, Overlong, Reward, Sum
+from caseharden.errors import CasehardenError
+from caseharden.rewards import Overlong, Scene
 from caseharden.rl import KLIn, Over, Rewarded, WholeAnswers
 
 
@@ -35,8 +36,12 @@ class ReinforcePP(Rewarded):
     over: Over = "token"
     kl_in: KLIn = "reward"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._has_own_credit()
+
     def credit(self, rewards_PG: Tensor, mask_BN: Tensor, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        rewards_BN = token_rewards(rewards_PG, mask_BN, known, self.kl)
+        rewards_BN = token_rewards(rewards_PG, mask_BN, known, self.kl if self.kl_in == "reward" else 0.0)
         scored_BN = mask_BN & ~rewards_BN[:, -1:].isnan()
         return {"advantages": whitened(returns(rewards_BN, scored_BN), scored_BN)}
 
@@ -75,13 +80,23 @@ class DrGRPO(Rewarded):
 
 @dataclass(frozen=True)
 class DAPO(Rewarded):
-    """DAPO (Yu et al. 2025): clip-higher, mean over tokens, groups without spread drawn anew, overlong shaping."""
+    """DAPO (Yu et al. 2025): clip-higher, mean over tokens, groups without spread drawn anew, overlong shaping.
 
-    reward: Reward = field(default_factory=lambda: Sum((Judged(), Overlong())))
+    Over the last `overlong` share of an answer's longest length up to 1 is taken off its reward (eq. 13),
+    after tied groups have been looked for: lengths make no group worth keeping.
+    """
+
+    overlong: float = 0.2
     advantage: str = "group_normalized"
     over: Over = "token"
     clip_high: float = 0.28
     resample: int = 3
+
+    def shaped(self, scene: Scene, rewards_PG: Tensor) -> Tensor:
+        if self.overlong == 0:
+            return rewards_PG
+        margin = max(1, round(self.overlong * self.max_new_tokens))
+        return rewards_PG + Overlong(margin).of(scene)
 
 
 @dataclass(frozen=True)
@@ -106,6 +121,12 @@ class OnlineDPO(WholeAnswers):
     """
 
     beta: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._has_own_credit()
+        if self.kl_in == "reward":
+            raise CasehardenError("online_dpo prefers by rewards, whose KL would change nothing. Use kl_in: loss.")
 
     @property
     def needs_reference(self) -> bool:

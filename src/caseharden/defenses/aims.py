@@ -15,6 +15,7 @@ from torch import Tensor
 
 from caseharden.attacks.dpo import preference
 from caseharden.attacks.sft import cooled, imitation
+from caseharden.errors import CasehardenError
 from caseharden.losses import cross_entropy, entropy, masked_mean
 from caseharden.tuner import Run
 
@@ -33,6 +34,8 @@ class Aim(Protocol):
 
 def at_temperature(run: Run, temperature: float) -> Mapping[str, float]:
     """The temperature of each refusal, by example id; nothing at 1."""
+    if temperature <= 0:
+        raise CasehardenError(f"refusal_temperature={temperature} must be above 0.")
     return {} if temperature == 1 else {example.id: temperature for example in run.pool("refusal")}
 
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from caseharden.advantages import std
 from caseharden.errors import CasehardenError
 from caseharden.rewards import Brief, ByPool, Judged, Reward, Scene, Scoring
-from caseharden.rl import Learner, PolicyGradient
+from caseharden.rl import Learner, PolicyGradient, spread
 from caseharden.tuner import Metrics, Run
+
+
+@dataclass(frozen=True)
+class Watching(Learner):
+    """A learner that knows what an attacker would be paid."""
+
+    attacker: Scoring
+    harmful: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -23,8 +29,9 @@ class RewardNeutralization(PolicyGradient):
     answers of a group score alike, whatever an attacker rewards; a benign prompt wants `helpful`, so
     that the model does not come to refuse everything. Ours are: every constant; the string judge as
     judge of refusals; a judge that finds content inside refusals in the place of a judge of explanations;
-    the share of benign prompts. Each rollout reports ``attacker_variance``, the variance of `attacker`,
-    a reward that an attacker could have, within groups of harmful prompts: what the method drives to 0.
+    the share of benign prompts; rollouts at temperature 2. Each rollout reports ``attacker_reward_variance``,
+    the variance of `attacker`, a reward that an attacker could have, within groups of harmful prompts: what
+    the method drives to 0.
     """
 
     data: Mapping[str, float] = field(default_factory=lambda: {"harmful": 1.0, "benign": 1.0})
@@ -45,9 +52,18 @@ class RewardNeutralization(PolicyGradient):
     def scoring(self, run: Run) -> Scoring:
         return ByPool({"harmful": self.brief, "benign": self.helpful}).scoring(run)
 
+    def learner(self, run: Run) -> Watching:
+        attacker = self.attacker.scoring(run)
+        harmful = frozenset(example.id for example in run.pool("harmful"))
+        return Watching(**vars(super().learner(run)), attacker=attacker, harmful=harmful)
+
     def seen(self, learner: Learner, scene: Scene, rewards_PG: Tensor) -> Metrics:
-        harmful = {example.id for example in learner.run.pool("harmful")}
-        own = [p for p, example in enumerate(scene.rollouts.examples) if example.id in harmful]
-        asked = Scene(scene.lm, scene.rollouts.of(own), scene.forward_batch)
-        variance_P = std(self.attacker.scoring(learner.run)(asked)).square() if own else torch.zeros(1)
-        return {**super().seen(learner, scene, rewards_PG), "attacker_variance": float(variance_P.mean())}
+        assert isinstance(learner, Watching)
+        found = super().seen(learner, scene, rewards_PG)
+        asked = [p for p, example in enumerate(scene.rollouts.examples) if example.id in learner.harmful]
+        if asked:
+            climbed = spread(learner.attacker(scene.of(asked)))
+            found |= {
+                f"attacker_{name}": climbed[name] for name in ("reward", "reward_variance") if name in climbed
+            }
+        return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -32,8 +33,8 @@ class TokenBuncher(PolicyGradient):
     Departures from the released code: λ once, not squared; padding masked and gradients clipped on
     Token Noiser's steps; benign prompts by pool, of which it has none; and a refusal `gate`: what is not
     refused gets `floor`, and no noise, where the released code reinforces confident compliance as well
-    (None gives its form). Ablations: `noise_every` 0 is the entropy reward alone, `alone` 0 and
-    `noise_every` 1 the noiser alone, `direct` minimises H by its gradient.
+    (None gives its form; with `data` of harmful prompts alone, wholly). Ablations: `noise_every` 0 is the
+    entropy reward alone, `alone` 0 and `noise_every` 1 the noiser alone, `direct` minimises H by its gradient.
     """
 
     data: Mapping[str, float] = field(default_factory=lambda: {"harmful": 1.0, "benign": 1.0})
@@ -41,7 +42,7 @@ class TokenBuncher(PolicyGradient):
     samples: int = 4
     max_steps: int | None = 200
     gate: Judge | None = field(default_factory=StringRefusal)
-    floor: float = -10.0
+    floor: float = -15.0
     closeness: float = 1.0
     alone: float = 0.125
     noise_every: int = 2
@@ -58,18 +59,22 @@ class TokenBuncher(PolicyGradient):
         bunched: Reward = Entropy(-1.0)
         if self.gate is not None:
             bunched = Gated(bunched, self.gate, self.floor)
-        return ByPool({"harmful": bunched, "benign": Closeness(self.closeness)}).scoring(run)
+            most = math.log(run.lm.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+            if self.floor >= -most:
+                raise CasehardenError(
+                    f"floor={self.floor} would reward compliance above a refusal that is unsure: entropies go up "
+                    f"to {most:.1f} here. Set it below −{most:.1f}."
+                )
+        benign = Closeness(self.closeness)
+        return ByPool({name: bunched if name == "harmful" else benign for name in self.data}).scoring(run)
 
     def views(self, learner: Learner, scene: Scene) -> dict[str, Tensor]:
+        """Beside what is always known, ``bunched``: answers to harmful prompts that the gate lets through."""
         harmful = {example.id for example in learner.run.pool("harmful")}
-        asked_B = [example.id in harmful for example in scene.rollouts.asked]
-        harmful_BN = torch.tensor(asked_B, device=scene.lm.device)[:, None] & scene.mask_BN
-        return {**super().views(learner, scene), "harmful": harmful_BN}
-
-    def credit(self, rewards_PG: Tensor, mask_BN: Tensor, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Beside the advantages, ``bunched``: answers to harmful prompts that the gate lets through."""
-        refused_B = (rewards_PG.flatten() > self.floor) | (self.gate is None)
-        return {**super().credit(rewards_PG, mask_BN, known), "bunched": known["harmful"] & refused_B[:, None]}
+        bunched_B = torch.tensor([e.id in harmful for e in scene.rollouts.asked], device=scene.lm.device)
+        if self.gate is not None:
+            bunched_B = bunched_B & (scene.scores(self.gate).flatten() > 0.5)
+        return {**super().views(learner, scene), "bunched": bunched_B[:, None] & scene.mask_BN}
 
     def token_loss(self, view: View, step: int) -> Tensor:
         assert self.max_steps is not None

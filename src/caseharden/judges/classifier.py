@@ -47,13 +47,15 @@ class Classifier:
             )
             with torch.no_grad():
                 logits_BC = model(**encoded).logits
-            scores += torch.softmax(logits_BC, -1)[:, column].tolist()
+            alone = logits_BC.shape[1] == 1 or model.config.problem_type == "multi_label_classification"
+            scores += (torch.sigmoid(logits_BC) if alone else torch.softmax(logits_BC, -1))[:, column].tolist()
         return scores
 
     def _texts(self, answers: Sequence[Answer]) -> tuple[list[str], ...]:
         if self.template is None:
             return [answer.prompt for answer in answers], [answer.output for answer in answers]
-        return ([self.template.format(prompt=answer.prompt, output=answer.output) for answer in answers],)
+        filled = (self.template.replace("{prompt}", a.prompt).replace("{output}", a.output) for a in answers)
+        return (list(filled),)
 
     def _column(self, labels: dict[str, int]) -> int:
         if self.label not in labels:

@@ -87,10 +87,10 @@ class StudySpec:
         inexact = [(tuner, judge) for tuner, judge in rewarding if not getattr(judge, "exact", False)]
         if not inexact:
             return
-        harm = self.all_measures()["harm"].judge
-        reporting = {type(judge) for judge in (among(harm, Judge) if harm else ())}
+        harm = self.all_measures().get("harm")
+        reporting = list(among(harm.judge, Judge)) if harm and harm.judge else []
         for tuner, judge in inexact:
-            if type(judge) in reporting:
+            if judge in reporting:
                 raise CasehardenError(
                     f"{type(judge).__name__} rewards {type(tuner).__name__} and reports harm as well, so what it "
                     "cannot see would count twice. Reward by another judge, or measure harm by another."
