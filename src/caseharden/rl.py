@@ -52,7 +52,7 @@ class Experience:
         return {"rows": vars(self.rows), "tensors": self.tensors}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.rows, self.tensors = Rows(**state["rows"]), {}
+        self.rows = Rows(**state["rows"])
         self.tensors = {name: tensor.to(self.device) for name, tensor in state["tensors"].items()}
 
 
@@ -97,8 +97,8 @@ class PolicyGradient(ABC):
     Each rollout gives `updates` optimizer steps; from the second on, the ratio to the policy that wrote the
     answers is clipped. Answers are drawn at `temperature`, and probabilities taken at it. `kl` holds the
     policy near the model it began as: k3 in the loss, times the ratio (DeepSeek-V3.2, for an unbiased
-    gradient), or k1 in the reward (`kl_in`). `entropy` adds that
-    many times the policy's entropy to what is maximised. `resample` bounds how often groups without
+    gradient), or k1 in the reward (`kl_in`). `entropy` adds that many times the policy's entropy to what
+    is maximised. `resample` bounds how often groups without
     spread in their rewards are drawn anew. Dropout is off throughout, so that a first step's ratio is 1.
     """
 
@@ -251,7 +251,12 @@ class PolicyGradient(ABC):
     @property
     def needs_old(self) -> bool:
         """Whether `credit` reads the log-probabilities with which the answers were written."""
-        return self.kl > 0 and self.kl_in == "reward"
+        return self.kl_in_reward > 0
+
+    @property
+    def kl_in_reward(self) -> float:
+        """Weight of k1 in the reward; 0 where the distance counts in the loss."""
+        return self.kl if self.kl_in == "reward" else 0.0
 
     def views(self, learner: Learner, scene: Scene) -> dict[str, Tensor]:
         """What is known of the answers' tokens before the first step from them, [B, N] each.
@@ -266,14 +271,14 @@ class PolicyGradient(ABC):
         return {name: rows.logps(lm, self.forward_batch, self.temperature) for name, lm in wanted.items()}
 
     def shaped(self, scene: Scene, rewards_PG: Tensor) -> Tensor:
-        """What is added to rewards after tied groups were drawn anew: here, nothing."""
+        """The rewards that are learned from, once tied groups were drawn anew: here, as they are."""
         return rewards_PG
 
     def credit(self, rewards_PG: Tensor, mask_BN: Tensor, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``advantages`` of each token, [B, N]: here, the same for all of an answer."""
-        if self.kl > 0 and self.kl_in == "reward":
+        if self.kl_in_reward > 0:
             kl_B = (known["old"] - known["reference"]).sum(-1)
-            rewards_PG = rewards_PG - self.kl * kl_B.view_as(rewards_PG)
+            rewards_PG = rewards_PG - self.kl_in_reward * kl_B.view_as(rewards_PG)
         found_PG = advantages.TABLE[self.advantage](rewards_PG)
         return {"advantages": found_PG.flatten()[:, None] * mask_BN}
 

@@ -96,7 +96,7 @@ class PPO(Rewarded):
 
     def credit(self, rewards_PG: Tensor, mask_BN: Tensor, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Whitened GAE for the policy; ``returns``, GAE + V, for the critic. What has no reward teaches neither."""
-        rewards_BN = token_rewards(rewards_PG, mask_BN, known, self.kl if self.kl_in == "reward" else 0.0)
+        rewards_BN = token_rewards(rewards_PG, mask_BN, known, self.kl_in_reward)
         scored_BN = mask_BN & ~rewards_BN[:, -1:].isnan()
         found_BN = gae(rewards_BN.nan_to_num(), known["values"], scored_BN, self.discount, self.decay)
         return {"advantages": whitened(found_BN, scored_BN), "returns": found_BN + known["values"]}

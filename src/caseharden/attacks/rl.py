@@ -41,7 +41,7 @@ class ReinforcePP(Rewarded):
         self._has_own_credit()
 
     def credit(self, rewards_PG: Tensor, mask_BN: Tensor, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        rewards_BN = token_rewards(rewards_PG, mask_BN, known, self.kl if self.kl_in == "reward" else 0.0)
+        rewards_BN = token_rewards(rewards_PG, mask_BN, known, self.kl_in_reward)
         scored_BN = mask_BN & ~rewards_BN[:, -1:].isnan()
         return {"advantages": whitened(returns(rewards_BN, scored_BN), scored_BN)}
 
