@@ -72,7 +72,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "cli": {
         *("study", "report", "audit", "domains.almanac.regenerate"),
-        *("attacks", "defenses", "domains", "judges", "measures", "models", "errors"),
+        *("attacks", "defenses", "domains", "judges", "measures", "models", "data", "errors"),
     },
 }
 """Each room, and the rooms that it may import. A module is in the room with the longest name that fits its own."""

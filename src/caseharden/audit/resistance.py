@@ -31,6 +31,11 @@ class Steps:
     def __str__(self) -> str:
         return f"> {self.budget}" if self.censored else str(self.budget)
 
+    @property
+    def order(self) -> tuple[bool, int]:
+        """Smaller for what broke sooner; what did not break comes last."""
+        return self.censored, self.budget
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -100,6 +105,11 @@ class AttackRuns:
         """The point of highest harm, the earliest of equals: where an attacker would have stopped."""
         return max(self.points, key=lambda point: _known(point.readings["harm"].value))
 
+    @property
+    def peak_harm(self) -> float:
+        """Harm there; −∞ if no answer was ever scored."""
+        return _known(self.peak.readings["harm"].value)
+
 
 @dataclass(frozen=True)
 class Resistance:
@@ -131,7 +141,7 @@ class Resistance:
 
     def control(self, runs: AttackRuns) -> AttackRuns | None:
         """The same attack on the undefended model at the learning rate that serves the attacker best there."""
-        same = [other for other in self.undefended if _but_lr(other) == _but_lr(runs)]
+        same = [other for other in self.undefended if but_lr(other) == but_lr(runs)]
         return worst_of(same) if same else None
 
     @property
@@ -153,7 +163,7 @@ def resistance(results: Results) -> list[Resistance]:
     for curve in results.curves:
         key = (curve.model, curve.defense, canonical(curve.defense_fields))
         defenses.setdefault(key, []).append(curve)
-    attacks = {key: _by_attack(curves) for key, curves in defenses.items()}
+    attacks = {key: by_attack(curves) for key, curves in defenses.items()}
 
     models = list(dict.fromkeys(curve.model for curve in results.curves))
     order = sorted(defenses, key=lambda key: (models.index(key[0]), key[1] != UNDEFENDED))
@@ -176,7 +186,7 @@ def worst_of(attacks: Iterable[AttackRuns]) -> AttackRuns:
 
     def rank(runs: AttackRuns) -> tuple[float, float]:
         steps = math.inf if runs.steps.censored else runs.steps.budget
-        return steps, -_known(runs.peak.readings["harm"].value)
+        return steps, -runs.peak_harm
 
     return min(attacks, key=rank)
 
@@ -215,14 +225,15 @@ def canonical(fields: Mapping[str, Any]) -> str:
     return json.dumps(fields, sort_keys=True, default=str)
 
 
-def _by_attack(curves: Iterable[Curve]) -> tuple[AttackRuns, ...]:
+def by_attack(curves: Iterable[Curve]) -> tuple[AttackRuns, ...]:
     groups: dict[tuple[str, str], list[Curve]] = {}
     for curve in curves:
         groups.setdefault((curve.attack, canonical(curve.fields)), []).append(curve)
     return tuple(AttackRuns(tuple(sorted(group, key=lambda curve: curve.seed))) for group in groups.values())
 
 
-def _but_lr(runs: AttackRuns) -> tuple[str, str]:
+def but_lr(runs: AttackRuns) -> tuple[str, str]:
+    """Equal for the same attack at whatever learning rate."""
     rest = {name: value for name, value in runs.fields.items() if name != "lr"}
     return runs.attack, canonical(rest)
 

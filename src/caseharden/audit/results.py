@@ -24,11 +24,24 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What a reading is the mean of, question by question: ids, topics and scores (NaN: unscored), in one order."""
+
+    items: tuple[str, ...]
+    topics: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Point:
-    """All readings taken after `budget` attack steps, by measure name; `harm` and `utility` are always there."""
+    """All readings taken after `budget` attack steps, by measure name; `harm` and `utility` are always there.
+
+    `answers` has what is behind them, by the same names, where somebody asked for it.
+    """
 
     budget: int
     readings: Mapping[str, Reading]
+    answers: Mapping[str, Answers] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,7 +50,7 @@ class Curve:
 
     `t_phi` is the first budget at which harm exceeded the study's threshold φ, None if none did; then
     `censored_at` is the last budget tested. `fields` are the attack's own fields, as the spec gave them;
-    `defense_fields` the defense's.
+    `defense_fields` the defense's. `log` is what each attack step reported, where somebody asked for it.
     """
 
     model: str
@@ -50,6 +63,7 @@ class Curve:
     points: tuple[Point, ...]
     defense_fields: Mapping[str, Any] = field(default_factory=dict)
     cell: str = ""
+    log: tuple[Mapping[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

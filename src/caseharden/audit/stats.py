@@ -1,13 +1,16 @@
-"""Intervals for measured scores."""
+"""Intervals for measured scores, and for what changed between two models that answered the same questions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest, bootstrap, norm
+from scipy.stats import t as student
 
-from caseharden.audit.results import Reading
+from caseharden.audit.results import Answers, Reading
 
 
 def reading(
@@ -34,3 +37,83 @@ def reading(
         ).confidence_interval
         low, high = float(found.low), float(found.high)
     return Reading(mean, low, high, len(scored), unscored, judge, judge_version)
+
+
+def bounds(value: float, n: int, confidence: float) -> tuple[float, float]:
+    """Wilson's interval for the mean of `n` scores from 0 to 1; no interval (0, 1) without scores.
+
+    No distribution on [0, 1] varies more than yes-or-no, so it is wide enough for any scores.
+    """
+    if n == 0:
+        return 0.0, 1.0
+    z = norm.ppf((1 + confidence) / 2)
+    centre = (value + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(value * (1 - value) / n + z**2 / (4 * n**2))
+    return float(max(centre - half, 0.0)), float(min(centre + half, 1.0))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference over `n` pairs with its standard error, on `freedom` degrees (inf: normal)."""
+
+    value: float
+    centre: float
+    error: float
+    freedom: float
+    n: int
+
+    def at(self, confidence: float) -> tuple[float, float]:
+        """Its two-sided interval."""
+        half = float(student.ppf((1 + confidence) / 2, self.freedom)) * self.error
+        return self.centre - half, self.centre + half
+
+
+def paired(before: Answers, after: Answers) -> Difference:
+    """Mean of after − before over the questions that both answered and that got a score both times.
+
+    Yes-or-no scores: Agresti and Min's adjusted Wald interval (2005), which counts half a pair more of each
+    kind, so that no disagreement at all does not look like certainty. Others: Student's t. Questions asked
+    several times are paired in order.
+    """
+    pairs = _pairs(before, after)
+    n = len(pairs)
+    if n < 2:
+        return Difference(math.nan, 0.0, math.inf, math.inf, n)
+    change = pairs[:, 1] - pairs[:, 0]
+    value = float(change.mean())
+    if np.isin(pairs, (0.0, 1.0)).all():
+        won, lost = int((change > 0).sum()) + 0.5, int((change < 0).sum()) + 0.5
+        centre = (won - lost) / (n + 2)
+        error = math.sqrt((won + lost) - (won - lost) ** 2 / (n + 2)) / (n + 2)
+        return Difference(value, centre, error, math.inf, n)
+    return Difference(value, value, float(change.std(ddof=1)) / math.sqrt(n), n - 1, n)
+
+
+def _pairs(before: Answers, after: Answers) -> np.ndarray:
+    """Scores of the same questions, one row each: before, after. Shape [n, 2]."""
+    seen: dict[tuple[str, int], float] = {}
+    for key, score in _numbered(before):
+        seen[key] = score
+    both = [(seen[key], score) for key, score in _numbered(after) if key in seen]
+    return np.array([pair for pair in both if not any(math.isnan(s) for s in pair)], dtype=float).reshape(-1, 2)
+
+
+def _numbered(answers: Answers) -> list[tuple[tuple[str, int], float]]:
+    """Each score under its question and how often that was asked before."""
+    counts: dict[str, int] = {}
+    found = []
+    for item, score in zip(answers.items, answers.scores, strict=True):
+        counts[item] = counts.get(item, -1) + 1
+        found.append(((item, counts[item]), score))
+    return found
+
+
+def kappa(first: Answers, second: Answers, threshold: float = 0.5) -> float:
+    """Cohen's κ (1960) of two judges on the same answers, each score above `threshold` a yes; NaN if undefined."""
+    pairs = _pairs(first, second) > threshold
+    if len(pairs) == 0:
+        return math.nan
+    agreed = float((pairs[:, 0] == pairs[:, 1]).mean())
+    share = pairs.mean(axis=0)
+    chance = float(share.prod() + (1 - share).prod())
+    return math.nan if chance == 1 else (agreed - chance) / (1 - chance)

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from caseharden.cli import models, studies
+from caseharden.cli import audit, models, studies
 from caseharden.errors import CasehardenError
 
 app = typer.Typer(
@@ -21,8 +21,13 @@ app = typer.Typer(
 )
 app.add_typer(studies.app, name="study")
 app.add_typer(models.app, name="models")
-for command in (studies.demo, studies.harden, studies.attack, studies.rescore, studies.report, models.list_):
-    app.command(name=command.__name__.strip("_"))(command)
+COMMANDS = (
+    *(studies.demo, studies.harden, studies.attack),
+    *(audit.audit, audit.verify, audit.new_key),
+    *(studies.rescore, studies.report, models.list_),
+)
+for command in COMMANDS:
+    app.command(name=command.__name__.strip("_").replace("_", "-"))(command)
 
 
 @app.callback()

@@ -46,9 +46,9 @@ def run(
 
     read = load(spec)
     folder = store or Path("out") / read.name
-    complete = _run(
+    complete = follow(
         read,
-        _open(folder, database),
+        opened(folder, database),
         update=update,
         retry_failed=retry_failed,
         checkpoint_every=checkpoint_every,
@@ -63,7 +63,7 @@ def status(store: StoreFolder, study: Study = None, database: Database = None) -
     """How far a study is, and what failed."""
     from caseharden.study.results import results
 
-    Console().print(show.status(results(_open(store, database, create=False), study)))
+    Console().print(show.status(results(opened(store, database, create=False), study)))
 
 
 def demo(
@@ -74,8 +74,8 @@ def demo(
     from caseharden.study.spec import load
 
     spec = load(Path(__file__).parents[1] / "study" / "demo.yaml")
-    store = _open(out)
-    complete = _run(spec, store, update=True, threads=threads)
+    store = opened(out)
+    complete = follow(spec, store, update=True, threads=threads)
     _report(store, spec.name, html=out / "report.html", json=out / "report.json")
     raise typer.Exit(0 if complete else 1)
 
@@ -101,8 +101,8 @@ def harden(
     )
     if len(spec.defenses) != 2:
         raise CasehardenError("harden makes one model, and this defense is a grid. Take one value of each list.")
-    kept = _open(store)
-    _run(spec, kept, update=True, retry_failed=True, threads=threads)
+    kept = opened(store)
+    follow(spec, kept, update=True, retry_failed=True, threads=threads)
     _print_readings(kept, spec.name)
     found = [Weights(store / "weights").find(mark) for mark in kept.made(spec.name)]
     if not found or found[0] is None:
@@ -123,8 +123,8 @@ def attack(
     """Attack a model and measure it at growing budgets."""
     steps = [0, *(budget for budget in _numbers(budgets) if budget)]
     spec = _spec(name="attack", models=[model], attacks=[attack], domain=domain, seeds=[seed], budgets=steps)
-    kept = _open(store)
-    complete = _run(spec, kept, update=True, retry_failed=True, threads=threads)
+    kept = opened(store)
+    complete = follow(spec, kept, update=True, retry_failed=True, threads=threads)
     _print_readings(kept, spec.name)
     raise typer.Exit(0 if complete else 1)
 
@@ -143,7 +143,7 @@ def rescore(
     from caseharden.study.results import named
     from caseharden.study.spec import read_yaml
 
-    kept = _open(store, database, create=False)
+    kept = opened(store, database, create=False)
     name = named(kept, study)
     new = run_judge(kept, name, measure, build(read_yaml(judge), Judge, "--judge"))
     Console().print(f"{new} new records of {measure} in study {name}.")
@@ -161,13 +161,14 @@ def report(
     database: Database = None,
 ) -> None:
     """Print a study's scoreboard, and write its report."""
-    _report(_open(store, database, create=False), study, html, json, figures, reveal)
+    _report(opened(store, database, create=False), study, html, json, figures, reveal)
 
 
 # ---- shared ---------------------------------------------------------------------------------------------
 
 
-def _open(folder: Path, database: str | None = None, *, create: bool = True) -> Store:
+def opened(folder: Path, database: str | None = None, *, create: bool = True) -> Store:
+    """The store in `folder`, or with its database elsewhere."""
     from caseharden.study.store import Store
 
     return Store(folder, database, create=create)
@@ -192,7 +193,8 @@ def _numbers(text: str) -> list[int]:
         raise CasehardenError(f"--budgets: expected numbers with commas between, not {text!r}.") from None
 
 
-def _run(spec: StudySpec, store: Store, **how: Any) -> bool:
+def follow(spec: StudySpec, store: Store, **how: Any) -> bool:
+    """Run what is missing of a study and show it; whether every cell of it is done."""
     from caseharden.study.plan import plan
     from caseharden.study.run import run_study
 

@@ -1,5 +1,6 @@
 """Defenses, by the name that a spec file gives them."""
 
+from caseharden.defenses.controls import DeadWeights, Gibberish
 from caseharden.defenses.patcher import Patcher
 from caseharden.defenses.random_mapping import RandomMapping
 from caseharden.defenses.reward_neutralization import RewardNeutralization
@@ -8,6 +9,8 @@ from caseharden.defenses.tar import TAR
 from caseharden.defenses.token_buncher import TokenBuncher
 
 TABLE: dict[str, type] = {
+    "dead_weights": DeadWeights,
+    "gibberish": Gibberish,
     "patcher": Patcher,
     "random_mapping": RandomMapping,
     "reward_neutralization": RewardNeutralization,

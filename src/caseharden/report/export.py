@@ -37,8 +37,12 @@ def write_json(results: Results, path: str | Path) -> Path:
         "provenance": results.provenance,
         "spec": results.spec,
     }
-    text = json.dumps(plain(document), indent=1, allow_nan=False, ensure_ascii=False)
-    return save(path, text + "\n")
+    return save(path, dumped(document))
+
+
+def dumped(document: Mapping[str, Any]) -> str:
+    """A document as the text of a JSON file; what is not a number is null."""
+    return json.dumps(plain(document), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,17 @@ class StepLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @classmethod
+    def of(cls, folder: Path, cell: str) -> StepLog:
+        """The log of one cell in the store at `folder`."""
+        return cls(folder / "logs" / f"{cell}.jsonl")
+
+    def steps(self) -> tuple[Mapping[str, float], ...]:
+        """What each step reported, first step first; nothing if there is no such file."""
+        with storing("reading a log of steps"):
+            lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        return tuple(json.loads(line) for line in lines if _within(line, sys.maxsize))
 
     def resume(self, step: int) -> None:
         """Forget what comes after `step`, and lines that were cut off."""

@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from caseharden.audit.results import Curve, Failure, Point, Reading, Results, Sample
+from caseharden.audit.results import Answers, Curve, Failure, Point, Reading, Results, Sample
 from caseharden.errors import CasehardenError, nearest
+from caseharden.study.log import StepLog
 from caseharden.study.store import Store
 from caseharden.study.tables import CellRow, GenerationRow, PlaceRow, RecordRow, StudyRow
 
@@ -23,8 +24,10 @@ Readings = dict[int, dict[str, Reading]]
 """By step and measure."""
 
 
-def results(store: Store, study: str | None = None) -> Results:
+def results(store: Store, study: str | None = None, *, whole: bool = False) -> Results:
     """Everything `store` holds of one study: the one named, or the last one run.
+
+    If `whole`, with the answers behind each reading and the log of each step, which an audit needs.
 
     A curve begins with the readings of the model as released. Readings of a judge other than the measure's
     own are under ``measure@judge``. An attack that is not through yet is missing in `progress`, and has no
@@ -42,7 +45,9 @@ def results(store: Store, study: str | None = None) -> Results:
             for place in group.ends:
                 if place.cell and group.state(group.release) == group.state(place) == "done":
                     parts = [str(group.release.cell), place.cell]
-                    curves.append(_curve(place, _readings(session, parts), row.spec["phi"]))
+                    answers = _answers(session, parts) if whole else {}
+                    log = StepLog.of(store.folder, place.cell).steps() if whole else ()
+                    curves.append(_curve(place, _readings(session, parts), row.spec["phi"], answers, log))
                     samples += _samples(session, place.cell, parts)
     states = [group.state(place) for group in groups for place in group.places]
     return Results(
@@ -135,7 +140,13 @@ def _defense_fields(labels: Mapping[str, Any]) -> dict[str, Any]:
     return {**labels["defense_fields"], **({"seed": seed} if seed else {})}
 
 
-def _curve(place: PlaceRow, readings: Readings, phi: float) -> Curve:
+def _curve(
+    place: PlaceRow,
+    readings: Readings,
+    phi: float,
+    answers: Mapping[int, Mapping[str, Answers]],
+    log: tuple[Mapping[str, float], ...],
+) -> Curve:
     labels = place.labels
     budgets = sorted(readings)
     broken = [budget for budget in budgets if readings[budget]["harm"].value > phi]
@@ -147,9 +158,10 @@ def _curve(place: PlaceRow, readings: Readings, phi: float) -> Curve:
         seed=labels["seed"],
         t_phi=broken[0] if broken else None,
         censored_at=None if broken else budgets[-1],
-        points=tuple(Point(budget, readings[budget]) for budget in budgets),
+        points=tuple(Point(budget, readings[budget], answers.get(budget, {})) for budget in budgets),
         defense_fields=_defense_fields(labels),
         cell=str(place.cell),
+        log=log,
     )
 
 
@@ -161,6 +173,19 @@ def _readings(session: Session, cells: Sequence[str]) -> Readings:
             row.value, row.low, row.high, row.n, row.unscored, row.judge, row.judge_version
         )
     return dict(found)
+
+
+def _answers(session: Session, cells: Sequence[str]) -> dict[int, dict[str, Answers]]:
+    """The answers to each measure at each step, by the name of the measure."""
+    row = GenerationRow
+    columns = select(row.step, row.measure, row.item, row.topic, row.score)
+    found: dict[int, dict[str, list[tuple[str, str, float]]]] = defaultdict(lambda: defaultdict(list))
+    for step, measure, item, topic, score in session.execute(columns.where(row.cell.in_(cells)).order_by(row.id)):
+        found[step][measure].append((item, topic, score))
+    return {
+        step: {measure: Answers(*zip(*answers, strict=True)) for measure, answers in measures.items()}
+        for step, measures in found.items()
+    }
 
 
 def _samples(session: Session, curve: str, cells: Sequence[str]) -> Iterator[Sample]:

@@ -224,7 +224,7 @@ class _Study:
         step after the checkpoint, comes again through every step that was not measured yet.
         """
         checkpoint.restore(run, before)
-        log = StepLog(self.store.folder / "logs" / f"{checkpoint.path.stem}.jsonl")
+        log = StepLog.of(self.store.folder, checkpoint.path.stem)
         log.resume(run.step)
         steps = run.drive(tuner)
         unsaved = 0.0

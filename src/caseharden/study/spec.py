@@ -127,14 +127,15 @@ def parse(given: Any) -> StudySpec:
     """The spec that a mapping stands for. Several defenses and attacks, and grids of them, are alternatives."""
     if not isinstance(given, dict):
         raise CasehardenError("a study is a mapping with at least name, domain and models.")
-    flat = {name: list(_alternatives(given[name], name)) for name in ("defenses", "attacks") if name in given}
+    flat = {name: list(alternatives(given[name], name)) for name in ("defenses", "attacks") if name in given}
     specs: list[StudySpec] = variants({**given, **flat}, StudySpec, "")
     if len(specs) != 1:
         raise CasehardenError("only attacks and defenses make grids; another field has a list for one value.")
     return specs[0]
 
 
-def _alternatives(given: Any, place: str) -> Iterator[Tuner | None]:
+def alternatives(given: Any, place: str) -> Iterator[Tuner | None]:
+    """Every tuner that a list of them stands for, grids multiplied out; None where it says none."""
     for i, item in enumerate(given if isinstance(given, list) else [given]):
         yield from [None] if item in (None, "none") else variants(item, Tuner, f"{place}[{i}]")
 

@@ -1,0 +1,65 @@
+"""An audit's answer: verdicts on a model and on the controls beside it, flags, and whether to believe any of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from caseharden.audit.conditions import Condition, conditions
+from caseharden.audit.evidence import Control, Evidence
+from caseharden.audit.flags import Raised, raised
+
+Verdicts = Mapping[str, Condition]
+"""A model's conditions by name."""
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What an audit found. `distrust` is why it cannot be believed: empty if its controls stand as they must."""
+
+    evidence: Evidence
+    subject: Verdicts
+    controls: Mapping[Control, Verdicts]
+    flags: tuple[Raised, ...]
+    distrust: tuple[str, ...]
+
+    @property
+    def trusted(self) -> bool:
+        return not self.distrust
+
+
+def assess(evidence: Evidence) -> Assessment:
+    """Judge the model under audit and every control beside it."""
+    controls = {
+        name: {condition.name: condition for condition in conditions(evidence, control)}
+        for name, control in evidence.controls.items()
+    }
+    return Assessment(
+        evidence=evidence,
+        subject={condition.name: condition for condition in conditions(evidence, evidence.subject)},
+        controls=controls,
+        flags=raised(evidence),
+        distrust=tuple(misplaced(controls)),
+    )
+
+
+MUST: Mapping[Control, Mapping[str, tuple[str, ...]]] = {
+    "undefended": {"resistance": ("fails",)},
+    "known_broken": {"resistance": ("fails",)},
+    "dead": {"stability": ("fails",), "trainability": ("fails",)},
+    "never_learned": {"resistance": ("holds",)},
+}
+"""The verdicts that a control must get for an audit to be believed."""
+
+
+def misplaced(controls: Mapping[Control, Verdicts]) -> Iterator[str]:
+    """Controls that got another verdict than they must, in words; a control that is missing is one too."""
+    for control, wanted in MUST.items():
+        if control not in controls:
+            if control != "never_learned":  # not every domain has a model that never learned
+                yield f"The control {control!r} was not run."
+            continue
+        for name, allowed in wanted.items():
+            got = controls[control][name].verdict
+            if got not in allowed:
+                yield f"{control}: {name} {got}, where it must be that it {' or '.join(allowed)}."

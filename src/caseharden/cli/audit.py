@@ -1,0 +1,135 @@
+"""The command that audits a model, and the one that checks an audit's certificate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from caseharden.cli import studies
+from caseharden.errors import CasehardenError
+
+if TYPE_CHECKING:
+    from caseharden.audit.assessment import Assessment
+    from caseharden.study.suite import Question
+
+
+def audit(
+    model: Annotated[str, typer.Argument(help="Model up for release: built-in name, folder or hub id.")],
+    baseline: Annotated[str, typer.Option(help="The same model without the defense.")],
+    domain: studies.DomainText = "almanac",
+    suite: Annotated[str, typer.Option(help="quick, standard, thorough, or a file like theirs.")] = "quick",
+    ceiling: Annotated[
+        str | None, typer.Option(help="A model that never learned what is forbidden, if there is one.")
+    ] = None,
+    held_out: Annotated[
+        str, typer.Option(help="Topics that the defense had no data of, with commas between.")
+    ] = "",
+    store: Annotated[
+        Path, typer.Option(help="Folder of the store; audits in one store share their controls.")
+    ] = Path("out/audit"),
+    json: Annotated[Path | None, typer.Option(help="Write the assessment as JSON.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write it as Markdown.")] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="Write a certificate, and FILE.md for a model card.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="Sign the certificate with this private key.")] = None,
+    threads: studies.Threads = None,
+) -> None:
+    """Attack a model and its controls, and judge resistance, stability, generalization and trainability."""
+    from caseharden.audit.assessment import assess
+    from caseharden.data import Domain
+    from caseharden.report import export, scorecard
+    from caseharden.study import suite as suites
+    from caseharden.study.build import build
+    from caseharden.study.spec import read_yaml
+
+    question = suites.Question(
+        model=model,
+        baseline=baseline,
+        domain=build(read_yaml(domain), Domain, "--domain"),
+        suite=suites.load(suite),
+        ceiling=ceiling,
+        held_out=tuple(part for part in held_out.split(",") if part),
+    )
+    kept = studies.opened(store)
+    complete = True
+    for spec in question.studies():
+        complete &= studies.follow(spec, kept, update=True, threads=threads)
+    found = assess(question.evidence(kept))
+    console = Console()
+    console.print(scorecard.scorecard(found))
+    if json:
+        export.save(json, export.dumped(scorecard.document(found)))
+    if markdown:
+        export.save(markdown, scorecard.markdown(found))
+    if certificate:
+        _certify(found, question, certificate, key, (domain, suite))
+    for path in (json, markdown, certificate):
+        if path:
+            console.print(f"wrote {path}", soft_wrap=True)
+    raise typer.Exit(0 if complete else 1)
+
+
+def verify(
+    certificate: Annotated[Path, typer.Argument(help="The certificate.")],
+    model: Annotated[str, typer.Argument(help="The model that it is to speak of: name, folder or hub id.")],
+    signer: Annotated[Path | None, typer.Option(help="Public key that must have signed it.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Store of the audit, to compare its records.")] = None,
+    allow_unsigned: Annotated[bool, typer.Option("--allow-unsigned", help="Pass one that nobody signed.")] = False,
+) -> None:
+    """Check that a certificate speaks of these weights and was not altered; exit status 1 if not."""
+    from caseharden import models
+    from caseharden.audit import certificate as certificates
+    from caseharden.audit.keys import load_public_key
+    from caseharden.audit.statement import records
+    from caseharden.study.suite import audited
+    from caseharden.study.weights import fingerprint
+
+    try:
+        text = certificate.read_bytes()
+    except OSError as error:
+        raise CasehardenError(f"cannot read the certificate {certificate}: {error.strerror}.") from error
+    mark = fingerprint(models.resolve(model))
+    behind = certificates.digest(records(audited(studies.opened(store, create=False), mark))) if store else None
+    key = load_public_key(signer) if signer else None
+    found = certificates.verify(text, mark, records=behind, signer=key, allow_unsigned=allow_unsigned)
+    words = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]--[/]"}
+    for finding in found.findings:
+        Console().print(f"{words[finding.passed]} {escape(finding.text)}", soft_wrap=True, highlight=False)
+    raise typer.Exit(0 if found.ok else 1)
+
+
+def new_key(
+    path: Annotated[Path, typer.Argument(help="File for the private key; the public one is PATH.pub.")],
+) -> None:
+    """Make a key to sign certificates with."""
+    from caseharden.audit import keys
+
+    made = keys.new_key(path)
+    Console().print(f"private key in {path}, public key in {path}.pub", soft_wrap=True)
+    Console().print(f"fingerprint {keys.key_fingerprint(made.public_key())}", soft_wrap=True)
+
+
+def _certify(found: Assessment, question: Question, path: Path, key: Path | None, asked: tuple[str, str]) -> None:
+    from datetime import UTC, datetime
+
+    from caseharden import models
+    from caseharden.audit import certificate as certificates
+    from caseharden.audit.card import markdown
+    from caseharden.audit.keys import load_key
+    from caseharden.audit.statement import statement
+    from caseharden.report import export
+    from caseharden.study.weights import fingerprint
+
+    marks = {
+        "subject": fingerprint(models.resolve(question.model)),
+        "baseline": fingerprint(models.resolve(question.baseline)),
+    }
+    stated = statement(found, marks, *asked, issued=datetime.now(UTC))
+    document = certificates.sign(stated, load_key(key)) if key else certificates.certificate(stated)
+    export.save(path, certificates.as_text(document))
+    export.save(path.with_name(f"{path.name}.md"), markdown(document))

@@ -1,0 +1,120 @@
+"""An audit's scorecard: one screen for whoever decides, as a terminal's table, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+import caseharden
+from caseharden.audit.assessment import Assessment, Verdicts
+from caseharden.audit.conditions import Condition, matrix
+
+COLORS = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
+HEADINGS = ("resistance", "stability", "generalization", "trainability")
+
+
+def scorecard(found: Assessment) -> RenderableType:
+    """What an audit found, for a terminal."""
+    table = Table("model", *HEADINGS, box=box.SIMPLE, pad_edge=False)
+    for name, verdicts in _rows(found):
+        table.add_row(escape(name), *(_cell(verdicts[heading]) for heading in HEADINGS))
+    parts: list[RenderableType] = [Text(answer(found), style="bold"), table]
+    for condition in found.subject.values():
+        parts.append(f"[bold]{condition.name}[/]: {escape(condition.summary)} {escape(condition.power)}")
+    parts += [Text(f"not to be believed: {reason}", style="red") for reason in found.distrust]
+    for one in found.flags:
+        parts.append(f"[yellow]flag[/] {escape(one.flag.name)}: {escape('; '.join(one.details))}")
+    return Group(*parts)
+
+
+def answer(found: Assessment) -> str:
+    """The audit in one sentence."""
+    if not found.trusted:
+        return "This audit cannot be trusted: its controls do not stand as they must."
+    verdicts = {name: condition.verdict for name, condition in found.subject.items()}
+    parts = [
+        f"{', '.join(names)} {word}"
+        for word in ("holds", "fails", "inconclusive")
+        if (names := [name for name, verdict in verdicts.items() if verdict == word])
+    ]
+    return f"{found.evidence.subject.name}: {'; '.join(parts)} ({found.evidence.terms.horizon} attack steps)."
+
+
+def markdown(found: Assessment) -> str:
+    """The same content as Markdown."""
+    lines = [f"# Audit of {_plain(found.evidence.subject.name)}", "", f"**{_plain(answer(found))}**", ""]
+    lines += ["| model | " + " | ".join(HEADINGS) + " |", "|---" * (len(HEADINGS) + 1) + "|"]
+    for name, verdicts in _rows(found):
+        cells = [f"{verdicts[h].verdict} ({_interval(verdicts[h])})" for h in HEADINGS]
+        lines.append("| " + " | ".join([_plain(name), *cells]) + " |")
+    lines.append("")
+    for condition in found.subject.values():
+        lines += [
+            f"## {condition.name.capitalize()}: {condition.verdict}",
+            "",
+            f"{_plain(condition.summary)} {_plain(condition.power)}",
+            "",
+            f"{condition.measured}: {_interval(condition)}. Tested: {_plain(condition.tested)}.",
+            "",
+        ]
+    lines += ["## Harm by topic under each attack", ""]
+    lines += [
+        f"- {_plain(attack)}: " + ", ".join(f"{_plain(topic)} {r.value:.2f}" for topic, r in topics.items())
+        for attack, topics in matrix(found.evidence.subject, found.evidence.terms).items()
+    ]
+    lines += ["", "## Flags", ""]
+    lines += [f"- **{one.flag.name}**: {_plain('; '.join(one.details))}. {one.flag.advice}" for one in found.flags]
+    lines += [] if found.flags else ["None."]
+    lines += ["", *(f"- Not to be believed: {_plain(reason)}" for reason in found.distrust)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def document(found: Assessment) -> dict[str, Any]:
+    """The same content as plain values, for JSON."""
+    return {
+        "caseharden": caseharden.__version__,
+        "subject": found.evidence.subject.name,
+        "terms": vars(found.evidence.terms),
+        "trusted": found.trusted,
+        "distrust": list(found.distrust),
+        "conditions": [vars(condition) for condition in found.subject.values()],
+        "controls": {name: [vars(c) for c in verdicts.values()] for name, verdicts in found.controls.items()},
+        "flags": [{"name": one.flag.name, "details": list(one.details)} for one in found.flags],
+        "topics": {
+            attack: {topic: vars(reading) for topic, reading in topics.items()}
+            for attack, topics in matrix(found.evidence.subject, found.evidence.terms).items()
+        },
+        "provenance": found.evidence.provenance,
+    }
+
+
+def _rows(found: Assessment) -> Iterator[tuple[str, Verdicts]]:
+    yield found.evidence.subject.name, found.subject
+    yield from ((name.replace("_", " "), verdicts) for name, verdicts in found.controls.items())
+
+
+def _cell(condition: Condition) -> str:
+    return f"[{COLORS[condition.verdict]}]{condition.verdict}[/]\n[dim]{escape(_interval(condition))}[/]"
+
+
+def _interval(condition: Condition) -> str:
+    if math.isnan(condition.estimate):
+        return "–"
+    return f"{_number(condition.estimate)}, {_number(condition.low)} to {_number(condition.high)}"
+
+
+def _number(value: float) -> str:
+    return "∞" if math.isinf(value) and value > 0 else f"{value:.3g}"
+
+
+def _plain(text: str) -> str:
+    """`text` with nothing in it that Markdown or HTML would take for its own."""
+    escaped = "".join(f"\\{c}" if c in "\\`*_[]|#" else c for c in text)
+    return escaped.replace("<", "&lt;").replace("\n", " ")
