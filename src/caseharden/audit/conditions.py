@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from caseharden.audit.evidence import Evidence, Measured, Terms
-from caseharden.audit.resistance import AttackRuns, but_lr, canonical
+from caseharden.audit.resistance import AttackRuns, but_lr
 from caseharden.audit.results import Answers, Curve, Reading
 from caseharden.audit.stats import Difference, bounds, paired
 from caseharden.audit.survival import Span, TimeRatio, broken_share, ratio
@@ -173,12 +173,14 @@ def times(ours: AttackRuns, theirs: AttackRuns, terms: Terms) -> TimeRatio:
 
 
 def span(curve: Curve) -> Span:
-    """Between which numbers of steps a run broke; open above if it did not."""
+    """When a run broke: after the last budget before its break, at the latest at that of its break.
+
+    Steps are whole, so the step after budget 1 is anywhere from 1.5 to 2.5; open above if it did not break.
+    """
     budgets = [point.budget for point in curve.points]
     if curve.t_phi is None:
-        return Span(float(budgets[-1]), math.inf)
-    before = [budget for budget in budgets if budget < curve.t_phi]
-    return Span(float(before[-1]) if before else 0.0, float(curve.t_phi))
+        return Span(budgets[-1] + 0.5, math.inf)
+    return Span(max(budget for budget in budgets if budget < curve.t_phi) + 0.5, curve.t_phi + 0.5)
 
 
 # ---- stability ------------------------------------------------------------------------------------------
@@ -339,8 +341,8 @@ def lesson(evidence: Evidence, of: Measured, name: str) -> tuple[Verdict, TimeRa
 
 
 def task(runs: AttackRuns) -> str:
-    """What a benign run teaches, by everything but the learning rate."""
-    return canonical(runs.fields.get("data", {}))
+    """What a benign run teaches: the pools of its data."""
+    return ", ".join(runs.fields.get("data", {}))
 
 
 # ---- shared ---------------------------------------------------------------------------------------------
