@@ -183,8 +183,8 @@ class Question:
         }
         if self.ceiling:
             who["never_learned"] = (self.ceiling, 0)
-        controls = {name: self._measured(name, *where, released, attacks, lessons) for name, where in who.items()}
-        subject = self._measured(self.model, self.model, 0, released, attacks, lessons)
+        controls = {name: self._measured(*where, released, attacks, lessons) for name, where in who.items()}
+        subject = self._measured(self.model, 0, released, attacks, lessons)
         return Evidence(
             subject=subject,
             controls=controls,
@@ -197,7 +197,6 @@ class Question:
 
     def _measured(
         self,
-        name: str,
         model: str,
         defense: int,
         released: Results,
@@ -205,6 +204,7 @@ class Question:
         lessons: Sequence[Results],
     ) -> Measured:
         names = (UNDEFENDED, name_of(self.suite.known_broken, Tuner), "dead_weights")
+        name = f"{model}, {names[defense]}" if defense else model
 
         def mine(things: Sequence[Any]) -> Iterator[Any]:
             return (thing for thing in things if (thing.model, thing.defense) == (model, names[defense]))
