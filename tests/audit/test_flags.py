@@ -252,7 +252,7 @@ FAULTS: dict[str, Callable[[Evidence], Evidence]] = {
     "harm still rising": altered(with_harms((*LOW[:-1], 0.12)), name="sft", seed=0),
     "one learning rate or one seed": without_other_rates,
     "weaker attack broke it sooner": beside(LATE, LOW, "n_examples", (10, None)),
-    "capability collapsed": altered(with_reading("utility", read(0.2), [100]), name="sft", rate=RATES[1]),
+    "capability collapsed": altered(with_reading("utility", read(0.2), [100]), name="sft", seed=1),
     "broken beyond use": WASTED,
     "benign fine-tuning fails as well": unteachable,
     "defense is of low rank": lambda e: replace(e, subject=replace(e.subject, facts={"low_rank": 0.99})),
@@ -320,6 +320,9 @@ MORE_FAULTS: dict[str, list[Callable[[Evidence], Evidence]]] = {
 SUBSIDING = tuple({**step, "grad_norm": 15.0 if step["step"] < 5 else 0.01} for step in supervised())
 
 NEAR_MISSES: dict[str, Callable[[Evidence], Evidence]] = {
+    "a rate that wrecks the model beside others that do not": altered(
+        with_reading("utility", read(0.2), [100]), name="sft", rate=RATES[-1]
+    ),
     "a noisy loss that falls": altered(with_log(supervised(2.0, 1.2, noise=0.5, seed=3)), name="sft"),
     "a flat loss where the undefended model's is flat as well": on_both(
         altered(with_log(supervised(0.1, 0.1)), name="sft"),
