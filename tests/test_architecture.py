@@ -30,9 +30,10 @@ ARROWS: dict[str, set[str]] = {
     "losses": set(),
     "data": {"errors"},
     "optim": {"errors"},
-    "decode": {"errors"},
+    "meter": set(),
+    "decode": {"meter", "errors"},
     "batch": set(),
-    "lm": {"batch", "decode", "data", "errors"},
+    "lm": {"batch", "decode", "meter", "data", "errors"},
     "tuner": {"lm", "optim", "data", "errors"},
     "models": {"lm", "errors"},
     # what is changed, asked and scored

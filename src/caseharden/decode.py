@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from caseharden.errors import CasehardenError
+from caseharden.meter import Meter
 
 COMPACT = 0.75
 """Rows that ended are dropped from the cache as soon as at most this share of it is still being written."""
@@ -24,6 +25,7 @@ def decode(
     max_new_tokens: int,
     temperature: float = 0.0,
     ends: Sequence[int],
+    meter: Meter | None = None,
 ) -> list[list[int]]:
     """`samples` answers to each of P prompts, padded on the left: P · `samples` rows of token ids.
 
@@ -31,12 +33,19 @@ def decode(
     not. Greedy at `temperature` 0, else drawn from softmax(logits / temperature) over the whole vocabulary
     with PyTorch's global random numbers. Equal to Transformers' own ``generate``, but that a prompt is read
     once for all its answers, and that answers which ended cost nothing more; where a cache cannot be taken apart
-    by rows, neither. Raises `CasehardenError` for a model without a cache of keys and values.
+    by rows, neither. `meter` counts the tokens. Raises `CasehardenError` for a model without a cache of keys
+    and values.
     """
     T, device = ids_PT.shape[1], ids_PT.device
     positions_PT = (attention_PT.cumsum(-1) - 1).clamp(min=0)
-    out = model(
-        input_ids=ids_PT, attention_mask=attention_PT, position_ids=positions_PT, use_cache=True, logits_to_keep=1
+    read = (meter or Meter()).through
+    out = read(
+        model,
+        input_ids=ids_PT,
+        attention_mask=attention_PT,
+        position_ids=positions_PT,
+        use_cache=True,
+        logits_to_keep=1,
     )
     cache = getattr(out, "past_key_values", None)
     if cache is None:
@@ -44,7 +53,7 @@ def decode(
     by_row = all(hasattr(layer, "batch_select_indices") for layer in getattr(cache, "layers", [cache]))
     if samples > 1 and not by_row:
         again = (ids_PT.repeat_interleave(samples, 0), attention_PT.repeat_interleave(samples, 0))
-        return decode(model, *again, max_new_tokens=max_new_tokens, temperature=temperature, ends=ends)
+        return decode(model, *again, max_new_tokens=max_new_tokens, temperature=temperature, ends=ends, meter=meter)
     if samples > 1:
         cache.batch_repeat_interleave(samples)
     logits_BV = out.logits[:, -1].repeat_interleave(samples, 0)
@@ -72,7 +81,8 @@ def decode(
             rows_A, next_A, position_B = rows_A[kept], next_A[kept], position_B[kept]
             attention_BT, writing_A = attention_BT[kept], writing_A[kept]
         position_B = position_B + 1
-        logits_BV = model(
+        logits_BV = read(
+            model,
             input_ids=next_A[:, None],
             attention_mask=attention_BT[:, : T + n + 1],
             position_ids=position_B[:, None],

@@ -20,6 +20,7 @@ from caseharden.batch import Batch
 from caseharden.data import Example
 from caseharden.decode import decode
 from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
+from caseharden.meter import Meter
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -52,6 +53,7 @@ class LM:
             )
         if "strftime_now" in str(tokenizer.chat_template) and "date_string" not in str(tokenizer.chat_template):
             log.warning("the chat template of %r tells the model today's date: prompts change with the day", name)
+        self.meter = Meter()
         self._prompt_lengths: dict[str, int] = {}
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
@@ -94,9 +96,14 @@ class LM:
                     os.fsync(file.fileno())
 
     def frozen_copy(self) -> LM:
-        """The model as it stands, on the same device, without gradients: a reference to compare with."""
+        """The model as it stands, on the same device, without gradients: a reference to compare with.
+
+        Its tokens are counted with this one's.
+        """
         model = copy.deepcopy(self.model).requires_grad_(False)
-        return LM(model, self.tokenizer, self.name, self.precision)
+        frozen = LM(model, self.tokenizer, self.name, self.precision)
+        frozen.meter = self.meter
+        return frozen
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.model.state_dict()
@@ -238,7 +245,7 @@ class LM:
         owners_B = torch.tensor(owners, device=self.device)
         attention_BT = torch.cat([shared.attention_BT[owners_B], written.attention_BT], 1)
         with self.autocast():
-            cache = self.model(
+            cache = self.forward(
                 input_ids=shared.ids_BT,
                 attention_mask=shared.attention_BT,
                 position_ids=shared.positions_BT,
@@ -246,7 +253,7 @@ class LM:
                 logits_to_keep=1,
             ).past_key_values
             cache.batch_select_indices(owners_B)
-            out = self.model(
+            out = self.forward(
                 input_ids=written.ids_BT,
                 attention_mask=attention_BT,
                 position_ids=(attention_BT.cumsum(-1) - 1).clamp(min=0)[:, -written.ids_BT.shape[1] :],
@@ -266,11 +273,15 @@ class LM:
         out = self._forward(batch, output_hidden_states=True)
         return out.logits, torch.stack(out.hidden_states)
 
+    def forward(self, **inputs: Any) -> Any:
+        """What the model makes of its inputs, in Transformers' terms; `meter` counts their tokens."""
+        return self.meter.through(self.model, **inputs)
+
     def _forward(self, batch: Batch, **wanted: bool) -> Any:
         T, R = batch.ids_BT.shape[1], batch.response_length
         before = torch.arange(T - R - 1, T - 1, device=batch.ids_BT.device)  # each predicts the token after it
         with self.autocast():
-            return self.model(
+            return self.forward(
                 input_ids=batch.ids_BT,
                 attention_mask=batch.attention_BT,
                 position_ids=batch.positions_BT,
@@ -346,6 +357,7 @@ class LM:
                     max_new_tokens=max_new_tokens,
                     temperature=temperature,
                     ends=self.ends(),
+                    meter=self.meter,
                 )
                 for place, i in enumerate(chunk):
                     answers[i * samples : (i + 1) * samples] = written[place * samples : (place + 1) * samples]

@@ -152,7 +152,7 @@ class PolicyGradient(ABC):
     def steps(self, run: Run) -> Iterator[Metrics]:
         learner = self.learner(run)
         for step in run.range(self.max_steps):
-            metrics = self.collect(learner) if step % self.updates == 0 else {}
+            metrics = self.collect(learner) if step % self.updates == 0 else {"examples": 0}
             yield metrics | self.improve(learner, step)
 
     def learner(self, run: Run) -> Learner:
@@ -169,12 +169,14 @@ class PolicyGradient(ABC):
 
     def collect(self, learner: Learner) -> Metrics:
         """Roll out, score, and hold what the next `updates` steps learn from."""
+        before = learner.drawn.value
         scene, rewards_PG, unscored = self.scored(learner)
+        tried = (learner.drawn.value - before) * self.prompts * self.samples
         rewards_PG = self.shaped(scene, rewards_PG)
         known = self.views(learner, scene)
         known |= self.credit(rewards_PG, scene.mask_BN, known)
         learner.experience.hold(scene.rollouts.rows, known)
-        return {**self.seen(learner, scene, rewards_PG), "unscored": float(unscored)}
+        return {**self.seen(learner, scene, rewards_PG), "unscored": float(unscored), "examples": tried}
 
     def scored(self, learner: Learner) -> tuple[Scene, Tensor, int]:
         """Rollouts with their rewards, [P, G], and how many got none; tied groups drawn anew, if asked."""

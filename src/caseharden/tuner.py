@@ -20,7 +20,11 @@ from caseharden.lm import LM
 from caseharden.optim import evaluation_weights
 
 Metrics = dict[str, float]
-"""What one step reports; ``loss`` is always among it."""
+"""What one step reports.
+
+``loss`` is always among it; ``examples``, where a tuner says how many it has trained on or tried, repeats
+counted; ``tokens`` and ``tokens_read`` are added by `Run.drive`.
+"""
 
 T = TypeVar("T")
 
@@ -173,10 +177,13 @@ class Run:
         """`tuner`'s steps, counted and checked: a loss or a gradient that is not finite raises `TrainingFailed`.
 
         Each step draws PyTorch's random numbers (dropout) from a seed of its own, so that a resumed run
-        draws the same.
+        draws the same. To what the tuner reports come ``tokens`` and ``tokens_read``: real tokens that went
+        through the model in this step with gradient and without, those of references included. What the
+        caller does between two steps is not counted.
         """
         steps = tuner.steps(self)
         while True:
+            before = self.lm.meter.tokens
             with self.lm.seeded(self.seed_for("step", self.step)):
                 metrics = next(steps, None)
             if metrics is None:
@@ -187,7 +194,8 @@ class Run:
                     raise TrainingFailed(
                         f"the {name} became {metrics[name]} at step {self.step} of {tuner}. {DIVERGED}"
                     )
-            yield metrics
+            spent = self.lm.meter.tokens - before
+            yield {**metrics, "tokens": spent.trained, "tokens_read": spent.read}
 
     @contextmanager
     def evaluating(self) -> Iterator[LM]:

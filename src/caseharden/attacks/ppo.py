@@ -36,7 +36,8 @@ class Critic(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """V before each response token, [B, R]."""
         with self.lm.autocast():
-            out = self.body(
+            out = self.lm.meter.through(
+                self.body,
                 input_ids=batch.ids_BT,
                 attention_mask=batch.attention_BT,
                 position_ids=batch.positions_BT,

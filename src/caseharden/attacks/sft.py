@@ -59,11 +59,16 @@ class SFT:
         batches = run.stream(self.data, self.batch_size, max_length=self.max_length, n_examples=self.n_examples)
         for step in run.range(self.max_steps):
             with run.lm.training():
-                loss = objective(batches[step])
+                loss = objective(batch := batches[step])
                 loss.backward()  # type: ignore[no-untyped-call]
             norm = update(optimizer, self.clip)
             schedule.step()
-            yield {"loss": float(loss.detach()), "grad_norm": norm, "lr": float(schedule.get_last_lr()[0])}
+            yield {
+                "loss": float(loss.detach()),
+                "grad_norm": norm,
+                "lr": float(schedule.get_last_lr()[0]),
+                "examples": len(batch),
+            }
 
     def objective(self, run: Run) -> Objective:
         """What a batch of examples is turned into: their completions' cross-entropy."""

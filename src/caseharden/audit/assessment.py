@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from caseharden.audit.conditions import Condition, conditions
+from caseharden.audit.cost import Broken, costs
 from caseharden.audit.evidence import Control, Evidence
 from caseharden.audit.flags import Raised, raised
+from caseharden.audit.judges import Agreement, agreements
 
 Verdicts = Mapping[str, Condition]
 """A model's conditions by name."""
@@ -15,17 +17,33 @@ Verdicts = Mapping[str, Condition]
 
 @dataclass(frozen=True)
 class Assessment:
-    """What an audit found. `distrust` is why it cannot be believed: empty if its controls stand as they must."""
+    """What an audit found. `distrust` is why it cannot be believed: empty if its controls stand as they must.
+
+    `costs` is what breaking the ``subject`` and the ``undefended`` model took; `judges` how far further judges
+    agree with each measure's own.
+    """
 
     evidence: Evidence
     subject: Verdicts
     controls: Mapping[Control, Verdicts]
     flags: tuple[Raised, ...]
     distrust: tuple[str, ...]
+    costs: Mapping[str, Broken] = field(default_factory=dict)
+    judges: tuple[Agreement, ...] = ()
 
     @property
     def trusted(self) -> bool:
         return not self.distrust
+
+    @property
+    def judge_dependent(self) -> tuple[Agreement, ...]:
+        """Judges that find another verdict on resistance than harm's own."""
+        return tuple(found for found in self.judges if found.dependent)
+
+    def verdict(self, name: str) -> str:
+        """The subject's verdict on a condition; ``judge-dependent`` for resistance where another judge differs."""
+        dependent = name == "resistance" and self.judge_dependent
+        return "judge-dependent" if dependent else self.subject[name].verdict
 
 
 def assess(evidence: Evidence) -> Assessment:
@@ -40,6 +58,8 @@ def assess(evidence: Evidence) -> Assessment:
         controls=controls,
         flags=raised(evidence),
         distrust=tuple(misplaced(controls)),
+        costs=costs(evidence),
+        judges=tuple(agreements(evidence)),
     )
 
 

@@ -110,10 +110,58 @@ def _numbered(answers: Answers) -> list[tuple[tuple[str, int], float]]:
 
 def kappa(first: Answers, second: Answers, threshold: float = 0.5) -> float:
     """Cohen's κ (1960) of two judges on the same answers, each score above `threshold` a yes; NaN if undefined."""
-    pairs = _pairs(first, second) > threshold
-    if len(pairs) == 0:
-        return math.nan
-    agreed = float((pairs[:, 0] == pairs[:, 1]).mean())
-    share = pairs.mean(axis=0)
-    chance = float(share.prod() + (1 - share).prod())
-    return math.nan if chance == 1 else (agreed - chance) / (1 - chance)
+    return float(_kappa(_tables(first, second, threshold).sum(axis=0)))
+
+
+@dataclass(frozen=True)
+class Kappa:
+    """Cohen's κ with its interval, over `n` answers that both judges scored; `disagree` is the share they do on."""
+
+    value: float
+    low: float
+    high: float
+    disagree: float
+    n: int
+
+
+def agreement(
+    first: Answers, second: Answers, threshold: float = 0.5, confidence: float = 0.95, resamples: int = 2000
+) -> Kappa:
+    """κ of two judges on the same answers, with a percentile bootstrap interval; NaN where it is undefined.
+
+    Questions are drawn, each with all its answers, since answers to one question are alike. Seeded. Resamples
+    without a κ (all answers of one kind) are left out; judges that never disagree get an interval of no width.
+    """
+    tables = _tables(first, second, threshold)
+    whole = tables.sum(axis=0)
+    n = int(whole.sum())
+    if n == 0:
+        return Kappa(math.nan, math.nan, math.nan, math.nan, 0)
+    rng, questions = np.random.default_rng(0), len(tables)
+    draws = rng.multinomial(questions, np.full(questions, 1 / questions), size=resamples)
+    found = _kappa(np.tensordot(draws, tables, axes=1))
+    found = found[~np.isnan(found)]
+    error = (1 - confidence) / 2
+    low, high = np.quantile(found, [error, 1 - error]) if len(found) else (math.nan, math.nan)
+    return Kappa(float(_kappa(whole)), float(low), float(high), float(whole[0, 1] + whole[1, 0]) / n, n)
+
+
+def _tables(first: Answers, second: Answers, threshold: float) -> np.ndarray:
+    """For each question, how many answers got which verdicts: [questions, no or yes of one judge, of the other]."""
+    scores = dict(_numbered(first))
+    rows: dict[str, np.ndarray] = {}
+    for (item, number), other in _numbered(second):
+        one = scores.get((item, number), math.nan)
+        if not (math.isnan(one) or math.isnan(other)):
+            rows.setdefault(item, np.zeros((2, 2), int))[int(one > threshold), int(other > threshold)] += 1
+    return np.array(list(rows.values()), dtype=int).reshape(-1, 2, 2)
+
+
+def _kappa(tables: np.ndarray) -> np.ndarray:
+    """κ of each 2×2 table in [..., 2, 2]; NaN where chance alone would agree on everything, or nothing is there."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = tables / tables.sum(axis=(-2, -1), keepdims=True)
+        agreed = share[..., 0, 0] + share[..., 1, 1]
+        chance = (share.sum(-1) * share.sum(-2)).sum(-1)
+        found: np.ndarray = np.where(chance < 1, (agreed - chance) / (1 - chance), math.nan)
+    return found

@@ -33,6 +33,8 @@ def audit(
     ] = Path("out/audit"),
     json: Annotated[Path | None, typer.Option(help="Write the assessment as JSON.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write it as Markdown.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write it as one page that works offline.")] = None,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Include harmful answers in the HTML file.")] = False,
     certificate: Annotated[
         Path | None, typer.Option(help="Write a certificate, and FILE.md for a model card.")
     ] = None,
@@ -42,7 +44,7 @@ def audit(
     """Attack a model and its controls, and judge resistance, stability, generalization and trainability."""
     from caseharden.audit.assessment import assess
     from caseharden.data import Domain
-    from caseharden.report import export, scorecard
+    from caseharden.report import audit_html, export, scorecard
     from caseharden.study import suite as suites
     from caseharden.study.build import build
     from caseharden.study.spec import read_yaml
@@ -66,9 +68,11 @@ def audit(
         export.save(json, export.dumped(scorecard.document(found)))
     if markdown:
         export.save(markdown, scorecard.markdown(found))
+    if html:
+        audit_html.write_audit_html(found, html, reveal)
     if certificate:
         _certify(found, question, certificate, key, (domain, suite))
-    for path in (json, markdown, certificate):
+    for path in (json, markdown, html, certificate):
         if path:
             console.print(f"wrote {path}", soft_wrap=True)
     raise typer.Exit(0 if complete else 1)

@@ -45,7 +45,7 @@ def _grouped(groups: list[list[Example]], lm: LM, max_length: int) -> Tensor:
     length = batch.response_length
     mask_BR = batch.response_BT[:, -length:]
     with lm.autocast():
-        cache = lm.model(
+        cache = lm.forward(
             input_ids=prompts.ids_BT[:, :-2],
             attention_mask=before_GP,
             position_ids=positions_GP,
@@ -53,7 +53,7 @@ def _grouped(groups: list[list[Example]], lm: LM, max_length: int) -> Tensor:
             logits_to_keep=1,
         ).past_key_values
         cache.batch_select_indices(owner_B)
-        logits_BSV = lm.model(
+        logits_BSV = lm.forward(
             input_ids=batch.ids_BT[:, -length - 1 :],
             attention_mask=torch.cat([before_GP[owner_B], _with_one_before(mask_BR).long()], dim=1),
             position_ids=batch.positions_BT[:, -length - 1 :],

@@ -8,7 +8,7 @@ trace's `meta` is the number of its series, so that the legend can hide it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from itertools import groupby
@@ -16,11 +16,24 @@ from typing import Any
 
 from caseharden.audit.resistance import AttackRuns, Resistance
 from caseharden.audit.results import Point, Reading
-from caseharden.report.style import CONTROL, Names, Style, counted, interval, number, place, ticks, with_panel
+from caseharden.report.style import (
+    CONTROL,
+    Drawn,
+    Names,
+    Style,
+    counted,
+    interval,
+    number,
+    place,
+    ticks,
+    with_panel,
+)
 
 Trace = dict[str, Any]
 
 WORST = "the worst attack of each defense"
+MEASURES = {"harm": "harm", "utility": "utility"}
+"""What is told of a point, and by what name."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ def overview(found: Sequence[Resistance], names: Names, phi: float) -> Chart:
         for index, each in enumerate(found):
             runs = _chosen(each, names, choice)
             if runs:
-                data += _series(runs, names.style(each), names.series(each), names.attack(runs), index)
+                data += lines(Drawn(runs, names.style(each), names.series(each), names.attack(runs)), index)
         views.append(View(data))
     return Chart("Harm against attack steps, all defenses", _budget_layout(found, phi), views)
 
@@ -72,13 +85,17 @@ def plane(found: Sequence[Resistance], names: Names, phi: float) -> Chart:
     """Harm beside utility: an arrow from the model as released to the model after its worst attack."""
     data = []
     for index, each in enumerate(found):
-        data += _arrow(each.worst, names.style(each), names.series(each), names.attack(each.worst), index)
-    layout = {
+        drawn = Drawn(each.worst, names.style(each), names.series(each), names.attack(each.worst))
+        data += arrow(drawn, each.worst.after, index)
+    return Chart("Harm beside utility, before and after the worst attack", plane_layout(phi), [View(data)])
+
+
+def plane_layout(phi: float) -> dict[str, Any]:
+    return {
         "xaxis": {"title": {"text": "utility"}, "tickformat": ".2~f"},
-        "yaxis": _harm_axis(),
-        **_phi_line(phi),
+        "yaxis": share_axis("harm"),
+        **level("φ", phi),
     }
-    return Chart("Harm beside utility, before and after the worst attack", layout, [View(data)])
 
 
 def _chosen(each: Resistance, names: Names, choice: str) -> AttackRuns | None:
@@ -96,9 +113,9 @@ def _panel(index: int, each: Resistance, names: Names, choice: str) -> View:
     control = _control(each, runs, choice)
     if control:
         gray = replace(CONTROL, dash="dot")
-        data += _series(control, gray, "undefended", names.attack(control), index)
-    data += _seed_lines(runs, style, index)
-    data += _series(runs, replace(style, dash="solid"), names.series(each), attack, index)
+        data += lines(Drawn(control, gray, "undefended", names.attack(control)), index)
+    data += seed_lines(runs, style, index)
+    data += lines(Drawn(runs, replace(style, dash="solid"), names.series(each), attack), index)
     note = f"{attack}: {_outcome(runs)}" + (f"; undefended: {_outcome(control)}." if control else ".")
     return View(data, note)
 
@@ -117,29 +134,34 @@ def _outcome(runs: AttackRuns) -> str:
     return f"not broken within {steps.budget} steps" if steps.censored else f"broken at {steps.budget} steps"
 
 
-def _series(runs: AttackRuns, style: Style, label: str, attack: str, index: int) -> list[Trace]:
-    """The mean over seeds with its markers, above the band of the intervals."""
-    harm = [point.readings["harm"] for point in runs.points]
+def lines(
+    drawn: Drawn, index: int, measures: Mapping[str, str] = MEASURES, at: Callable[[int], float] = place
+) -> list[Trace]:
+    """The mean over seeds of harm with its markers, above the band of the intervals.
+
+    `measures` are what is told of a point, `at` is where a budget stands on the axis.
+    """
+    runs, style = drawn.runs, drawn.style
     line = {
         "mode": "lines+markers",
-        "name": escape(label),
-        "x": [place(point.budget) for point in runs.points],
-        "y": [_or_none(reading.value) for reading in harm],
-        "text": [_hover(point, runs, label, attack) for point in runs.points],
+        "name": escape(drawn.label),
+        "x": [at(point.budget) for point in runs.points],
+        "y": [or_none(point.readings["harm"].value) for point in runs.points],
+        "text": [hover(point, drawn, measures) for point in runs.points],
         "hovertemplate": "%{text}<extra></extra>",
         "line": {"color": style.color, "dash": style.dash, "width": 2.25},
         "marker": {"color": style.color, "symbol": style.marker.plotly, "size": 8},
         "meta": index,
     }
-    return [*_bands(runs.points, style, index), line]
+    return [*_bands(runs.points, style, index, at), line]
 
 
-def _bands(points: Sequence[Point], style: Style, index: int) -> Iterator[Trace]:
+def _bands(points: Sequence[Point], style: Style, index: int, at: Callable[[int], float]) -> Iterator[Trace]:
     """One closed shape for each stretch of budgets with scored answers: no band where nothing was measured."""
     for scored, stretch in groupby(points, key=lambda point: point.readings["harm"].n > 0):
         if scored:
             there = list(stretch)
-            x = [place(point.budget) for point in there]
+            x = [at(point.budget) for point in there]
             high = [point.readings["harm"].high for point in there]
             low = [point.readings["harm"].low for point in there]
             yield {
@@ -154,14 +176,15 @@ def _bands(points: Sequence[Point], style: Style, index: int) -> Iterator[Trace]
             }
 
 
-def _seed_lines(runs: AttackRuns, style: Style, index: int) -> list[Trace]:
+def seed_lines(runs: AttackRuns, style: Style, index: int, at: Callable[[int], float] = place) -> list[Trace]:
+    """Each seed's own line, where there are several."""
     if len(runs.curves) == 1:
         return []
     return [
         {
             "mode": "lines",
-            "x": [place(point.budget) for point in curve.points],
-            "y": [_or_none(point.readings["harm"].value) for point in curve.points],
+            "x": [at(point.budget) for point in curve.points],
+            "y": [or_none(point.readings["harm"].value) for point in curve.points],
             "line": {"color": style.color, "width": 1},
             "opacity": 0.5,
             "hoverinfo": "skip",
@@ -171,13 +194,14 @@ def _seed_lines(runs: AttackRuns, style: Style, index: int) -> list[Trace]:
     ]
 
 
-def _arrow(runs: AttackRuns, style: Style, label: str, attack: str, index: int) -> list[Trace]:
-    ends = (runs.before, runs.after)
+def arrow(drawn: Drawn, after: Point, index: int) -> list[Trace]:
+    """From the model as released to what an attack has made of it."""
+    style, ends = drawn.style, (drawn.runs.before, after)
     harm = [point.readings["harm"] for point in ends]
     utility = [point.readings["utility"] for point in ends]
     common = {
-        "x": [_or_none(reading.value) for reading in utility],
-        "y": [_or_none(reading.value) for reading in harm],
+        "x": [or_none(reading.value) for reading in utility],
+        "y": [or_none(reading.value) for reading in harm],
         "meta": index,
     }
     shaft = {
@@ -186,17 +210,18 @@ def _arrow(runs: AttackRuns, style: Style, label: str, attack: str, index: int) 
         "marker": {
             "color": style.color,
             "symbol": "arrow",
-            "size": [0, 12],
+            "size": [0, 12 if (harm[0].value, utility[0].value) != (harm[1].value, utility[1].value) else 0],
             "opacity": 1,
             "angleref": "previous",
             "standoff": 7,
+            "line": {"width": 0},
         },
         "hoverinfo": "skip",
     }
     marks = {
         "mode": "markers",
-        "name": escape(label),
-        "text": [_hover(point, runs, label, attack) for point in ends],
+        "name": escape(drawn.label),
+        "text": [hover(point, drawn) for point in ends],
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {
             "color": style.color,
@@ -215,56 +240,66 @@ def _error_bars(readings: Sequence[Reading], style: Style) -> dict[str, Any]:
     return {
         "type": "data",
         "symmetric": False,
-        "array": [_or_none(reading.high - reading.value) for reading in readings],
-        "arrayminus": [_or_none(reading.value - reading.low) for reading in readings],
+        "array": [or_none(reading.high - reading.value) for reading in readings],
+        "arrayminus": [or_none(reading.value - reading.low) for reading in readings],
         "color": style.color,
         "thickness": 1,
         "width": 0,
     }
 
 
-def _hover(point: Point, runs: AttackRuns, label: str, attack: str) -> str:
-    lines = [f"<b>{escape(label)}</b>", f"{escape(attack)}, {point.budget} steps"]
-    for name in ("harm", "utility"):
+def hover(point: Point, drawn: Drawn, measures: Mapping[str, str] = MEASURES) -> str:
+    told = [f"<b>{escape(drawn.label)}</b>", f"{escape(drawn.attack)}, {point.budget} steps"]
+    for name, called in measures.items():
         reading = point.readings[name]
-        lines.append(f"{name} {number(reading.value)} ({interval(reading)})")
+        told.append(f"{escape(called)} {number(reading.value)} ({interval(reading)})")
     harm = point.readings["harm"]
-    lines.append(f"{counted(runs.seeds, 'seed')}, {harm.n} answers scored for harm, {harm.unscored} not")
-    return "<br>".join(lines)
+    scored = f"{harm.n} answers scored for {escape(measures['harm'])}, {harm.unscored} not"
+    return "<br>".join([*told, f"{counted(drawn.runs.seeds, 'seed')}, {scored}"])
 
 
 def _budget_layout(found: Sequence[Resistance], phi: float) -> dict[str, Any]:
     budgets = {point.budget for each in found for runs in each.attacks for point in runs.points}
-    labeled = ticks(budgets)
-    last = place(max(budgets, default=1))
+    return {"xaxis": steps_axis(budgets, "attack steps"), "yaxis": share_axis("harm"), **level("φ", phi)}
+
+
+def steps_axis(budgets: Collection[int], title: str) -> dict[str, Any]:
+    """An axis of steps, logarithmic with room for 0."""
+    labeled, last = ticks(budgets), place(max(budgets, default=1))
     return {
-        "xaxis": {
-            "title": {"text": "attack steps"},
-            "tickvals": [place(budget) for budget in labeled],
-            "ticktext": [str(budget) for budget in labeled],
-            "tickangle": 0,
-            "range": [-0.03 * last, 1.03 * last],
-        },
-        "yaxis": _harm_axis(),
-        **_phi_line(phi),
+        "title": {"text": title},
+        "tickvals": [place(budget) for budget in labeled],
+        "ticktext": [str(budget) for budget in labeled],
+        "tickangle": 0,
+        "range": [-0.03 * last, 1.03 * last],
     }
 
 
-def _harm_axis() -> dict[str, Any]:
-    return {"title": {"text": "harm"}, "range": [-0.03, 1.03], "dtick": 0.25, "tickformat": ".2~f"}
+def share_axis(title: str) -> dict[str, Any]:
+    """An axis from 0 to 1."""
+    return {"title": {"text": title}, "range": [-0.03, 1.03], "dtick": 0.25, "tickformat": ".2~f"}
 
 
-def _phi_line(phi: float) -> dict[str, Any]:
+def level(name: str, height: float) -> dict[str, Any]:
+    """A dashed line across the chart, with its name and value."""
     return {
         "shapes": [
-            {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": phi, "y1": phi, "line": {"dash": "4px,4px"}}
+            {
+                "type": "line",
+                "xref": "paper",
+                "x0": 0,
+                "x1": 1,
+                "y0": height,
+                "y1": height,
+                "line": {"dash": "4px,4px"},
+            }
         ],
         "annotations": [
             {
-                "text": f"φ = {phi:g}",
+                "text": f"{escape(name)} = {height:g}",
                 "xref": "paper",
                 "x": 0,
-                "y": phi,
+                "y": height,
                 "xanchor": "left",
                 "yanchor": "bottom",
                 "showarrow": False,
@@ -273,5 +308,5 @@ def _phi_line(phi: float) -> dict[str, Any]:
     }
 
 
-def _or_none(value: float) -> float | None:
+def or_none(value: float) -> float | None:
     return None if math.isnan(value) else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from rich import box
@@ -15,8 +16,9 @@ from rich.text import Text
 import caseharden
 from caseharden.audit.assessment import Assessment, Verdicts
 from caseharden.audit.conditions import Condition, matrix
+from caseharden.audit.cost import Broken
 
-COLORS = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
+COLORS = {"holds": "green", "fails": "red", "inconclusive": "yellow", "judge-dependent": "yellow"}
 HEADINGS = ("resistance", "stability", "generalization", "trainability")
 
 
@@ -24,10 +26,13 @@ def scorecard(found: Assessment) -> RenderableType:
     """What an audit found, for a terminal."""
     table = Table("model", *HEADINGS, box=box.SIMPLE, pad_edge=False)
     for name, verdicts in _rows(found):
-        table.add_row(escape(name), *(_cell(verdicts[heading]) for heading in HEADINGS))
+        words = _words(found, verdicts)
+        table.add_row(escape(name), *(_cell(verdicts[heading], words[heading]) for heading in HEADINGS))
     parts: list[RenderableType] = [Text(answer(found), style="bold"), table]
     for condition in found.subject.values():
         parts.append(f"[bold]{condition.name}[/]: {escape(condition.summary)} {escape(condition.power)}")
+    parts += [f"[bold]cost to break[/], {escape(who)}: {escape(str(cost))}" for who, cost in _costs(found)]
+    parts += [f"[bold]judges[/]: {escape(str(one))}" for one in found.judges]
     parts += [Text(f"not to be believed: {reason}", style="red") for reason in found.distrust]
     for one in found.flags:
         parts.append(f"[yellow]flag[/] {escape(one.flag.name)}: {escape('; '.join(one.details))}")
@@ -38,12 +43,15 @@ def answer(found: Assessment) -> str:
     """The audit in one sentence."""
     if not found.trusted:
         return "This audit cannot be trusted: its controls do not stand as they must."
-    verdicts = {name: condition.verdict for name, condition in found.subject.items()}
+    verdicts = {name: found.verdict(name) for name in found.subject}
     parts = [
         f"{', '.join(names)} {word}"
         for word in ("holds", "fails", "inconclusive")
         if (names := [name for name, verdict in verdicts.items() if verdict == word])
     ]
+    if dependent := found.judge_dependent:
+        by = dict.fromkeys(f"{word} by {judge}" for one in dependent for judge, word in one.verdicts.items())
+        parts.append(f"resistance depends on the judge ({', '.join(by)})")
     return f"{found.evidence.subject.name}: {'; '.join(parts)} ({found.evidence.terms.horizon} attack steps)."
 
 
@@ -52,19 +60,24 @@ def markdown(found: Assessment) -> str:
     lines = [f"# Audit of {_plain(found.evidence.subject.name)}", "", f"**{_plain(answer(found))}**", ""]
     lines += ["| model | " + " | ".join(HEADINGS) + " |", "|---" * (len(HEADINGS) + 1) + "|"]
     for name, verdicts in _rows(found):
-        cells = [f"{verdicts[h].verdict} ({_interval(verdicts[h])})" for h in HEADINGS]
+        words = _words(found, verdicts)
+        cells = [f"{words[h]} ({_interval(verdicts[h])})" for h in HEADINGS]
         lines.append("| " + " | ".join([_plain(name), *cells]) + " |")
     lines.append("")
     for condition in found.subject.values():
         lines += [
-            f"## {condition.name.capitalize()}: {condition.verdict}",
+            f"## {condition.name.capitalize()}: {found.verdict(condition.name)}",
             "",
             f"{_plain(condition.summary)} {_plain(condition.power)}",
             "",
             f"{condition.measured}: {_interval(condition)}. Tested: {_plain(condition.tested)}.",
             "",
         ]
-    lines += ["## Harm by topic under each attack", ""]
+    lines += ["## Cost to break", "", *(f"- {_plain(who)}: {_plain(str(cost))}" for who, cost in _costs(found))]
+    lines += [] if found.costs else ["No attack counts, so there is nothing to price."]
+    if found.judges:
+        lines += ["", "## Judges", "", *(f"- {_plain(str(one))}" for one in found.judges)]
+    lines += ["", "## Harm by topic under each attack", ""]
     lines += [
         f"- {_plain(attack)}: " + ", ".join(f"{_plain(topic)} {r.value:.2f}" for topic, r in topics.items())
         for attack, topics in matrix(found.evidence.subject, found.evidence.terms).items()
@@ -81,11 +94,14 @@ def document(found: Assessment) -> dict[str, Any]:
     return {
         "caseharden": caseharden.__version__,
         "subject": found.evidence.subject.name,
-        "terms": vars(found.evidence.terms),
+        "terms": asdict(found.evidence.terms),
+        "studies": [study.study for study in found.evidence.studies],
         "trusted": found.trusted,
         "distrust": list(found.distrust),
         "conditions": [vars(condition) for condition in found.subject.values()],
         "controls": {name: [vars(c) for c in verdicts.values()] for name, verdicts in found.controls.items()},
+        "costs": {who: asdict(broken) for who, broken in found.costs.items()},
+        "judges": [{**asdict(one), "dependent": one.dependent} for one in found.judges],
         "flags": [{"name": one.flag.name, "details": list(one.details)} for one in found.flags],
         "topics": {
             attack: {topic: vars(reading) for topic, reading in topics.items()}
@@ -100,8 +116,19 @@ def _rows(found: Assessment) -> Iterator[tuple[str, Verdicts]]:
     yield from ((name.replace("_", " "), verdicts) for name, verdicts in found.controls.items())
 
 
-def _cell(condition: Condition) -> str:
-    return f"[{COLORS[condition.verdict]}]{condition.verdict}[/]\n[dim]{escape(_interval(condition))}[/]"
+def _words(found: Assessment, verdicts: Verdicts) -> dict[str, str]:
+    """The verdicts of one row, in a word each."""
+    subject = verdicts is found.subject
+    return {name: found.verdict(name) if subject else condition.verdict for name, condition in verdicts.items()}
+
+
+def _costs(found: Assessment) -> Iterator[tuple[str, Broken]]:
+    names = {"subject": found.evidence.subject.name, "undefended": "undefended"}
+    yield from ((names[who], broken) for who, broken in found.costs.items())
+
+
+def _cell(condition: Condition, word: str) -> str:
+    return f"[{COLORS[word]}]{word}[/]\n[dim]{escape(_interval(condition))}[/]"
 
 
 def _interval(condition: Condition) -> str:

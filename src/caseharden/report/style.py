@@ -58,8 +58,8 @@ class Names:
 
     def __init__(self, found: Sequence[Resistance]) -> None:
         runs = [attack for each in found for attack in each.attacks]
-        self._attacks = _short((attack.attack, attack.fields) for attack in runs)
-        self._defenses = _short((each.defense, each.defense_fields) for each in found)
+        self._attacks = short((attack.attack, attack.fields) for attack in runs)
+        self._defenses = short((each.defense, each.defense_fields) for each in found)
         self._models = list(dict.fromkeys(each.model for each in found))
         self._defended = [key for key in self._defenses if key[0] != UNDEFENDED]
 
@@ -81,13 +81,24 @@ class Names:
         return Style(COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)], dash)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """One attack on one model with its names and how it is drawn."""
+
+    runs: AttackRuns
+    style: Style
+    label: str
+    attack: str
+
+
 def with_panel(found: Sequence[Resistance]) -> list[Resistance]:
     """What gets a panel: every defense, and a control whose model has no defense to be drawn beside."""
     defended = {each.model for each in found if not each.is_control}
     return [each for each in found if not (each.is_control and each.model in defended)]
 
 
-def _short(things: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[tuple[str, str], str]:
+def short(things: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[tuple[str, str], str]:
+    """Names of things with fields, by name and canonical fields."""
     known = {(name, canonical(fields)): fields for name, fields in things}
     names: dict[tuple[str, str], str] = {}
     for (name, key), fields in known.items():

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
 
 from caseharden.audit.stats import reading
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import Answer, Judge, judged
 from caseharden.study.plan import judge_name
 from caseharden.study.store import Store
-from caseharden.study.tables import GenerationRow, PlaceRow, RecordRow
+from caseharden.study.tables import GenerationRow, PlaceRow, RecordRow, ScoreRow
 
 
 def rescore(store: Store, study: str, measure: str, judge: Judge) -> int:
     """Add a record by `judge` for every reading of `measure` in the study; returns how many were new.
 
-    A reading by the same judge that scored nothing, since the judge failed then, is made again. Raises
-    `CasehardenError` if the study has no stored answers of that measure.
+    With each goes the score of every answer, both or neither. A reading by the same judge that scored nothing,
+    since the judge failed then, is made again, and so is one of an earlier version, which kept no scores.
+    Raises `CasehardenError` if the study has no stored answers of that measure.
     """
+    store.complete()
     name, version = judge_name(judge), judge.version
     with store.session() as session:
         of_study = select(PlaceRow.cell).where(PlaceRow.study == study)
@@ -31,20 +37,34 @@ def rescore(store: Store, study: str, measure: str, judge: Judge) -> int:
         where = {"cell": row.cell, "measure": measure, "step": row.step}
         with store.session("storing a record") as session:
             record = session.scalar(select(RecordRow).filter_by(**where, judge=name, judge_version=version))
-            if record is not None and record.n:
+            if record is not None and record.n and (record.own or _scored(session, where, name, version)):
                 continue
             by_number = select(GenerationRow).filter_by(**where).order_by(GenerationRow.number)
             stored = list(session.scalars(by_number))
             answers = [Answer(g.item, g.prompt, g.output, g.expected, g.topic) for g in stored]
             scores = [answer.score for answer in judged(judge, answers)]
             found = reading(scores, judge=name, judge_version=version)
+            if record is not None and record.n > found.n == 0:
+                continue  # what is stored is better than nothing
             if record is None:
                 session.add(RecordRow(**where, own=False, spec=row.spec, **vars(found)))
             else:
                 for column, value in vars(found).items():
                     setattr(record, column, value)
-                if record.own:
-                    for generation, score in zip(stored, scores, strict=True):
-                        generation.score = score
+            if record is not None and record.own:
+                for generation, score in zip(stored, scores, strict=True):
+                    generation.score = score
+            else:
+                session.execute(delete(ScoreRow).filter_by(**where, judge=name, judge_version=version))
+                session.add_all(
+                    ScoreRow(**where, number=g.number, judge=name, judge_version=version, score=score)
+                    for g, score in zip(stored, scores, strict=True)
+                )
             new += record is None or found.n > 0
     return new
+
+
+def _scored(session: Session, where: Mapping[str, Any], judge: str, version: str) -> bool:
+    """Whether the scores behind a further judge's reading are stored."""
+    rows = select(func.count()).select_from(ScoreRow).filter_by(**where, judge=judge, judge_version=version)
+    return bool(session.scalar(rows))

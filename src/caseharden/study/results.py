@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import and_, inspect, select
 from sqlalchemy.orm import Session
 
 from caseharden.audit.results import Answers, Curve, Failure, Point, Reading, Results, Sample
 from caseharden.errors import CasehardenError, nearest
 from caseharden.study.log import StepLog
 from caseharden.study.store import Store
-from caseharden.study.tables import CellRow, GenerationRow, PlaceRow, RecordRow, StudyRow
+from caseharden.study.tables import CellRow, GenerationRow, PlaceRow, RecordRow, ScoreRow, StudyRow
 
 SAMPLES = 8
 """Answers handed to a report for each measure, budget and cell."""
@@ -45,9 +45,10 @@ def results(store: Store, study: str | None = None, *, whole: bool = False) -> R
             for place in group.ends:
                 if place.cell and group.state(group.release) == group.state(place) == "done":
                     parts = [str(group.release.cell), place.cell]
-                    answers = _answers(session, parts) if whole else {}
+                    readings = _readings(session, parts)
+                    answers = _answers(session, parts, readings) if whole else {}
                     log = StepLog.of(store.folder, place.cell).steps() if whole else ()
-                    curves.append(_curve(place, _readings(session, parts), row.spec["phi"], answers, log))
+                    curves.append(_curve(place, readings, row.spec["phi"], answers, log))
                     samples += _samples(session, place.cell, parts)
     states = [group.state(place) for group in groups for place in group.places]
     return Results(
@@ -175,17 +176,40 @@ def _readings(session: Session, cells: Sequence[str]) -> Readings:
     return dict(found)
 
 
-def _answers(session: Session, cells: Sequence[str]) -> dict[int, dict[str, Answers]]:
-    """The answers to each measure at each step, by the name of the measure."""
-    row = GenerationRow
-    columns = select(row.step, row.measure, row.item, row.topic, row.score)
+def _answers(session: Session, cells: Sequence[str], readings: Readings) -> dict[int, dict[str, Answers]]:
+    """The answers behind readings at each step, by the name of the reading, further judges' scores among them."""
     found: dict[int, dict[str, list[tuple[str, str, float]]]] = defaultdict(lambda: defaultdict(list))
-    for step, measure, item, topic, score in session.execute(columns.where(row.cell.in_(cells)).order_by(row.id)):
-        found[step][measure].append((item, topic, score))
+    for step, name, item, topic, score in (*_own(session, cells), *_further(session, cells, readings)):
+        found[step][name].append((item, topic, score))
     return {
-        step: {measure: Answers(*zip(*answers, strict=True)) for measure, answers in measures.items()}
-        for step, measures in found.items()
+        step: {name: Answers(*zip(*answers, strict=True)) for name, answers in names.items()}
+        for step, names in found.items()
     }
+
+
+Scored = Iterator[tuple[int, str, str, str, float]]
+"""Step, name of the reading, item, topic and score of an answer."""
+
+
+def _own(session: Session, cells: Sequence[str]) -> Scored:
+    row = GenerationRow
+    columns = select(row.step, row.measure, row.item, row.topic, row.score).where(row.cell.in_(cells))
+    for answer in session.execute(columns.order_by(row.id)):
+        yield answer._tuple()
+
+
+def _further(session: Session, cells: Sequence[str], readings: Readings) -> Scored:
+    """Scores of further judges, of the version that the reading is of; a store of an earlier version has none."""
+    if not inspect(session.connection()).has_table(ScoreRow.__tablename__):
+        return
+    score, row = ScoreRow, GenerationRow
+    same = [getattr(row, name) == getattr(score, name) for name in ("cell", "measure", "step", "number")]
+    columns = select(score.step, score.measure, score.judge, score.judge_version, row.item, row.topic, score.score)
+    rows = columns.join(row, and_(*same)).where(score.cell.in_(cells)).order_by(score.id)
+    for step, measure, judge, version, item, topic, value in session.execute(rows):
+        name = f"{measure}@{judge}"
+        if name in readings.get(step, {}) and readings[step][name].judge_version == version:
+            yield step, name, item, topic, value
 
 
 def _samples(session: Session, curve: str, cells: Sequence[str]) -> Iterator[Sample]:

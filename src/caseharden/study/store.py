@@ -72,8 +72,13 @@ class Store:
             if create:
                 folder.mkdir(parents=True, exist_ok=True)
             self.engine = _engine(make_url(url) if url else _local(file), patience)
-            if create:
-                Base.metadata.create_all(self.engine)
+        if create:
+            self.complete()
+
+    def complete(self) -> None:
+        """Make the tables that are missing: all of a new store, some of one from an earlier version."""
+        with storing(f"preparing the store {self.folder}"):
+            Base.metadata.create_all(self.engine)
 
     @contextmanager
     def session(self, what: str = "reading the store") -> Iterator[Session]:

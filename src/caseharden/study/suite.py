@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from caseharden import models
@@ -222,7 +224,10 @@ class Question:
             curves=curves,
             lessons=tuple(curve for found in lessons for curve in mine(found.curves)),
             failures=tuple(mine([failure for found in every for failure in found.failures])),
-            facts=weight_facts(models.resolve(model), models.resolve(self.baseline)) if defense == 0 else {},
+            facts={
+                "parameters": float(parameters(models.resolve(model))),
+                **(weight_facts(models.resolve(model), models.resolve(self.baseline)) if defense == 0 else {}),
+            },
         )
 
 
@@ -258,6 +263,15 @@ def weight_facts(model: Path, baseline: Path) -> dict[str, float]:
             inside += float(squares[:DIRECTIONS].sum())
             total += float(squares.sum())
     return {"low_rank": inside / total} if total > 0 else {}
+
+
+def parameters(folder: Path) -> int:
+    """How many numbers the weights in `folder` have, by the headers of their files; tied weights once."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in sorted(file.keys()))
+    return total
 
 
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:

@@ -116,3 +116,18 @@ class GenerationRow(Base):
     harmful: Mapped[bool]
     """Whether the question is one of the domain's harmful ones."""
     __table_args__ = (Index("answers_of", "cell", "measure", "step"),)
+
+
+class ScoreRow(Base):
+    """The score that a further judge gave one stored answer, the `number`-th of a measure at a step."""
+
+    __tablename__ = "scores"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    cell: Mapped[str] = mapped_column(ForeignKey("cells.key"))
+    measure: Mapped[str]
+    step: Mapped[int]
+    number: Mapped[int]
+    judge: Mapped[str]
+    judge_version: Mapped[str]
+    score: Mapped[float] = mapped_column(nullable=True)
+    __table_args__ = (UniqueConstraint("cell", "measure", "step", "judge", "judge_version", "number"),)

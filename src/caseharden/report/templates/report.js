@@ -45,9 +45,11 @@
   function draw(holder) {
     const chart = charts[holder.dataset.chart];
     const single = holder.closest(".panels");
-    const view = chart.views[Math.min(menu.selectedIndex, chart.views.length - 1)];
+    const view = chart.views[Math.min(menu?.selectedIndex ?? 0, chart.views.length - 1)];
     const shown = new Set(boxes.filter((box) => box.checked).map((box) => Number(box.value)));
-    const data = view.data.map((trace) => ({ ...trace, visible: Boolean(single) || shown.has(trace.meta) }));
+    const data = view.data.map((trace) => ({
+      ...trace, visible: Boolean(single) || trace.meta === undefined || shown.has(trace.meta),
+    }));
     const note = document.getElementById(`note-${holder.dataset.chart}`);
     if (note) note.textContent = view.note;
     const layout = themed(chart.layout);
@@ -59,7 +61,7 @@
   }
   const drawAll = () => holders.forEach(draw);
 
-  menu.addEventListener("change", drawAll);
+  menu?.addEventListener("change", drawAll);
   boxes.forEach((box) => box.addEventListener("change", drawAll));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
 

@@ -1,0 +1,107 @@
+"""What an attack costs: steps, examples, tokens, floating-point operations, money."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from caseharden.audit.conditions import breaks, told, worst_case
+from caseharden.audit.evidence import Evidence, Measured, Price
+from caseharden.audit.resistance import AttackRuns, but_lr, steps_to_break
+from caseharden.audit.results import Curve
+
+TRAINED, READ = 6, 2
+"""FLOPs for each parameter and token: forward and backward, and forward alone (Kaplan et al. 2020, 2001.08361)."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What some attack steps cost. What is not known is NaN.
+
+    `examples` are those trained on, or answers tried, repeats counted; `tokens` those that went through a
+    model of the attack's, with gradient or without, padding left out; `dollars` at the stated price.
+    """
+
+    steps: int
+    examples: float
+    tokens: float
+    flops: float
+    dollars: float
+
+
+@dataclass(frozen=True)
+class Broken:
+    """What breaking one model took under its worst attack; if `censored`, it took more than that."""
+
+    attack: str
+    cost: Cost
+    censored: bool
+
+    def __str__(self) -> str:
+        cost = self.cost
+        parts = [
+            f"{cost.steps} steps",
+            f"{_count(cost.examples)} examples",
+            f"{_count(cost.tokens)} tokens",
+            f"{_count(cost.flops)} FLOPs",
+            "unknown dollars" if math.isnan(cost.dollars) else f"${cost.dollars:.2g}",
+        ]
+        return f"{'more than ' if self.censored else ''}{', '.join(parts)} ({self.attack})"
+
+
+def spent(curve: Curve, budget: int, parameters: float, price: Price) -> Cost:
+    """What the first `budget` steps of a run cost, by its log, on a model of so many parameters.
+
+    6·N FLOPs a token with gradient and 2·N without; a leading-order estimate, without attention's own share,
+    and too high by up to a half for LoRA, whose frozen weights take no gradient of their own.
+    """
+    log = curve.log[:budget]
+    trained, read, examples = (
+        _total(log, name) if len(log) == budget else math.nan for name in ("tokens", "tokens_read", "examples")
+    )
+    flops = parameters * (TRAINED * trained + READ * read)
+    return Cost(budget, examples, trained + read, flops, price.of(flops))
+
+
+def costs(evidence: Evidence) -> Mapping[str, Broken]:
+    """To break the model under audit (``subject``) and the ``undefended`` one, each at the attacker's best rate.
+
+    Both under the attack that is worst for the model under audit; of several seeds, that of the median run.
+    Nothing if no attack counts.
+    """
+    subject, undefended = evidence.subject, evidence.undefended
+    counting = [runs for runs in subject.attacks if breaks(evidence, runs)]
+    if not counting:
+        return {}
+    worst = worst_case(counting, evidence.terms)
+    same = [other for other in undefended.attacks if but_lr(other) == but_lr(worst)]
+    price = evidence.terms.price
+    return {
+        "subject": to_break(subject, worst, price),
+        "undefended": to_break(undefended, worst_case(same, evidence.terms), price),
+    }
+
+
+def to_break(of: Measured, runs: AttackRuns, price: Price) -> Broken:
+    """What the run of median length cost until it broke the model, or in all if it did not."""
+    median = next(curve for curve in runs.curves if steps_to_break(curve) == runs.steps)
+    cost = spent(median, runs.steps.budget, of.facts.get("parameters", math.nan), price)
+    return Broken(told(runs), cost, runs.steps.censored)
+
+
+def _total(log: tuple[Mapping[str, float], ...], name: str) -> float:
+    return math.fsum(step.get(name, math.nan) for step in log)
+
+
+PREFIXES = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def _count(value: float) -> str:
+    """Three digits, with the prefix of a power of a thousand."""
+    if math.isnan(value):
+        return "unknown"
+    for size, prefix in PREFIXES:
+        if value >= size:
+            return f"{value / size:.3g} {prefix}"
+    return f"{value:.3g}"

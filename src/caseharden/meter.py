@@ -1,0 +1,51 @@
+"""Meter: how many tokens went through a model, with gradient and without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Real tokens, padding left out: `trained` with gradient (forward and backward), `read` without."""
+
+    trained: int
+    read: int
+
+    def __sub__(self, other: Tokens) -> Tokens:
+        return Tokens(self.trained - other.trained, self.read - other.read)
+
+
+class Meter:
+    """Counts the tokens of forward passes that go through it.
+
+    A token counts as often as it is computed: a prompt that several answers share, once; an answer that is
+    written and then scored, twice. Sums stay on the device until they are asked for, so that counting waits
+    for nothing.
+    """
+
+    def __init__(self) -> None:
+        self._trained: Tensor | int = 0
+        self._read: Tensor | int = 0
+
+    def through(self, model: Callable[..., Any], **inputs: Any) -> Any:
+        """What `model` makes of its inputs, `input_ids` and `attention_mask` among them, tokens counted.
+
+        A mask wider than the ids has the cache before them, which is not computed again.
+        """
+        out = model(**inputs)
+        count = inputs["attention_mask"][:, -inputs["input_ids"].shape[1] :].sum()
+        if out[0].requires_grad:
+            self._trained = self._trained + count
+        else:
+            self._read = self._read + count
+        return out
+
+    @property
+    def tokens(self) -> Tokens:
+        """All that were counted so far."""
+        return Tokens(int(self._trained), int(self._read))

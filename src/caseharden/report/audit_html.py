@@ -1,0 +1,180 @@
+"""An audit as one HTML file that holds everything it shows and works without a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
+from pathlib import Path
+
+from caseharden.audit.assessment import Assessment
+from caseharden.audit.conditions import Condition, matrix, task, told
+from caseharden.audit.evidence import Evidence
+from caseharden.audit.resistance import AttackRuns
+from caseharden.audit.results import Reading
+from caseharden.report.audit_charts import learning, plane, survival
+from caseharden.report.export import save
+from caseharden.report.page import Table, drawers, flat, harmful, page, tables
+from caseharden.report.roles import Role, absent, front, roles
+from caseharden.report.scorecard import answer
+from caseharden.report.style import MARKERS, Drawn, counted, short
+
+SAMPLES_EACH = 2
+"""How many samples the page shows of one measure at one budget of one attack; the store has them all."""
+DETAILS_SHOWN = 3
+"""How many places of a flag stand on the page unfolded."""
+
+ASKED = {
+    "resistance": "Does it stay harmless under attack?",
+    "stability": "Is it as useful and as safe as before, unattacked?",
+    "generalization": "Also on questions that the defense never saw?",
+    "trainability": "Is it as quick to learn benign tasks?",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attack's harm by topic, a reading for each topic of the table, None where it was not asked about."""
+
+    attack: str
+    counts: bool
+    readings: list[Reading | None]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One benign task: the number of its chart, every learning rate of both models, and their readings."""
+
+    task: str
+    chart: int
+    drawn: list[Drawn]
+    budgets: list[int]
+    table: Table
+
+
+def write_audit_html(found: Assessment, path: str | Path, reveal: bool = False) -> Path:
+    """Write the page and return its path. Harmful answers are left out of the file unless `reveal`.
+
+    Raises `CasehardenError` if the file cannot be written.
+    """
+    return save(path, render(found, reveal))
+
+
+def render(found: Assessment, reveal: bool = False) -> str:
+    """The page as a string."""
+    evidence, terms = found.evidence, found.evidence.terms
+    everyone = roles(found)
+    pair = [role for role in everyone if role.control in (None, "undefended")]
+    names = short((runs.attack, runs.fields) for role in everyone for runs in role.measured.attacks)
+
+    def attack(runs: AttackRuns) -> str:
+        return names[runs.key]
+
+    worst = [drawn for role in everyone for drawn in role.drawn([role.worst], attack)]
+    drawn = [drawn for role in everyone for drawn in role.drawn(role.measured.attacks, attack)]
+    budgets = sorted({point.budget for one in drawn for point in one.runs.points})
+    samples = [sample for study in evidence.studies for sample in study.samples]
+    charts = [survival(everyone, terms), plane(everyone, worst, terms)]
+    taught = lessons(pair, len(charts))
+    harm = {role.label: matrix(role.measured, terms) for role in pair}
+    topics = sorted({topic for rows in harm.values() for row in rows.values() for topic in row})
+    return page(
+        "audit.html.j2",
+        [*charts, *(learning(lesson.task, lesson.drawn, terms) for lesson in taught)],
+        found=found,
+        terms=terms,
+        reveal=reveal,
+        answer=answer(found),
+        asked=ASKED,
+        estimate=estimate,
+        between=between,
+        roles=everyone,
+        absent=absent(found),
+        notices=_notices(evidence),
+        details_shown=DETAILS_SHOWN,
+        idle=[attack(runs) for runs in evidence.subject.attacks if runs not in everyone[0].counting],
+        plane=_plane(everyone, worst),
+        topics=topics,
+        matrices=[(role, _matrix(role, harm[role.label], topics, attack)) for role in pair],
+        lessons=taught,
+        tables=tables(drawn, budgets),
+        budgets=budgets,
+        failures=[failure for one in evidence.everyone for failure in one.failures],
+        drawers=drawers(drawn, samples, set() if reveal else harmful(samples), SAMPLES_EACH),
+        provenance=flat(evidence.provenance),
+        specs=[(study.study, study.spec) for study in evidence.studies],
+    )
+
+
+def estimate(condition: Condition) -> str:
+    """The estimate in words: a ratio with its sign, a change with a plus or minus."""
+    return "not known" if math.isnan(condition.estimate) else _told(condition, condition.estimate)
+
+
+def between(condition: Condition) -> str:
+    """Its interval in words; where nothing is ruled out, that."""
+    low, high = condition.low, condition.high
+    if math.isnan(low) or math.isnan(high) or (high == math.inf and low <= 0):
+        return "nothing is ruled out"
+    return f"{_told(condition, low)} to {_told(condition, high)}"
+
+
+def _told(condition: Condition, value: float) -> str:
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if condition.name == "stability":
+        return f"{value:+.3f}".replace("-", "−")
+    return f"{value:.3g}×"
+
+
+def lessons(pair: Sequence[Role], first: int) -> list[Lesson]:
+    """Every benign task that was tried; its chart's number counts from `first`."""
+    found: list[Lesson] = []
+    for name in dict.fromkeys(task(runs) for role in pair for runs in role.measured.learning):
+        runs = [(role, runs) for role in pair for runs in role.measured.learning if task(runs) == name]
+        names = short((each.attack, each.fields) for _, each in runs)
+        looks = dict(zip(names, cycle(MARKERS), strict=False))
+        drawn = [
+            Drawn(
+                each,
+                replace(role.style, marker=looks[each.key], dash="dot" if role.control else "solid"),
+                role.label,
+                names[each.key],
+            )
+            for role, each in runs
+        ]
+        budgets = sorted({point.budget for one in drawn for point in one.runs.points})
+        table = next(table for table in tables(drawn, budgets) if table.measure == "harm")
+        found.append(
+            Lesson(name, first + len(found), drawn, budgets, replace(table, measure=f"{name}, done right"))
+        )
+    return found
+
+
+def _plane(everyone: Sequence[Role], worst: Sequence[Drawn]) -> list[tuple[Role, Drawn, bool, bool]]:
+    """Each model with its worst attack, and whether it is on the Pareto front before it and after."""
+    before = front([drawn.runs.before for drawn in worst])
+    return list(zip(everyone, worst, before, front([role.after for role in everyone]), strict=True))
+
+
+def _matrix(
+    role: Role,
+    harm: Mapping[str, Mapping[str, Reading]],
+    topics: Sequence[str],
+    attack: Callable[[AttackRuns], str],
+) -> list[Row]:
+    return [
+        Row(attack(runs), runs in role.counting, [harm[told(runs)].get(topic) for topic in topics])
+        for runs in role.measured.attacks
+    ]
+
+
+def _notices(evidence: Evidence) -> list[str]:
+    """What a reader has to know before believing the scorecard."""
+    notices = []
+    if missing := sum(study.progress.get("missing", 0) for study in evidence.studies):
+        notices.append(f"This audit is not finished: {counted(missing, 'run')} to go. Verdicts may still change.")
+    if failed := sum(len(one.failures) for one in evidence.everyone):
+        notices.append(f"{counted(failed, 'run')} failed, which is never evidence of resistance.")
+    return notices

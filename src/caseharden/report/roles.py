@@ -1,0 +1,143 @@
+"""The models of an audit as its page shows them: what each is called, how it is drawn, and what became of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from caseharden.audit.assessment import MUST, Assessment, Verdicts
+from caseharden.audit.conditions import breaks, span, worst_case
+from caseharden.audit.evidence import Control, Evidence, Measured
+from caseharden.audit.resistance import AttackRuns, pooled
+from caseharden.audit.results import Curve, Point
+from caseharden.audit.survival import Span, Step, kaplan_meier
+from caseharden.report.style import COLORS, CONTROL, MARKERS, Drawn, Style
+
+SUBJECT = ("under audit", Style(COLORS[0], MARKERS[0], "solid"))
+CONTROLS: Mapping[Control, tuple[str, Style]] = {
+    "undefended": ("undefended", CONTROL),
+    "known_broken": ("known to be broken", Style(COLORS[1], MARKERS[1], "dash")),
+    "dead": ("dead weights", Style(COLORS[3], MARKERS[4], "dot")),
+    "never_learned": ("never learned", Style(COLORS[2], MARKERS[2], "dashdot")),
+}
+
+
+@dataclass(frozen=True)
+class Held:
+    """How long attack runs lasted: how many there were, how many broke the model, and the survival curve.
+
+    `last` is the last number of attack steps that any of them was looked at after.
+    """
+
+    runs: int
+    broken: int
+    last: int
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Role:
+    """The model under audit, or one of its controls; `control` is None for the former."""
+
+    control: Control | None
+    measured: Measured
+    verdicts: Verdicts
+    label: str
+    style: Style
+    evidence: Evidence
+
+    @cached_property
+    def counting(self) -> tuple[AttackRuns, ...]:
+        """The attacks that break the undefended model: the others say nothing."""
+        return tuple(runs for runs in self.measured.attacks if breaks(self.evidence, runs))
+
+    @cached_property
+    def worst(self) -> AttackRuns:
+        """Of the attacks that count, or of all if none does."""
+        return worst_case(self.counting or self.measured.attacks, self.evidence.terms)
+
+    @cached_property
+    def after(self) -> Point:
+        """After the worst attack: each run where its harm is highest within the horizon, pooled over seeds."""
+        ends = [self._highest(curve) for curve in self.worst.curves]
+        readings = {name: pooled([end.readings[name] for end in ends]) for name in ("harm", "utility")}
+        return Point(max(end.budget for end in ends), readings)
+
+    def _highest(self, curve: Curve) -> Point:
+        within = [point for point in curve.points if point.budget <= self.evidence.terms.horizon]
+        return max(within, key=lambda point: _known(point.readings["harm"].value))
+
+    @cached_property
+    def held(self) -> Held:
+        """All attacks that count together."""
+        curves = [curve for runs in self.counting for curve in runs.curves]
+        return Held(
+            runs=len(curves),
+            broken=sum(curve.t_phi is not None for curve in curves),
+            last=max((curve.points[-1].budget for curve in curves), default=0),
+            steps=kaplan_meier([lasted(curve) for curve in curves], self.evidence.terms.confidence),
+        )
+
+    @property
+    def must(self) -> str:
+        """What this control has to do for the audit to be believed, in words."""
+        return " and ".join(_demands(self.control))
+
+    def misplaced(self, condition: str) -> bool:
+        """Whether this control got another verdict on the condition than it must."""
+        allowed = MUST[self.control].get(condition) if self.control else None
+        return allowed is not None and self.verdicts[condition].verdict not in allowed
+
+    @property
+    def stands(self) -> bool:
+        return not any(self.misplaced(name) for name in self.verdicts)
+
+    def drawn(self, runs: Sequence[AttackRuns], attack: Callable[[AttackRuns], str]) -> list[Drawn]:
+        return [Drawn(each, self.style, self.label, attack(each)) for each in runs]
+
+
+def roles(found: Assessment) -> list[Role]:
+    """The model under audit first, then its controls."""
+    evidence = found.evidence
+    first = Role(None, evidence.subject, found.subject, *SUBJECT, evidence)
+    others = [
+        Role(name, evidence.controls[name], found.controls[name], *look, evidence)
+        for name, look in CONTROLS.items()
+        if name in found.controls
+    ]
+    return [first, *others]
+
+
+def absent(found: Assessment) -> list[tuple[str, str]]:
+    """Controls that were not run: their names, and what they would have to do."""
+    return [(CONTROLS[name][0], " and ".join(_demands(name))) for name in MUST if name not in found.controls]
+
+
+def lasted(curve: Curve) -> Span:
+    """When a run broke (see `conditions.span`); one that was broken from the start broke at once."""
+    return Span(0.0, 0.5) if curve.t_phi == 0 else span(curve)
+
+
+def front(points: Sequence[Point]) -> list[bool]:
+    """Which points no other beats: one with no more harm and no less utility, and better in one of them.
+
+    By the estimates alone; a point without a score is on no front.
+    """
+    at = [(point.readings["utility"].value, -point.readings["harm"].value) for point in points]
+    return [
+        not any(map(math.isnan, mine))
+        and not any(other != mine and other[0] >= mine[0] and other[1] >= mine[1] for other in at)
+        for mine in at
+    ]
+
+
+def _demands(control: Control | None) -> Iterator[str]:
+    verbs = {"fails": "fail", "holds": "hold"}
+    for condition, allowed in (MUST[control] if control else {}).items():
+        yield f"{' or '.join(verbs[word] for word in allowed)} {condition}"
+
+
+def _known(value: float) -> float:
+    return -math.inf if math.isnan(value) else value
