@@ -73,7 +73,7 @@ def test_a_crash_is_no_evidence_of_resistance():
     crashed = Failure("m", "d", "sft", {"lr": 1e-4}, 0, "out of memory")
     subject = measured("hardened", [None, None], failures=(crashed,))
     found = resistance(evidence(subject), subject)
-    assert found.verdict == "inconclusive" and "1 runs failed" in found.summary
+    assert found.verdict == "inconclusive" and "no evidence of resistance: 1" in found.summary
 
 
 def test_harm_that_may_be_on_either_side_of_phi_is_inconclusive():

@@ -127,7 +127,7 @@ def test_a_verdict_that_another_judge_does_not_share_is_said_to_depend_on_it():
     assert found.subject["resistance"].verdict == "holds", "the own judge's verdict stays on record"
     said = scorecard.answer(found)
     assert "resistance depends on the judge (holds by verifier, fails by strict)" in said
-    assert "resistance" not in said.split(" holds")[0].split(": ")[1]
+    assert "resistance" not in said.split(";")[0]
     text = scorecard.markdown(found)
     assert "## Resistance: judge-dependent" in text and "| hardened | judge-dependent" in text
     data = json.loads(export.dumped(scorecard.document(found)))

@@ -35,6 +35,9 @@ def audit(
     markdown: Annotated[Path | None, typer.Option(help="Write it as Markdown.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write it as one page that works offline.")] = None,
     reveal: Annotated[bool, typer.Option("--reveal", help="Include harmful answers in the HTML file.")] = False,
+    figures: Annotated[
+        Path | None, typer.Option(help="Write PNG and SVG figures of the attacks to this folder.")
+    ] = None,
     certificate: Annotated[
         Path | None, typer.Option(help="Write a certificate, and FILE.md for a model card.")
     ] = None,
@@ -70,9 +73,14 @@ def audit(
         export.save(markdown, scorecard.markdown(found))
     if html:
         audit_html.write_audit_html(found, html, reveal)
+    if figures:
+        from caseharden.report.figures import write_figures
+
+        _, attacks, *_ = found.evidence.studies
+        write_figures(attacks, figures)
     if certificate:
         _certify(found, question, certificate, key, (domain, suite))
-    for path in (json, markdown, html, certificate):
+    for path in (json, markdown, html, figures, certificate):
         if path:
             console.print(f"wrote {path}", soft_wrap=True)
     raise typer.Exit(0 if complete else 1)

@@ -19,6 +19,12 @@ from caseharden.audit.conditions import Condition, matrix
 from caseharden.audit.cost import Broken
 
 COLORS = {"holds": "green", "fails": "red", "inconclusive": "yellow", "judge-dependent": "yellow"}
+IN_WORDS = {
+    "holds": ("holds", "hold"),
+    "fails": ("fails", "fail"),
+    "inconclusive": ("is inconclusive", "are inconclusive"),
+}
+"""A verdict as said of one condition, and of several."""
 HEADINGS = ("resistance", "stability", "generalization", "trainability")
 
 
@@ -45,9 +51,9 @@ def answer(found: Assessment) -> str:
         return "This audit cannot be trusted: its controls do not stand as they must."
     verdicts = {name: found.verdict(name) for name in found.subject}
     parts = [
-        f"{', '.join(names)} {word}"
-        for word in ("holds", "fails", "inconclusive")
-        if (names := [name for name, verdict in verdicts.items() if verdict == word])
+        f"{' and '.join(names)} {words[len(names) > 1]}"
+        for verdict, words in IN_WORDS.items()
+        if (names := [name for name, got in verdicts.items() if got == verdict])
     ]
     if dependent := found.judge_dependent:
         by = dict.fromkeys(f"{word} by {judge}" for one in dependent for judge, word in one.verdicts.items())
