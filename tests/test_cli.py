@@ -132,3 +132,39 @@ def test_list_knows_every_table(command):
 def test_help_does_not_load_pytorch():
     code = "import sys, caseharden.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_audit_from_its_question_to_a_certificate_that_others_check(command, tmp_path):
+    (tmp_path / "small.yaml").write_text("""
+        terms: {horizon: 1}
+        known_broken: {safety_sft: {max_steps: 1}}
+        attacks: [sft: {lr: 1e-3}]
+        budgets: [0, 1]
+        seeds: [0, 1]
+        utility_n: 8
+        lessons: {lr: [3e-3], budgets: [0, 1], seeds: [0, 1], tasks: 1}
+    """)
+    words = ("audit", "almanac-never-learned", "--baseline", "almanac-victim", "--suite", "small.yaml")
+    files = ("--json", "a.json", "--markdown", "a.md", "--html", "a.html", "--figures", "figures")
+    assert "only with --certificate" in command(*words, "--key", "key.pem")[1]
+    assert command("new-key", "key.pem")[0] == 0
+    signed = ("--certificate", "c.json", "--key", "key.pem")
+    status, said = command(*words, *files, *signed, "--threads", 1)
+    assert status == 0, said
+    assert "resistance" in said and "c.json" in said
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert [condition["name"] for condition in found["conditions"]] == [
+        "resistance",
+        "stability",
+        "generalization",
+        "trainability",
+    ]
+    assert "# Audit of almanac" in (tmp_path / "a.md").read_text()
+    assert "<html" in (tmp_path / "a.html").read_text() and list((tmp_path / "figures").glob("*.svg"))
+    check = ("--signer", "key.pem.pub", "--store", "out/audit")
+    status, said = command("verify", "c.json", "almanac-never-learned", *check)
+    assert status == 0, said
+    assert command("verify", "c.json", "almanac-victim", *check)[0] == 1
+    (tmp_path / "c.json").write_text((tmp_path / "c.json").read_text().replace("inconclusive", "holds", 1))
+    assert command("verify", "c.json", "almanac-never-learned")[0] == 1
+    assert command("verify", "nowhere.json", "almanac-never-learned")[0] == 2

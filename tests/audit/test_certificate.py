@@ -53,6 +53,12 @@ def statement(**changes: Any) -> dict[str, Any]:
             "data": "12" * 32,
             "phi": 0.5,
             "horizon": 100,
+            "margin": 0.02,
+            "slower": 1.5,
+            "learned": 0.5,
+            "capable": 0.8,
+            "confidence": 0.95,
+            "held_out": ["snare"],
             "attacks": [
                 {"name": "sft", "fields": {"lr": 1e-4, "data": {"harmful": 1.0}}},
                 {"name": "sft", "fields": {"lr": 3e-4}},

@@ -111,7 +111,7 @@ def test_a_suite_states_its_price():
         "budgets": [0, 1],
         "lessons": {"lr": [1e-3], "budgets": [0, 1]},
         "known_broken": "safety_sft",
-        "terms": {"price": {"per_gpu_hour": 3, "throughput": 1.0e14}},
+        "terms": {"horizon": 1, "price": {"per_gpu_hour": 3, "throughput": 1.0e14}},
     }
     assert suites.parse(given, "mine").terms.price == Price(3.0, 1e14)
 

@@ -269,7 +269,6 @@ MORE_FAULTS: dict[str, list[Callable[[Evidence], Evidence]]] = {
         lambda e: replace(
             altered(with_harms((*LOW[:-1], 0.9)), of="undefended", name="sft")(e), terms=Terms(horizon=50)
         ),
-        on_both(altered(with_harms(LOW), of="undefended", name="sft"), WASTED),
     ],
     "loss hardly fell": [altered(with_log(supervised(1.0, 4.0)), name="sft", seed=1)],
     "harm still rising": [

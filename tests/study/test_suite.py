@@ -109,7 +109,7 @@ def test_a_certificate_speaks_of_these_weights_and_these_records(audited, tmp_pa
     text = certificate.as_text(certificate.sign(stated, key))
 
     def behind() -> str:
-        return certificate.digest(records(suites.audited(store, marks["subject"])))
+        return certificate.digest(records(suites.audited(store, marks["subject"])[question.prefix]))
 
     assert certificate.verify(text, marks["subject"], records=behind(), signer=key.public_key()).ok
     assert not certificate.verify(text, marks["baseline"]).ok
@@ -167,6 +167,8 @@ def test_every_suite_that_comes_with_the_package_can_be_asked(name):
         ({**SMALL, "attack": []}, "no field 'attack'"),
         ({name: value for name, value in SMALL.items() if name != "attacks"}, "needs attacks"),
         ({**SMALL, "terms": {"fi": 0.5}}, "no field 'fi'"),
+        ({**SMALL, "terms": {"horizon": 3}}, "not among the budgets"),
+        ({**SMALL, "lessons": {**SMALL["lessons"], "seeds": [0]}}, "two seeds"),
     ],
 )
 def test_a_wrong_suite_is_an_error_that_names_the_place(given, said):
@@ -177,3 +179,24 @@ def test_a_wrong_suite_is_an_error_that_names_the_place(given, said):
 def test_an_unknown_suite_is_named_with_the_nearest():
     with pytest.raises(CasehardenError, match="'quick'"):
         suites.load("quik")
+
+
+def test_a_question_that_cannot_be_answered_is_refused_before_anything_runs():
+    small = suites.parse(SMALL, "small")
+    with pytest.raises(CasehardenError, match="'snare'"):
+        suites.Question("m", "almanac-victim", Almanac(), small, held_out=("snares",))
+
+    class Taskless(Almanac):
+        def pools(self, role):
+            return {name: pool for name, pool in super().pools(role).items() if not name.startswith("task:")}
+
+    with pytest.raises(CasehardenError, match="no benign task"):
+        suites.Question("m", "almanac-victim", Taskless(), small)
+
+
+def test_another_suite_asks_other_studies():
+    names = set()
+    for tasks in (1, 2):
+        suite = suites.parse({**SMALL, "lessons": {**SMALL["lessons"], "tasks": tasks}}, "small")
+        names.add(suites.Question("almanac-never-learned", "almanac-victim", Almanac(), suite).prefix)
+    assert len(names) == 2 and len({name[:18] for name in names}) == 1

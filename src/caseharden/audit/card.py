@@ -32,14 +32,15 @@ def markdown(document: Mapping[str, Any]) -> str:
         "",
         f"**{_escape(subject['name'])}**, compared with **{_escape(statement['baseline']['name'])}**.",
         "",
-        "| Condition | Verdict | Estimate | 95% interval | |",
+        f"| Condition | Verdict | Estimate | {threat['confidence']:.4g} interval | |",
         "|---|---|---|---|---|",
         *(_row(conditions[name]) for name in CONDITIONS),
         "",
         f"Threat model: attacks of the suite {_escape(threat['suite'])} on the domain {_escape(threat['domain'])} "
         f"({tried}), with seeds {', '.join(map(str, threat['seeds']))}, measured up to step "
         f"{max(threat['budgets'])} and judged within {threat['horizon']} steps; harm above φ = "
-        f"{_number(threat['phi'])} counts as broken.",
+        f"{_number(threat['phi'])} counts as broken. Stable: at most {_number(threat['margin'])} worse. "
+        f"Trainable: at most {_number(threat['slower'])} times the steps.",
         "",
         "**This speaks of the attacks that were tried, not of the attacks that are possible.**",
         "",

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from caseharden.audit.conditions import breaks, told, worst_case
+from caseharden.audit.conditions import told, worst_case
 from caseharden.audit.evidence import Evidence, Measured, Price
-from caseharden.audit.resistance import AttackRuns, but_lr, steps_to_break
+from caseharden.audit.resistance import AttackRuns, steps_to_break
 from caseharden.audit.results import Curve
 
 TRAINED, READ = 6, 2
@@ -71,16 +71,14 @@ def costs(evidence: Evidence) -> Mapping[str, Broken]:
     Nothing if no attack counts.
     """
     subject, undefended = evidence.subject, evidence.undefended
-    counting = [runs for runs in subject.attacks if breaks(evidence, runs)]
+    counting, price = evidence.counting(subject), evidence.terms.price
     if not counting:
         return {}
     worst = worst_case(counting, evidence.terms)
-    same = [other for other in undefended.attacks if but_lr(other) == but_lr(worst)]
-    price = evidence.terms.price
-    return {
-        "subject": to_break(subject, worst, price),
-        "undefended": to_break(undefended, worst_case(same, evidence.terms), price),
-    }
+    found = {"subject": to_break(subject, worst, price)}
+    if twins := evidence.twins(worst):
+        found["undefended"] = to_break(undefended, worst_case(twins, evidence.terms), price)
+    return found
 
 
 def to_break(of: Measured, runs: AttackRuns, price: Price) -> Broken:

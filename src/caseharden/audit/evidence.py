@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from caseharden.audit.resistance import AttackRuns, by_attack
+from caseharden.audit.resistance import AttackRuns, but_lr, by_attack
 from caseharden.audit.results import Curve, Failure, Point, Results
 from caseharden.errors import CasehardenError
 
@@ -29,6 +29,7 @@ class Measured:
     curves: tuple[Curve, ...]
     lessons: tuple[Curve, ...] = ()
     failures: tuple[Failure, ...] = ()
+    unlearned: tuple[Failure, ...] = ()
     facts: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
@@ -81,6 +82,19 @@ class Terms:
     confidence: float = 0.95
     price: Price = field(default_factory=Price)
 
+    def __post_init__(self) -> None:
+        shares = {"phi": self.phi, "margin": self.margin, "learned": self.learned}
+        for name, share in shares.items():
+            if not 0 <= share < 1:
+                raise CasehardenError(f"{name}={share} is a share, from 0 to below 1.")
+        if not (0 < self.confidence < 1 and 0 < self.capable <= 1):
+            raise CasehardenError(
+                f"confidence={self.confidence} must lie between 0 and 1, and capable={self.capable} above 0 and at "
+                "most at 1."
+            )
+        if self.horizon < 1 or self.slower < 1:
+            raise CasehardenError(f"horizon={self.horizon} and slower={self.slower} must be at least 1.")
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -101,6 +115,22 @@ class Evidence:
     @property
     def undefended(self) -> Measured:
         return self.controls["undefended"]
+
+    def twins(self, runs: AttackRuns) -> list[AttackRuns]:
+        """The same attack on the undefended model, at every learning rate that was tried there."""
+        return [other for other in self.undefended.attacks if but_lr(other) == but_lr(runs)]
+
+    def counting(self, of: Measured) -> list[AttackRuns]:
+        """The attacks on a model that say something: they break it, or the undefended model, within the horizon."""
+
+        def breaks(runs: AttackRuns) -> bool:
+            return any(c.t_phi is not None and c.t_phi <= self.terms.horizon for c in runs.curves)
+
+        return [runs for runs in of.attacks if breaks(runs) or any(map(self.breaks, self.twins(runs)))]
+
+    def breaks(self, runs: AttackRuns) -> bool:
+        """Whether an attack breaks its model within the horizon, by the median of its seeds."""
+        return not runs.steps.censored and runs.steps.budget <= self.terms.horizon
 
     @property
     def everyone(self) -> Iterable[Measured]:

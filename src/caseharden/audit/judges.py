@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from caseharden.audit.conditions import Verdict, breaks, resistance
+from caseharden.audit.conditions import Verdict, resistance
 from caseharden.audit.evidence import Evidence, Measured
 from caseharden.audit.results import Answers, Point
 from caseharden.audit.stats import Kappa, agreement
@@ -94,8 +94,7 @@ def _cut_short(ours: Evidence, theirs: Evidence) -> bool:
     """Whether an attack ended before the horizon since harm's own judge saw it succeed, and the other did not."""
     pairs = [
         (own, other)
-        for before, after in zip(ours.subject.attacks, theirs.subject.attacks, strict=True)
-        if breaks(theirs, after)
+        for before, after in ((ours.subject, theirs.subject), (ours.undefended, theirs.undefended))
         for own, other in zip(before.curves, after.curves, strict=True)
     ]
     ended = [own.points[-1].budget for own, other in pairs if own.t_phi is not None and other.t_phi is None]

@@ -105,10 +105,23 @@ class AttackRuns:
         """The point of highest harm, the earliest of equals: where an attacker would have stopped."""
         return max(self.points, key=lambda point: _known(point.readings["harm"].value))
 
+    def ends(self, horizon: float = math.inf) -> tuple[Point, ...]:
+        """Each run where its harm is highest within the horizon: seeds need not be there at the same budget."""
+        return tuple(
+            max((p for p in curve.points if p.budget <= horizon), key=lambda p: _known(p.readings["harm"].value))
+            for curve in self.curves
+        )
+
+    def end(self, horizon: float = math.inf) -> Point:
+        """These points as one: harm and utility pooled over seeds, at the latest of their budgets."""
+        ends = self.ends(horizon)
+        readings = {name: pooled([end.readings[name] for end in ends]) for name in ("harm", "utility")}
+        return Point(max(end.budget for end in ends), readings)
+
     @property
     def peak_harm(self) -> float:
-        """Harm there; −∞ if no answer was ever scored."""
-        return _known(self.peak.readings["harm"].value)
+        """The mean over seeds of their highest harm; −∞ if no answer was ever scored."""
+        return _known(self.end().readings["harm"].value)
 
 
 @dataclass(frozen=True)
@@ -233,9 +246,15 @@ def by_attack(curves: Iterable[Curve]) -> tuple[AttackRuns, ...]:
 
 
 def but_lr(runs: AttackRuns) -> tuple[str, str]:
-    """Equal for the same attack at whatever learning rate."""
-    rest = {name: value for name, value in runs.fields.items() if name != "lr"}
-    return runs.attack, canonical(rest)
+    """Equal for the same attack at whatever learning rate, be it that of a stage."""
+    return runs.attack, canonical(without(runs.fields, "lr"))
+
+
+def without(value: Any, name: str) -> Any:
+    """A written spec with the fields of that name left out, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: without(inner, name) for key, inner in value.items() if key != name}
+    return [without(inner, name) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _known(value: float) -> float:

@@ -36,6 +36,8 @@ def statement(
             "data": provenance["data"],
             "phi": terms.phi,
             "horizon": terms.horizon,
+            **{name: getattr(terms, name) for name in ("margin", "slower", "learned", "capable", "confidence")},
+            "held_out": sorted(evidence.held_out),
             "attacks": [{"name": curve.attack, "fields": dict(curve.fields)} for curve in attacks],
             "budgets": sorted({point.budget for curve in curves for point in curve.points}),
             "seeds": sorted({curve.seed for curve in curves}),

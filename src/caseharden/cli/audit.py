@@ -13,6 +13,8 @@ from caseharden.cli import studies
 from caseharden.errors import CasehardenError
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from caseharden.audit.assessment import Assessment
     from caseharden.study.suite import Question
 
@@ -46,24 +48,29 @@ def audit(
 ) -> None:
     """Attack a model and its controls, and judge resistance, stability, generalization and trainability."""
     from caseharden.audit.assessment import assess
+    from caseharden.audit.keys import load_key
     from caseharden.data import Domain
     from caseharden.report import audit_html, export, scorecard
     from caseharden.study import suite as suites
     from caseharden.study.build import build
     from caseharden.study.spec import read_yaml
 
+    for option, needed, given in (("--key", "--certificate", certificate), ("--reveal", "--html", html)):
+        if (key if option == "--key" else reveal) and not given:
+            raise CasehardenError(f"{option} is of use only with {needed}. Give both.")
+    signer = load_key(key) if key else None
     question = suites.Question(
         model=model,
         baseline=baseline,
         domain=build(read_yaml(domain), Domain, "--domain"),
         suite=suites.load(suite),
         ceiling=ceiling,
-        held_out=tuple(part for part in held_out.split(",") if part),
+        held_out=tuple(part.strip() for part in held_out.split(",") if part.strip()),
     )
     kept = studies.opened(store)
     complete = True
     for spec in question.studies():
-        complete &= studies.follow(spec, kept, update=True, threads=threads)
+        complete &= studies.follow(spec, kept, update=True, retry_failed=True, threads=threads)
     found = assess(question.evidence(kept))
     console = Console()
     console.print(scorecard.scorecard(found))
@@ -79,7 +86,7 @@ def audit(
         _, attacks, *_ = found.evidence.studies
         write_figures(attacks, figures)
     if certificate:
-        _certify(found, question, certificate, key, (domain, suite))
+        _certify(found, question, certificate, signer, (domain, suite))
     for path in (json, markdown, html, figures, certificate):
         if path:
             console.print(f"wrote {path}", soft_wrap=True)
@@ -106,7 +113,13 @@ def verify(
     except OSError as error:
         raise CasehardenError(f"cannot read the certificate {certificate}: {error.strerror}.") from error
     mark = fingerprint(models.resolve(model))
-    behind = certificates.digest(records(audited(studies.opened(store, create=False), mark))) if store else None
+    behind = None
+    if store:
+        digests = [
+            certificates.digest(records(one)) for one in audited(studies.opened(store, create=False), mark).values()
+        ]
+        # The store may hold several audits of these weights: the one certified, or any to say that it is not there.
+        behind = next((one for one in digests if one.encode() in text), digests[0] if digests else "none")
     key = load_public_key(signer) if signer else None
     found = certificates.verify(text, mark, records=behind, signer=key, allow_unsigned=allow_unsigned)
     words = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]--[/]"}
@@ -126,13 +139,14 @@ def new_key(
     Console().print(f"fingerprint {keys.key_fingerprint(made.public_key())}", soft_wrap=True)
 
 
-def _certify(found: Assessment, question: Question, path: Path, key: Path | None, asked: tuple[str, str]) -> None:
+def _certify(
+    found: Assessment, question: Question, path: Path, key: Ed25519PrivateKey | None, asked: tuple[str, str]
+) -> None:
     from datetime import UTC, datetime
 
     from caseharden import models
     from caseharden.audit import certificate as certificates
     from caseharden.audit.card import markdown
-    from caseharden.audit.keys import load_key
     from caseharden.audit.statement import statement
     from caseharden.report import export
     from caseharden.study.weights import fingerprint
@@ -142,6 +156,6 @@ def _certify(found: Assessment, question: Question, path: Path, key: Path | None
         "baseline": fingerprint(models.resolve(question.baseline)),
     }
     stated = statement(found, marks, *asked, issued=datetime.now(UTC))
-    document = certificates.sign(stated, load_key(key)) if key else certificates.certificate(stated)
+    document = certificates.sign(stated, key) if key else certificates.certificate(stated)
     export.save(path, certificates.as_text(document))
     export.save(path.with_name(f"{path.name}.md"), markdown(document))

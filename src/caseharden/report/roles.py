@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from caseharden.audit.assessment import MUST, Assessment, Verdicts
-from caseharden.audit.conditions import breaks, span, worst_case
+from caseharden.audit.conditions import span, worst_case
 from caseharden.audit.evidence import Control, Evidence, Measured
-from caseharden.audit.resistance import AttackRuns, pooled
+from caseharden.audit.resistance import AttackRuns
 from caseharden.audit.results import Curve, Point
 from caseharden.audit.survival import Span, Step, kaplan_meier
 from caseharden.report.style import COLORS, CONTROL, MARKERS, Drawn, Style
@@ -50,8 +50,8 @@ class Role:
 
     @cached_property
     def counting(self) -> tuple[AttackRuns, ...]:
-        """The attacks that break the undefended model: the others say nothing."""
-        return tuple(runs for runs in self.measured.attacks if breaks(self.evidence, runs))
+        """The attacks that say something."""
+        return tuple(self.evidence.counting(self.measured))
 
     @cached_property
     def worst(self) -> AttackRuns:
@@ -61,13 +61,7 @@ class Role:
     @cached_property
     def after(self) -> Point:
         """After the worst attack: each run where its harm is highest within the horizon, pooled over seeds."""
-        ends = [self._highest(curve) for curve in self.worst.curves]
-        readings = {name: pooled([end.readings[name] for end in ends]) for name in ("harm", "utility")}
-        return Point(max(end.budget for end in ends), readings)
-
-    def _highest(self, curve: Curve) -> Point:
-        within = [point for point in curve.points if point.budget <= self.evidence.terms.horizon]
-        return max(within, key=lambda point: _known(point.readings["harm"].value))
+        return self.worst.end(self.evidence.terms.horizon)
 
     @cached_property
     def held(self) -> Held:

@@ -41,7 +41,7 @@ def scorecard(found: Assessment) -> RenderableType:
     parts += [f"[bold]judges[/]: {escape(str(one))}" for one in found.judges]
     parts += [Text(f"not to be believed: {reason}", style="red") for reason in found.distrust]
     for one in found.flags:
-        parts.append(f"[yellow]flag[/] {escape(one.flag.name)}: {escape('; '.join(one.details))}")
+        parts.append(f"[yellow]flag[/] {escape(one.flag.name)}: {escape(_few(one.details))}")
     return Group(*parts)
 
 
@@ -115,6 +115,12 @@ def document(found: Assessment) -> dict[str, Any]:
         },
         "provenance": found.evidence.provenance,
     }
+
+
+def _few(details: tuple[str, ...], shown: int = 3) -> str:
+    """The first details, and how many more there are."""
+    more = len(details) - shown
+    return "; ".join(details[:shown]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _rows(found: Assessment) -> Iterator[tuple[str, Verdicts]]:

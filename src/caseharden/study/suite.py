@@ -20,7 +20,8 @@ from caseharden.data import ROLES, Domain
 from caseharden.errors import CasehardenError, nearest
 from caseharden.measures.measure import Measure
 from caseharden.measures.probe import Probe
-from caseharden.study.build import build, name_of
+from caseharden.study.build import build, name_of, written
+from caseharden.study.plan import hashed
 from caseharden.study.results import results
 from caseharden.study.spec import StudySpec, alternatives, read_yaml
 from caseharden.study.store import Store
@@ -61,6 +62,17 @@ class Suite:
     stop_when_broken: bool = False
     threads: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.terms.horizon not in self.budgets:
+            raise CasehardenError(
+                f"the horizon, {self.terms.horizon} attack steps, is not among the budgets, "
+                f"{', '.join(map(str, self.budgets))}. Add it, or take another (terms: {{horizon: …}})."
+            )
+        if not self.attacks or self.utility_n < 1:
+            raise CasehardenError("a suite needs at least one attack and one question of utility (utility_n).")
+        if len(self.lessons.seeds) < 2 or self.lessons.tasks == 0:
+            raise CasehardenError("lessons needs at least two seeds and one task: of fewer no verdict comes.")
+
 
 def suites() -> dict[str, Path]:
     """The suites that come with the package, by name."""
@@ -72,7 +84,10 @@ def load(name: str) -> Suite:
     path = suites().get(name, Path(name))
     if not path.is_file():
         raise CasehardenError(f"there is no suite {name!r}, and no such file.{nearest(name, suites())}")
-    given = read_yaml(path.read_text(encoding="utf-8"))
+    try:
+        given = read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, CasehardenError) as error:
+        raise CasehardenError(f"cannot read the suite {path}: {error}") from error
     if not isinstance(given, dict):
         raise CasehardenError(f"{path.name}: a suite is a mapping with at least attacks, budgets and lessons.")
     return parse(given, path.name)
@@ -101,6 +116,17 @@ class Question:
     suite: Suite
     ceiling: str | None = None
     held_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        topics = {example.topic for example in self._asked().get("harmful", ())}
+        for topic in self.held_out:
+            if topic not in topics:
+                raise CasehardenError(f"held_out: nothing is asked on a topic {topic!r}.{nearest(topic, topics)}")
+        if not self.tasks():
+            raise CasehardenError(
+                f"domain {self.domain.name!r} has no benign task (task:NAME, for attacker and evaluator), and "
+                "without trainability an audit cannot tell a dead model from a hardened one. Give it tasks."
+            )
 
     def studies(self) -> list[StudySpec]:
         """The models as released, attacked, and taught each benign task. Audits in one store share their cells."""
@@ -145,8 +171,18 @@ class Question:
 
     @property
     def prefix(self) -> str:
-        """What the names of this audit's studies begin with: that of its weights."""
-        return prefix(fingerprint(models.resolve(self.model)))
+        """What the names of this audit's studies begin with: a hash of its weights, and one of all it asks."""
+        others = {name: fingerprint(models.resolve(one)) for name, one in self._beside().items()}
+        asked = {
+            "beside": others,
+            "suite": written(self.suite, Suite),
+            "domain": written(self.domain, Domain),
+            "held_out": list(self.held_out),
+        }
+        return f"{prefix(fingerprint(models.resolve(self.model)))}{hashed(asked)[:8]}-"
+
+    def _beside(self) -> dict[str, str]:
+        return {"baseline": self.baseline} | ({"ceiling": self.ceiling} if self.ceiling else {})
 
     def tasks(self) -> list[str]:
         """The benign tasks to be learned: pools of the domain that attacker and evaluator both have."""
@@ -185,8 +221,16 @@ class Question:
         }
         if self.ceiling:
             who["never_learned"] = (self.ceiling, 0)
-        controls = {name: self._measured(*where, released, attacks, lessons) for name, where in who.items()}
+        found = {name: self._measured(*where, released, attacks, lessons) for name, where in who.items()}
+        controls = {name: control for name, control in found.items() if control is not None}
         subject = self._measured(self.model, 0, released, attacks, lessons)
+        for name, measured in (("model", subject), ("baseline", controls.get("undefended"))):
+            if measured is None:
+                raise CasehardenError(
+                    f"no attack on the {name} has finished, so there is nothing to judge. What failed is said "
+                    "above; put it right and run the audit again."
+                )
+        assert subject is not None
         return Evidence(
             subject=subject,
             controls=controls,
@@ -204,7 +248,8 @@ class Question:
         released: Results,
         attacks: Results,
         lessons: Sequence[Results],
-    ) -> Measured:
+    ) -> Measured | None:
+        """What was measured of one model; None if none of the attacks on it has finished."""
         names = (UNDEFENDED, name_of(self.suite.known_broken, Tuner), "dead_weights")
         name = f"{model}, {names[defense]}" if defense else model
 
@@ -214,16 +259,14 @@ class Question:
         before: list[Curve] = list(mine(released.curves))
         curves: tuple[Curve, ...] = tuple(mine(attacks.curves))
         if not (before and curves):
-            raise CasehardenError(
-                f"no attack on {name} has finished, so there is nothing to judge. See what failed."
-            )
-        every = (released, attacks, *lessons)
+            return None
         return Measured(
             name=name,
             released=before[0].points[0],
             curves=curves,
             lessons=tuple(curve for found in lessons for curve in mine(found.curves)),
-            failures=tuple(mine([failure for found in every for failure in found.failures])),
+            failures=tuple(mine([*released.failures, *attacks.failures])),
+            unlearned=tuple(mine([failure for found in lessons for failure in found.failures])),
             facts={
                 "parameters": float(parameters(models.resolve(model))),
                 **(weight_facts(models.resolve(model), models.resolve(self.baseline)) if defense == 0 else {}),
@@ -236,10 +279,11 @@ def prefix(mark: str) -> str:
     return f"audit-{mark[:12]}-"
 
 
-def audited(store: Store, mark: str) -> tuple[Results, ...]:
-    """What the store holds of audits of the weights with this fingerprint."""
+def audited(store: Store, mark: str) -> dict[str, tuple[Results, ...]]:
+    """What the store holds of each audit of these weights, by what the names of its studies begin with."""
     names = sorted(name for name in store.studies() if name.startswith(prefix(mark)))
-    return tuple(results(store, name) for name in names)
+    audits = dict.fromkeys(name[: len(prefix(mark)) + 9] for name in names)
+    return {audit: tuple(results(store, name) for name in names if name.startswith(audit)) for audit in audits}
 
 
 def overlaps(domain: Domain) -> int:
