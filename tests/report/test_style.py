@@ -10,7 +10,7 @@ import pytest
 
 from caseharden.audit.resistance import resistance
 from caseharden.audit.results import Results
-from caseharden.report.style import COLORS, CONTROL, Names, number, place, ticks
+from caseharden.report.style import COLORS, CONTROL, Names, number, place, short, ticks
 
 
 def luminance(color: str) -> float:
@@ -58,3 +58,11 @@ def test_ticks_keep_the_ends_and_never_crowd() -> None:
 
 def test_a_score_that_is_not_there_is_a_dash() -> None:
     assert number(math.nan) == "–" and number(0.0) == "0.000"
+
+
+def test_chains_are_called_by_their_stages_and_told_apart_by_fields_only_where_stages_are_the_same() -> None:
+    one, other = {"safety_sft": {"lr": 1e-4}}, {"safety_sft": {"lr": 1e-3}}
+    chains = [("chain", {"stages": [one, "tar"]}), ("chain", {"stages": [one, "patcher"]})]
+    assert list(short(chains).values()) == ["safety_sft → tar", "safety_sft → patcher"]
+    alike = list(short([*chains, ("chain", {"stages": [other, "tar"]})]).values())
+    assert alike[1] == "safety_sft → patcher" and len({*alike}) == 3

@@ -98,16 +98,24 @@ def with_panel(found: Sequence[Resistance]) -> list[Resistance]:
 
 
 def short(things: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[tuple[str, str], str]:
-    """Names of things with fields, by name and canonical fields."""
-    known = {(name, canonical(fields)): fields for name, fields in things}
+    """Names of things with fields, by name and canonical fields; only fields that tell like from like are named."""
+    known = {(name, canonical(fields)): (_called(name, fields), fields) for name, fields in things}
     names: dict[tuple[str, str], str] = {}
-    for (name, key), fields in known.items():
-        siblings = [other for (sibling, _), other in known.items() if sibling == name]
+    for key, (called, fields) in known.items():
+        siblings = [other for sibling, other in known.values() if sibling == called]
         telling = [f for f in fields if len({canonical({f: other.get(f)}) for other in siblings}) > 1]
-        names[name, key] = " ".join(
-            [name or "no attack", *(f"{field}={plain_value(fields[field])}" for field in telling)]
-        )
+        names[key] = " ".join([called, *(f"{field}={plain_value(fields[field])}" for field in telling)])
     return names
+
+
+def _called(name: str, fields: Mapping[str, Any]) -> str:
+    """What a thing is called without its fields; a chain by its stages."""
+    stages = fields.get("stages") or ()
+    return (
+        " → ".join(stage if isinstance(stage, str) else next(iter(stage)) for stage in stages)
+        or name
+        or "no attack"
+    )
 
 
 def plain_value(value: Any) -> str:
