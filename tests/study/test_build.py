@@ -40,10 +40,10 @@ def test_a_spec_survives_writing_in_short_and_in_full():
 
 @pytest.mark.parametrize("name", {**attacks.TABLE, **defenses.TABLE})
 def test_every_tuner_of_the_tables_survives_writing(name):
-    needs = {"chain": {"stages": [{"sft": {"max_steps": 3}}, "sft"]}}
+    needs = {"chain": {"stages": [{"sft": {"max_steps": 3}}, "sft"]}, "averaged": {"tuner": "safety_sft"}}
     tuner = build.build({name: needs.get(name)}, Tuner, "here")
     full = build.written(tuner, Tuner)
-    assert list(full) == [name]
+    assert [full] == [name] or list(full) == [name]  # a tuner without fields is its name alone
     assert build.build(yaml.safe_load(yaml.safe_dump(full)), Tuner, "here") == tuner
 
 
