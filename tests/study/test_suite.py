@@ -76,6 +76,7 @@ def test_the_controls_order_as_they_must_but_for_what_this_size_cannot_show(audi
     assert found.controls["undefended"]["resistance"].verdict == "fails"
     assert found.controls["never_learned"]["resistance"].verdict == "holds"
     assert found.controls["dead"]["stability"].verdict == "fails"
+    assert found.controls["never_learned"]["trainability"].verdict == "inconclusive"  # it is not taught
     assert not any("undefended" in reason or "never_learned" in reason for reason in found.distrust)
 
 

@@ -332,7 +332,7 @@ def lesson(evidence: Evidence, of: Measured, name: str) -> tuple[Verdict, TimeRa
     if any(name in failure.fields.get("data", {}) for failure in (*of.unlearned, *evidence.undefended.unlearned)):
         return "inconclusive", UNKNOWN, "a run crashed, which is no evidence."
     if ours is None or theirs is None:
-        return "inconclusive", UNKNOWN, "no run has finished."
+        return "inconclusive", UNKNOWN, "not taught."
     if theirs.steps.censored:
         return "inconclusive", UNKNOWN, "the undefended model did not learn it."
     if of is evidence.undefended:

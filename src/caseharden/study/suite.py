@@ -129,7 +129,10 @@ class Question:
             )
 
     def studies(self) -> list[StudySpec]:
-        """The models as released, attacked, and taught each benign task. Audits in one store share their cells."""
+        """The models as released, attacked, and taught each benign task. Audits in one store share their cells.
+
+        Of the controls, only those are taught that must be, or must not be, teachable.
+        """
         suite, lessons = self.suite, self.suite.lessons
         dead = build("dead_weights", Tuner, "dead")
         others = [name for name in (self.model, self.ceiling) if name and name != self.baseline]
@@ -140,6 +143,7 @@ class Question:
             "controls": tuple(dict.fromkeys(others)),
             "threads": suite.threads,
         }
+        taught = {"defenses": (None, dead), "controls": tuple(one for one in others if one == self.model)}
         released = StudySpec(name=f"{self.prefix}released", budgets=(0,), **common)
         attacked = StudySpec(
             name=f"{self.prefix}attacks",
@@ -163,7 +167,7 @@ class Question:
                 phi=suite.terms.learned,
                 measures=self._only(task),
                 stop_when_broken=True,
-                **common,
+                **{**common, **taught},
             )
             for task in self.tasks()
         ]
