@@ -51,7 +51,7 @@ def answer(found: Assessment) -> str:
         return "This audit cannot be trusted: its controls do not stand as they must."
     verdicts = {name: found.verdict(name) for name in found.subject}
     parts = [
-        f"{' and '.join(names)} {words[len(names) > 1]}"
+        f"{' and '.join(filter(None, (', '.join(names[:-1]), names[-1])))} {words[len(names) > 1]}"
         for verdict, words in IN_WORDS.items()
         if (names := [name for name, got in verdicts.items() if got == verdict])
     ]
