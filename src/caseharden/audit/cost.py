@@ -41,7 +41,7 @@ class Broken:
     def __str__(self) -> str:
         cost = self.cost
         parts = [
-            f"{cost.steps} steps",
+            f"{cost.steps} {'step' if cost.steps == 1 else 'steps'}",
             f"{_count(cost.examples)} examples",
             f"{_count(cost.tokens)} tokens",
             f"{_count(cost.flops)} FLOPs",
