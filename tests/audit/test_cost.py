@@ -91,7 +91,7 @@ def test_a_model_of_unknown_size_has_tokens_but_no_price():
 def test_the_scorecard_tells_costs_and_its_data_are_json():
     found = assess(case(measured("hardened", [50] * 3)))
     text = scorecard.markdown(found)
-    assert "hardened: 50 steps, 400 examples" in text and "undefended: 1 steps, 8 examples" in text
+    assert "hardened: 50 steps, 400 examples" in text and "undefended: 1 step, 8 examples" in text
     data = json.loads(export.dumped(scorecard.document(found)))
     assert data["costs"]["subject"]["cost"]["tokens"] == 7000
     assert data["terms"]["price"] == {"per_gpu_hour": 2.0, "throughput": 2e14}
