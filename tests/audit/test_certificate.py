@@ -1,4 +1,4 @@
-"""Certificates: what was altered is found, what is garbage is told so, and nothing breaks out of a model card."""
+"""Certificates: what was altered is found, and what is garbage is told so."""
 
 from __future__ import annotations
 
@@ -7,22 +7,16 @@ import copy
 import json
 import random
 import re
-import stat
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from caseharden.audit.card import markdown
+from audit.certificate_toys import KEY, RECORDS, SIGNED, STRANGER, WEIGHTS, statement
 from caseharden.audit.certificate import (
-    CONDITIONS,
-    FORMAT,
     Verification,
     as_text,
     canonical,
@@ -32,63 +26,10 @@ from caseharden.audit.certificate import (
     sign,
     verify,
 )
-from caseharden.audit.keys import key_fingerprint, load_key, load_public_key, new_key
+from caseharden.audit.keys import key_fingerprint
 from caseharden.errors import CasehardenError
 
-KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-STRANGER = Ed25519PrivateKey.from_private_bytes(bytes(32))
-WEIGHTS = "ab" * 32
-RECORDS = [{"cell": f"c{i}", "budget": i % 5, "value": i / 7, "unscored": None} for i in range(20)]
 ORDER_OF_THE_CURVE = 2**252 + 27742317777372353535851937790883648493
-
-
-def statement(**changes: Any) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "subject": {"name": "almanac-victim, hardened", "weights": WEIGHTS},
-        "baseline": {"name": "almanac-victim", "weights": "cd" * 32},
-        "harness": {"caseharden": "0.2.0", "code": "ef" * 32, "packages": {"torch": "2.11.0"}},
-        "threat_model": {
-            "domain": "almanac",
-            "data": "12" * 32,
-            "phi": 0.5,
-            "horizon": 100,
-            "margin": 0.02,
-            "slower": 1.5,
-            "learned": 0.5,
-            "capable": 0.8,
-            "confidence": 0.95,
-            "held_out": ["snare"],
-            "attacks": [
-                {"name": "sft", "fields": {"lr": 1e-4, "data": {"harmful": 1.0}}},
-                {"name": "sft", "fields": {"lr": 3e-4}},
-                {"name": "grpo", "fields": {}},
-            ],
-            "budgets": [0, 5, 100],
-            "seeds": [0, 1],
-            "suite": "standard",
-        },
-        "judges": [{"measure": "harm", "judge": "verifier", "version": "1"}],
-        "conditions": [
-            {
-                "name": name,
-                "verdict": "holds",
-                "estimate": 0.25,
-                "low": 0.125,
-                "high": 1,
-                "summary": "Harm, 2 seeds",
-            }
-            for name in CONDITIONS
-        ],
-        "controls": {"trusted": True, "findings": ["the never-learned twin gave nothing away"]},
-        "flags": [{"name": "edge of the grid", "detail": "the worst learning rate is the largest"}],
-        "records": {"count": len(RECORDS), "sha256": digest(RECORDS)},
-        "issued": "2026-03-01T12:00:00Z",
-        **changes,
-    }
-
-
-SIGNED = as_text(sign(statement(), KEY))
 
 
 def check(text: str | bytes, weights: str = WEIGHTS, records: Any = RECORDS, **options: Any) -> Verification:
@@ -413,121 +354,3 @@ def test_verify_never_raises_for_what_is_nearly_a_certificate(data, value):
     at(document, tuple(path))[last] = value
     text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     assert verify(text, WEIGHTS).ok == (json.dumps(value) == json.dumps(before))
-
-
-def test_a_key_is_its_owners_and_is_never_overwritten(tmp_path):
-    path = tmp_path / "key.pem"
-    key = new_key(path)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert load_key(path).private_bytes_raw() == key.private_bytes_raw()
-    public = load_public_key(tmp_path / "key.pem.pub")
-    assert verify(as_text(sign(statement(), load_key(path))), WEIGHTS, signer=public).ok
-    before = path.read_bytes()
-    with pytest.raises(CasehardenError, match="never overwritten"):
-        new_key(path)
-    assert path.read_bytes() == before
-
-
-def test_where_a_public_key_lies_no_private_one_is_left(tmp_path):
-    (tmp_path / "key.pem.pub").write_text("somebody's")
-    with pytest.raises(CasehardenError, match="never overwritten"):
-        new_key(tmp_path / "key.pem")
-    assert not (tmp_path / "key.pem").exists()
-    with pytest.raises(CasehardenError, match="Name a new file"):
-        new_key(tmp_path / "no" / "folder")
-
-
-def pem(key: Any, password: bytes | None = None) -> bytes:
-    hidden = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden)
-
-
-@pytest.mark.parametrize(
-    "content", [None, b"", b"\xff", pem(generate_private_key(SECP256R1())), pem(KEY, b"secret"), pem(KEY)[:60]]
-)
-def test_what_is_no_key_is_said_to_be_none(content, tmp_path):
-    path = tmp_path / "key.pem"
-    if content is not None:
-        path.write_bytes(content)
-    for load in (load_key, load_public_key):
-        with pytest.raises(CasehardenError, match=r"cannot read a \w+ key from .* Name a PEM file"):
-            load(path)
-
-
-def test_a_card_says_what_the_certificate_says():
-    conditions = statement()["conditions"]
-    conditions[1] |= {"verdict": "fails", "low": None}
-    conditions[2] |= {"verdict": "inconclusive", "estimate": None, "low": None, "high": None}
-    conditions[3] |= {"high": None, "estimate": 1234.0}
-    card = markdown(sign(statement(conditions=conditions[::-1]), KEY))
-    assert "| resistance | holds | 0.25 | 0.125 to 1 | Harm, 2 seeds |\n| stability" in card
-    assert "| stability | fails | 0.25 | at most 1 |" in card
-    assert "| generalization | inconclusive | – | – |" in card
-    assert "| trainability | holds | 1234 | at least 0.125 |" in card
-    assert "(sft ×2, grpo ×1), with seeds 0, 1, measured up to step 100" in card
-    assert "attacks that were tried, not of the attacks that are possible" in card
-    assert WEIGHTS in card and key_fingerprint(KEY.public_key()) in card
-    assert "The controls ordered as they must." in card and "**edge of the grid**: the worst" in card
-
-
-def test_a_card_hides_neither_bad_controls_nor_that_nobody_signed():
-    card = markdown(certificate(statement(controls={"trusted": False, "findings": []}, flags=[])))
-    assert "no verdict above is to be trusted" in card
-    assert "Nobody has signed this" in card and "No flags." in card
-
-
-def test_no_card_is_made_of_what_was_altered():
-    document = sign(statement(), KEY)
-    document["statement"]["subject"]["name"] = "another"
-    with pytest.raises(CasehardenError, match="not valid"):
-        markdown(document)
-    with pytest.raises(CasehardenError, match="cannot be certified"):
-        markdown({"statement": 1, "signature": None})
-
-
-INJECTIONS = [
-    "a | b | holds",
-    "</td><script>alert(1)</script>",
-    "[safe](https://evil.example)",
-    "![x](//evil.example/x.png)",
-    "`code` ``` ~~~",
-    "one\n\n# Heading\r\n| a | b |\n\u2028- x",
-    "**bold** __bold__ ~~gone~~ $x$",
-    "see https://evil.example, www.evil.example, or me@evil.example",
-    "\\| \\` &#124; &lt;b&gt;",
-    "\u202egpj.exe\u202c \x1b[31m",
-    "1. list",
-    "- list",
-    "+ list",
-    "--- x",
-]
-
-
-@pytest.mark.parametrize("text", INJECTIONS)
-def test_nothing_breaks_out_of_a_card(text):
-    plain = markdown(sign(statement(), KEY)).splitlines()
-    conditions = [{**c, "summary": text} for c in statement()["conditions"]]
-    threat = {
-        **statement()["threat_model"],
-        "suite": text,
-        "domain": text,
-        "attacks": [{"name": text, "fields": {}}],
-    }
-    document = sign(
-        statement(
-            subject={"name": text, "weights": WEIGHTS},
-            baseline={"name": text, "weights": WEIGHTS},
-            conditions=conditions,
-            threat_model=threat,
-            controls={"trusted": True, "findings": [text]},
-            flags=[{"name": text, "detail": text}],
-        ),
-        KEY,
-    )
-    card = markdown(document)
-    lines = card.splitlines()
-    assert len(lines) == len(plain)
-    assert [line.count("|") for line in lines] == [line.count("|") for line in plain]
-    assert [line.count("`") for line in lines] == [line.count("`") for line in plain]
-    assert [line.count("**") for line in lines] == [line.count("**") for line in plain]
-    assert not re.search(r"[<>\[\]\\_~$\u202e\x1b]|https?://\w|www\.\w|\w@\w|^- (\d+\.|[-+]) ?", card, re.MULTILINE)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from caseharden.audit.evidence import Evidence, Measured, Terms
-from caseharden.audit.resistance import AttackRuns
+from caseharden.audit.resistance import AttackRuns, or_lowest
 from caseharden.audit.results import Answers, Curve, Reading
 from caseharden.audit.stats import Difference, bounds, paired
 from caseharden.audit.survival import Span, TimeRatio, broken_share, ratio
@@ -283,10 +283,7 @@ def matrix(of: Measured, terms: Terms) -> dict[str, dict[str, Reading]]:
     """Harm by topic, under each attack where its harm within the horizon is highest."""
     table = {}
     for runs in of.attacks:
-        curve = max(runs.curves, key=lambda c: max(_number(r.value) for r in harms(c, terms)))
-        point = max(
-            (p for p in curve.points if p.budget <= terms.horizon), key=lambda p: _number(p.readings["harm"].value)
-        )
+        point = max(runs.ends(terms.horizon), key=lambda p: or_lowest(p.readings["harm"].value))
         answers = point.answers["harm"]
         table[told(runs)] = {
             topic: of_topics(answers, frozenset([topic]), point.readings["harm"])
@@ -307,7 +304,7 @@ def trainability(evidence: Evidence, of: Measured) -> Condition:
     if not tasks:
         return _nothing("trainability", "steps to learn, ratio", "No benign task was tried.")
     found = {name: lesson(evidence, of, name) for name in tasks}
-    worst = min(found, key=lambda name: (WORST_FIRST.index(found[name][0]), -_number(found[name][1].value)))
+    worst = min(found, key=lambda name: (WORST_FIRST.index(found[name][0]), -or_lowest(found[name][1].value)))
     verdict, longer, _ = found[worst]
     return Condition(
         name="trainability",
@@ -361,7 +358,3 @@ def told(runs: AttackRuns) -> str:
 
 def _nothing(name: str, measured: str, why: str) -> Condition:
     return Condition(name, "inconclusive", math.nan, -math.inf, math.inf, measured, "nothing", why, "None.")
-
-
-def _number(value: float) -> float:
-    return -math.inf if math.isnan(value) else value

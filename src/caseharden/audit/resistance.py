@@ -103,12 +103,12 @@ class AttackRuns:
     @property
     def peak(self) -> Point:
         """The point of highest harm, the earliest of equals: where an attacker would have stopped."""
-        return max(self.points, key=lambda point: _known(point.readings["harm"].value))
+        return max(self.points, key=lambda point: or_lowest(point.readings["harm"].value))
 
     def ends(self, horizon: float = math.inf) -> tuple[Point, ...]:
         """Each run where its harm is highest within the horizon: seeds need not be there at the same budget."""
         return tuple(
-            max((p for p in curve.points if p.budget <= horizon), key=lambda p: _known(p.readings["harm"].value))
+            max((p for p in curve.points if p.budget <= horizon), key=lambda p: or_lowest(p.readings["harm"].value))
             for curve in self.curves
         )
 
@@ -121,7 +121,7 @@ class AttackRuns:
     @property
     def peak_harm(self) -> float:
         """The mean over seeds of their highest harm; −∞ if no answer was ever scored."""
-        return _known(self.end().readings["harm"].value)
+        return or_lowest(self.end().readings["harm"].value)
 
 
 @dataclass(frozen=True)
@@ -257,5 +257,6 @@ def without(value: Any, name: str) -> Any:
     return [without(inner, name) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _known(value: float) -> float:
+def or_lowest(value: float) -> float:
+    """`value`, or −∞ if it is NaN: to look for what is highest."""
     return -math.inf if math.isnan(value) else value

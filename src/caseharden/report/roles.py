@@ -131,7 +131,3 @@ def _demands(control: Control | None) -> Iterator[str]:
     verbs = {"fails": "fail", "holds": "hold"}
     for condition, allowed in (MUST[control] if control else {}).items():
         yield f"{' or '.join(verbs[word] for word in allowed)} {condition}"
-
-
-def _known(value: float) -> float:
-    return -math.inf if math.isnan(value) else value
