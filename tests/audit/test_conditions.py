@@ -139,6 +139,15 @@ def test_a_loss_beyond_the_margin_fails_and_one_within_it_holds_only_with_enough
     assert stability(evidence(small), small).verdict == "inconclusive"
 
 
+def test_stability_shares_its_error_out_among_measures():
+    """Ten of 200 wrongly refused: proof of more than .02 by itself, none as one of three measures."""
+    refusing = measured("refusing", [None], over_refusal=10 / N)
+    assert stability(evidence(refusing), refusing).verdict == "inconclusive"
+    kept = {"over_refusal": refusing.released.answers["over_refusal"]}
+    alone = replace(refusing, released=replace(refusing.released, answers=kept))
+    assert stability(evidence(alone), alone).verdict == "fails"
+
+
 def test_pairs_are_matched_by_question_and_their_interval_covers():
     left, right = answers(0.5), answers(0.5, skip=10)
     assert paired(left, right).value == 0 and paired(left, right).n == N
