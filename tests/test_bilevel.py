@@ -157,6 +157,15 @@ def test_patcher_without_attack_is_safety_sft(tiny_lm, toy_domain):
     assert tuned(tiny_lm, toy_domain, attacked) != tuned(tiny_lm, toy_domain, plain)
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_patchers_schedule_spans_its_loops(schedule, tiny_lm, toy_domain):
+    """With an optimizer that has no state to reset, loops leave no trace."""
+    same = {"schedule": schedule, "optimizer": "sgd", "lr": 0.1}
+    patcher = Patcher((ADVERSARY,), REFUSE, benign=None, alpha=0.0, loops=3, defense_steps=2, **same)
+    plain = SafetySFT({"refusal": 1.0}, batch_size=4, max_steps=6, **same)
+    assert tuned(tiny_lm, toy_domain, patcher) == tuned(tiny_lm, toy_domain, plain)
+
+
 def test_tar_without_tamper_weight_is_retain_only(tiny_lm, toy_domain):
     tar = TAR((ADVERSARY,), retain=REFUSE, tamper_weight=0.0, max_steps=4, inner_steps=4, look_every=2, lr=1e-3)
     plain = SafetySFT({"refusal": 1.0}, lr=1e-3, batch_size=4, max_steps=4)

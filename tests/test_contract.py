@@ -122,7 +122,7 @@ CASES: dict[str, tuple[str, Tuner]] = {
     "averaged, patcher": ("defender", Averaged(SMALL_PATCHER, last=0.4)),
     "dead_weights": ("defender", DeadWeights()),
     "gibberish": ("defender", Gibberish()),
-    "patcher, control": ("defender", replace(SMALL_PATCHER, random_vector=True, benign=None)),
+    "patcher, control": ("defender", replace(SMALL_PATCHER, random_vector=True, benign=None, schedule="cosine")),
 }
 SEEDLESS = (DeadWeights,)
 """Tuners that draw nothing at random."""

@@ -16,7 +16,7 @@ from caseharden.defenses.aims import Aim, Asked, Imitate, StayNear
 from caseharden.defenses.attackers import Attacker, InTurn
 from caseharden.defenses.watch import Watch
 from caseharden.errors import CasehardenError, TrainingFailed
-from caseharden.optim import check_optimizer, make_optimizer, snapshot, update
+from caseharden.optim import check_optimizer, check_schedule, make_optimizer, make_schedule, snapshot, update
 from caseharden.tuner import Counter, Metrics, Run, Tuner
 
 log = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ class Patcher:
     The first loop is plain safety fine-tuning. From then on an adversary, one of `adversaries`, sets out
     from θ once a loop for `attack_steps`; its displacement v is frozen, and the steps that follow take
     α·L_safe(θ+v) + (1−α)·L_safe(θ), the same batch in both terms, plus `benign` at θ. The optimizer's
-    state is reset each loop. `attacker` says who waits for whom: ``in_turn`` is the paper's sequential
-    form, ``abreast`` its parallel one.
+    state is reset each loop; the learning rate's `schedule` spans all loops. `attacker` says who waits for
+    whom: ``in_turn`` is the paper's sequential form, ``abreast`` its parallel one.
 
     Departures: a benign term (None gives the released code's form), and benign examples in L_safe, so
     that the attacked model learns what to refuse and not to refuse; θ+v is written and θ restored from a
@@ -50,6 +50,7 @@ class Patcher:
     attacker: Attacker = field(default_factory=InTurn)
     lr: float = 1e-4
     optimizer: str = "adamw"
+    schedule: str = "constant"
     clip: float | None = 1.0
     random_vector: bool = False
     watch: Watch | None = None
@@ -57,6 +58,7 @@ class Patcher:
 
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer)
+        check_schedule(self.schedule, self.max_steps)
         if not self.adversaries or min(self.loops, self.attack_steps, self.defense_steps, self.vectors) < 1:
             raise CasehardenError(
                 "patcher needs at least one adversary, loop, attack step, defense step and vector."
@@ -73,7 +75,10 @@ class Patcher:
         parameters = run.trainable()
         buffer = snapshot(parameters)
         population = run.track("population", Population(self.vectors, run.lm.device))
-        optimizer = run.track("optimizer", make_optimizer(self.optimizer, parameters, self.lr))
+        optimizer = make_optimizer(self.optimizer, parameters, self.lr)
+        schedule = make_schedule(self.schedule, optimizer, 0, self.max_steps)
+        run.track("optimizer", optimizer)
+        run.track("schedule", schedule)
         met = run.track("met", Counter())
         stretches = self.attacker.max_stretches
         max_age = None if stretches is None else stretches * self.defense_steps
@@ -81,7 +86,8 @@ class Patcher:
             for step in run.range(self.max_steps):
                 loop, within = divmod(step, self.defense_steps)
                 if within == 0:
-                    optimizer.load_state_dict(make_optimizer(self.optimizer, parameters, self.lr).state_dict())
+                    lr = schedule.get_last_lr()[0]
+                    optimizer.load_state_dict(make_optimizer(self.optimizer, parameters, lr).state_dict())
                 if self.alpha > 0 and loop > 0:
                     population.add(*attacks(step))
                 attack = population.draw(run.seed_for("draw", step), step, max_age)
@@ -89,7 +95,9 @@ class Patcher:
                 if self.alpha > 0 and attack is None and loop > 1 and within == 0:
                     log.warning("step %d has no attack to meet: none has come in, or all are too old", step)
                 metrics = self.ask(step, attack, safe, benign, parameters, buffer)
-                yield metrics | {"grad_norm": update(optimizer, self.clip)}
+                metrics["grad_norm"] = update(optimizer, self.clip)
+                schedule.step()
+                yield metrics
         if self.alpha > 0 and self.loops > 1 and met.value == 0:
             raise TrainingFailed(
                 "no step of patcher met a simulated attack: this was safety fine-tuning. Raise loops."
