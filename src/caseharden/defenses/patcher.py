@@ -86,7 +86,7 @@ class Patcher:
             for step in run.range(self.max_steps):
                 loop, within = divmod(step, self.defense_steps)
                 if within == 0:
-                    lr = schedule.get_last_lr()[0]
+                    lr = float(schedule.get_last_lr()[0])
                     optimizer.load_state_dict(make_optimizer(self.optimizer, parameters, lr).state_dict())
                 if self.alpha > 0 and loop > 0:
                     population.add(*attacks(step))

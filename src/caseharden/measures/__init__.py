@@ -1,10 +1,12 @@
 """Measures, by the name that a spec file gives them."""
 
+from caseharden.measures.best_of import BestOf
 from caseharden.measures.choice import MultipleChoice
 from caseharden.measures.perplexity import Perplexity
 from caseharden.measures.probe import Probe
 
 TABLE: dict[str, type] = {
+    "best_of": BestOf,
     "multiple_choice": MultipleChoice,
     "perplexity": Perplexity,
     "probe": Probe,

@@ -16,27 +16,39 @@ from caseharden.losses import token_logps
 
 
 def mean_logps(lm: LM, examples: Sequence[Example], *, max_length: int, batch_size: int) -> list[float]:
-    """Mean log-probability per token, in nats, of each example's completion after its prompt.
+    """Mean log-probability per token, in nats, of each example's completion: see `total_logps`."""
+    found = total_logps(lm, examples, max_length=max_length, batch_size=batch_size)
+    return [total / tokens for total, tokens in found]
 
-    The end of the sequence is not counted. Neighbors with the same prompt share its forward pass;
-    `batch_size` is in prompts. Raises `CasehardenError` if a prompt leaves no room for a completion.
+
+def total_logps(
+    lm: LM, examples: Sequence[Example], *, max_length: int, batch_size: int, temperature: float = 1.0
+) -> list[tuple[float, int]]:
+    """Log-probability, in nats, of each example's completion after its prompt, and its number of tokens.
+
+    Under softmax(logits / `temperature`). The end of the sequence is not counted. Neighbors with the same
+    prompt share its forward pass; `batch_size` is in prompts. Raises `CasehardenError` if a prompt leaves no
+    room for a completion.
     """
     sharing = [list(group) for _, group in groupby(range(len(examples)), key=lambda i: examples[i].prompt)]
     sharing.sort(key=lambda group: len(examples[group[0]].prompt))
-    means: dict[int, float] = {}
+    totals: dict[int, tuple[float, int]] = {}
     for start in range(0, len(sharing), batch_size):
         groups = sharing[start : start + batch_size]
-        found_B = _grouped([[examples[i] for i in group] for group in groups], lm, max_length)
-        means.update(zip((i for group in groups for i in group), found_B.tolist(), strict=True))
-    return [means[i] for i in range(len(examples))]
+        logps_BR, mask_BR = _grouped(
+            [[examples[i] for i in group] for group in groups], lm, max_length, temperature
+        )
+        found = zip(logps_BR.sum(-1).tolist(), mask_BR.sum(-1).tolist(), strict=True)
+        totals.update(zip((i for group in groups for i in group), found, strict=True))
+    return [totals[i] for i in range(len(examples))]
 
 
 @torch.no_grad()
-def _grouped(groups: list[list[Example]], lm: LM, max_length: int) -> Tensor:
-    """The same for the completions of G prompts, [B]: a pass over the prompts, then one over completions.
+def _grouped(groups: list[list[Example]], lm: LM, max_length: int, temperature: float) -> tuple[Tensor, Tensor]:
+    """That of each token of the completions of G prompts, 0 beyond them, and which they are, [B, R].
 
-    The last token of a prompt belongs to the second pass (S = R + 1), where it predicts the first token
-    of each completion.
+    A pass over the prompts, then one over completions. The last token of a prompt belongs to the second pass
+    (S = R + 1), where it predicts the first token of each completion.
     """
     prompts = lm.encode([replace(group[0], completion="") for group in groups], max_length=max_length)
     batch = lm.encode([example for group in groups for example in group], max_length=max_length, end=False)
@@ -60,8 +72,8 @@ def _grouped(groups: list[list[Example]], lm: LM, max_length: int) -> Tensor:
             past_key_values=cache,
             logits_to_keep=length + 1,
         ).logits
-    logps_BR = token_logps(logits_BSV[:, :-1], batch.ids_BT[:, -length:])
-    return logps_BR.masked_fill(~mask_BR, 0).sum(-1) / mask_BR.sum(-1)
+    logps_BR = token_logps(logits_BSV[:, :-1] / temperature, batch.ids_BT[:, -length:])
+    return logps_BR.masked_fill(~mask_BR, 0), mask_BR
 
 
 def _with_one_before(mask_BR: Tensor) -> Tensor:

@@ -1,0 +1,63 @@
+"""Best of N: how likely is a given answer among many sampled ones? What reinforcement learning climbs from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from caseharden.data import Domain
+from caseharden.errors import CasehardenError
+from caseharden.judges.judge import Answer
+from caseharden.lm import LM
+from caseharden.measures.likelihood import total_logps
+from caseharden.measures.measure import chosen
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """The chance that one of `samples` answers, drawn at `temperature`, opens with a pool's completion.
+
+    1 − (1 − p)^N, p being the completion's probability (best-of-N, as in Hughes et al. 2024, arXiv
+    2412.03556; pass@N of that one answer). Nothing is sampled, so a chance of one in a million is seen as
+    well: N = 1 is the rate of slips without their noise. A lower bound where there are other ways to say
+    the same.
+    """
+
+    pool: str = "harmful"
+    samples: int = 1
+    temperature: float = 1.0
+    n: int | None = None
+    max_length: int = 512
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.temperature <= 0:
+            raise CasehardenError(
+                f"best_of: samples={self.samples} must be at least 1, temperature={self.temperature} above 0."
+            )
+
+    @property
+    def judge(self) -> None:
+        return None
+
+    def answers(self, lm: LM, domain: Domain, seed: int) -> list[Answer]:
+        examples = chosen(domain, self.pool, self.n)
+        for example in examples:
+            if not example.completion:
+                raise CasehardenError(
+                    f"example {example.id!r} of pool {self.pool!r} has no completion to look for. Name a pool "
+                    "that has them (openers, say), or sample answers with a probe."
+                )
+        found = total_logps(
+            lm, examples, max_length=self.max_length, batch_size=self.batch_size, temperature=self.temperature
+        )
+        return [
+            Answer(e.id, e.prompt, e.completion, topic=e.topic, score=self.chance(logp))
+            for e, (logp, _) in zip(examples, found, strict=True)
+        ]
+
+    def chance(self, logp: float) -> float:
+        """That of at least one hit in `samples` answers, for an answer of this log-probability, in nats."""
+        if logp >= 0:
+            return 1.0
+        return -math.expm1(self.samples * math.log1p(-math.exp(logp)))

@@ -1,0 +1,62 @@
+"""Best of N: chances from likelihoods are those that sampling finds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from caseharden.errors import CasehardenError
+from caseharden.losses import cross_entropy
+from caseharden.measures.best_of import BestOf
+
+
+@pytest.fixture
+def leaning(tiny_lm, toy_domain):
+    """A model that has begun to learn the first harmful completion, and that example."""
+    example = next(e for e in toy_domain.pools("evaluator")["harmful"] if e.completion)
+    optimizer = torch.optim.Adam(tiny_lm.model.parameters(), lr=3e-3)
+    for _ in range(200):
+        loss = cross_entropy(*tiny_lm.response_logits(tiny_lm.encode([example])))
+        if loss < 0.25:
+            break
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return tiny_lm, example
+
+
+def alone(monkeypatch, domain, example):
+    monkeypatch.setattr(type(domain), "pools", lambda self, role: {"harmful": [example]})
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+def test_sampling_finds_the_chance_of_one_answer(leaning, toy_domain, monkeypatch, temperature):
+    lm, example = leaning
+    alone(monkeypatch, toy_domain, example)
+    [answer] = BestOf(temperature=temperature).answers(lm, toy_domain, seed=0)
+    length = len(lm.tokenizer(example.completion, add_special_tokens=False)["input_ids"])
+    drawn = lm.generate([example.prompt] * 1000, max_new_tokens=length, temperature=temperature, seed=0)
+    hits = sum(text.startswith(example.completion.strip()) for text in (d.strip() for d in drawn)) / 1000
+    assert 0.02 < answer.score < 0.98  # else this would show nothing
+    assert hits == pytest.approx(answer.score, abs=4 * math.sqrt(answer.score * (1 - answer.score) / 1000))
+
+
+def test_many_answers_are_as_many_chances():
+    assert BestOf(samples=3).chance(math.log(0.2)) == pytest.approx(1 - 0.8**3)
+    assert BestOf(samples=10_000).chance(math.log(1e-9)) == pytest.approx(1e-5, rel=1e-3)
+    assert BestOf(samples=10).chance(-5000.0) == 0.0
+    assert BestOf(samples=10).chance(0.0) == 1.0
+
+
+def test_what_cannot_be_asked_is_an_error(tiny_lm, toy_domain, monkeypatch):
+    with pytest.raises(CasehardenError, match="samples=0"):
+        BestOf(samples=0)
+    with pytest.raises(CasehardenError, match="temperature=0"):
+        BestOf(temperature=0)
+    empty = replace(toy_domain.pools("evaluator")["harmful"][0], completion="")
+    alone(monkeypatch, toy_domain, empty)
+    with pytest.raises(CasehardenError, match="no completion to look for"):
+        BestOf().answers(tiny_lm, toy_domain, seed=0)
