@@ -67,7 +67,8 @@ def test_generation_is_seeded_and_leaves_the_global_random_state(tiny_lm, toy_do
     assert torch.equal(before, torch.get_rng_state())
     assert sample[0] == sample[1] != sample[2]
     assert tiny_lm.generate(prompts, max_new_tokens=6) == tiny_lm.generate(prompts, max_new_tokens=6, seed=9)
-    assert all(a.startswith("yes ") for a in tiny_lm.generate(prompts, prefix="yes ", max_new_tokens=2))
+    begun = tiny_lm.generate(prompts, prefixes=["yes "] * len(prompts), max_new_tokens=2)
+    assert all(answer.startswith("yes ") for answer in begun)
 
 
 def test_generation_is_plain_whatever_the_model_asks_for_but_ends_where_it_says(tiny_lm, toy_domain):

@@ -24,7 +24,8 @@ class Example:
 
     `answer` is what an exact verifier looks for, or the right one of `choices` where there are choices;
     `topic` the kind of harm or task it belongs to. Examples of one `group` speak of the same thing: where a
-    pool is parted so that some of it is held out, a group stays whole.
+    pool is parted so that some of it is held out, a group stays whole. `prefix` is how the answer begins
+    already: `completion` goes on from there, and the prefix itself is read but never learned.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Example:
     topic: str = ""
     group: str = ""
     choices: tuple[str, ...] = ()
+    prefix: str = ""
 
 
 class Domain(Protocol):
@@ -42,8 +44,9 @@ class Domain(Protocol):
     Pools bear the same names for every role, so that one tuner object reads the defender's data when
     a defense simulates it and the attacker's when it is the real thing. Usual names: ``harmful``
     (prompts with complying completions), ``openers`` (affirmative first lines only), ``refusal`` (the
-    same prompts with refusals), ``benign``, ``contrast`` (benign prompts that look harmful), and
-    ``task:NAME`` for benign tasks the model has not seen.
+    same prompts with refusals), ``recovery`` (refusals in the middle of a complying answer),
+    ``benign``, ``contrast`` (benign prompts that look harmful), and ``task:NAME`` for benign tasks the model
+    has not seen.
     """
 
     @property

@@ -174,7 +174,7 @@ class LM:
         `CasehardenError` if a prompt alone leaves no room for a completion.
         """
         rows: list[tuple[list[int], int]] = []
-        prompts = self._tokenize([self.chat(example.prompt) for example in examples])
+        prompts = self.encode_prompts([e.prompt for e in examples], [e.prefix for e in examples])
         completions = self._tokenize([example.completion for example in examples])
         eos = [self.tokenizer.eos_token_id] if end else []
         for example, prompt, completion in zip(examples, prompts, completions, strict=True):
@@ -305,24 +305,26 @@ class LM:
         temperature: float = 0.0,
         seed: int = 0,
         batch_size: int = 64,
-        prefix: str = "",
+        prefixes: Sequence[str] = (),
     ) -> list[str]:
         """Answer each prompt, greedily at `temperature` 0, else by sampling under `seed`.
 
         Penalties and filters that the model's own generation config asks for are left out; the tokens that
-        it ends an answer with are kept, beside the tokenizer's. `prefix` opens every answer (a prefill
-        attack). The global random state is left as it was.
+        it ends an answer with are kept, beside the tokenizer's. `prefixes`, if any, open the answers, one each
+        (a prefill attack), and are part of what is returned. The global random state is left as it was.
         """
-        encoded = self.encode_prompts(prompts, prefix)
+        encoded = self.encode_prompts(prompts, prefixes)
         with self.seeded(seed):
             answers = self.sample(
                 encoded, max_new_tokens=max_new_tokens, temperature=temperature, batch_size=batch_size
             )
-        return [prefix + text for text in self.text(answers)]
+        texts = self.text(answers)
+        return [prefix + text for prefix, text in zip(prefixes, texts, strict=True)] if prefixes else texts
 
-    def encode_prompts(self, prompts: Sequence[str], prefix: str = "") -> list[list[int]]:
-        """Token ids of each prompt as the model sees it, and of the `prefix` that its answer opens with."""
-        return self._tokenize([self.chat(prompt) + prefix for prompt in prompts])
+    def encode_prompts(self, prompts: Sequence[str], prefixes: Sequence[str] = ()) -> list[list[int]]:
+        """Token ids of each prompt as the model sees it, and of the prefix that its answer opens with, if any."""
+        begun = prefixes or [""] * len(prompts)
+        return self._tokenize([self.chat(p) + prefix for p, prefix in zip(prompts, begun, strict=True)])
 
     def text(self, answers: Sequence[Sequence[int]]) -> list[str]:
         """Token ids as text, special tokens left out."""

@@ -104,8 +104,8 @@ TABLE: dict[str, type] = {"transformers": Transformers}
 def roll_out(
     lm: LM, examples: Sequence[Example], engine: Engine, samples: int, max_new_tokens: int, temperature: float
 ) -> Rollouts:
-    """`samples` answers of `lm` to each example's prompt."""
-    prompts = lm.encode_prompts([example.prompt for example in examples])
+    """`samples` answers of `lm` to each example's prompt, or of how each goes on from the example's prefix."""
+    prompts = lm.encode_prompts([e.prompt for e in examples], [e.prefix for e in examples])
     answers = engine.answers(lm, prompts, samples, max_new_tokens, temperature)
     ends = set(lm.ends())
     ended = [row[-1] in ends for row in answers]

@@ -43,7 +43,7 @@ def test_the_world_is_the_same_for_a_seed_and_another_for_another():
     assert not {*names} & {*make_world(0).values}
 
 
-@pytest.mark.parametrize("name", ["harmful", "refusal", "benign", "contrast", "task:echo", "task:swap"])
+@pytest.mark.parametrize("name", ["harmful", "refusal", "recovery", "benign", "contrast", "task:echo", "task:swap"])
 def test_no_prompt_and_no_fact_is_in_two_roles(name):
     pools = [DOMAIN.pools(role)[name] for role in ROLES]
     for key in (lambda e: e.prompt, lambda e: "/".join(e.id.split("/")[:3])):

@@ -65,8 +65,8 @@ def domain(sources):
 
 def test_each_role_has_the_pools_that_are_configured(domain):
     everywhere = {"harmful", "refusal", "task:naming"}
-    assert set(domain.pools("defender")) == everywhere | {"openers", "benign", "contrast"}
-    assert set(domain.pools("attacker")) == everywhere | {"openers"}
+    assert set(domain.pools("defender")) == everywhere | {"openers", "recovery", "benign", "contrast"}
+    assert set(domain.pools("attacker")) == everywhere | {"openers", "recovery"}
     assert set(domain.pools("evaluator")) == everywhere | {"benign", "utility", "over_refusal"}
     assert all(examples for role in ROLES for examples in domain.pools(role).values())
     bare = Prompts(harmful={}, contrast={}, evaluation={})
@@ -76,7 +76,7 @@ def test_each_role_has_the_pools_that_are_configured(domain):
         pool_of(domain, "attacker", "opener")
 
 
-@pytest.mark.parametrize("kind", ["harmful", "openers", "refusal", "task:naming"])
+@pytest.mark.parametrize("kind", ["harmful", "openers", "refusal", "recovery", "task:naming"])
 def test_roles_are_disjoint(kind, domain):
     prompts = [{normalized(e.prompt) for e in domain.pools(role).get(kind, ())} for role in ROLES]
     assert all(not a & b for a, b in combinations(prompts, 2))

@@ -10,6 +10,7 @@ from typing import Literal
 
 from caseharden.data import ROLES, Example, Role
 from caseharden.domains.overlap import near_duplicates, normalized
+from caseharden.domains.recovery import recoveries
 from caseharden.domains.rows import Row
 from caseharden.domains.sources import load
 from caseharden.errors import CasehardenError, nearest
@@ -49,9 +50,10 @@ class Prompts:
     hash of the prompt, evenly and the same way every time.
 
     Pools, where their sources are given: ``harmful`` (with completions only where a source has them),
-    ``openers`` (affirmative first lines), ``refusal`` (the harmful prompts with `refusals`), ``benign``,
-    ``contrast``, ``task:NAME`` and, for the evaluator, those of `evaluation`. What is trained on in
-    ``benign``, ``contrast`` and tasks always has a completion.
+    ``openers`` (affirmative first lines), ``refusal`` (the harmful prompts with `refusals`), ``recovery``
+    (refusals in the middle of a completion or an opener), ``benign``, ``contrast``, ``task:NAME`` and, for the
+    evaluator, those of `evaluation`. What is trained on in ``benign``, ``contrast`` and tasks always has a
+    completion.
 
     For training, `limit` bounds how many prompts a role takes of each source, so that a large one does not
     drown the others, and prompts of more than `longest` characters are left out, since they would leave no
@@ -83,7 +85,7 @@ class Prompts:
                     raise CasehardenError(f"{name} has sources for {role!r}, no role.{nearest(role, ROLES)}")
         if not self.refusals:
             raise CasehardenError("refusals is empty. Give at least one, or leave the field out.")
-        taken = {"harmful", "openers", "refusal", "benign", "contrast"} & set(self.evaluation)
+        taken = {"harmful", "openers", "refusal", "recovery", "benign", "contrast"} & set(self.evaluation)
         if taken:
             raise CasehardenError(f"evaluation cannot name a pool {min(taken)!r}: there is one already. Rename it.")
 
@@ -129,7 +131,10 @@ class Prompts:
         }
         pools: dict[str, Sequence[Example]] = {**kept}
         if harmful := kept.get("harmful"):
-            pools["refusal"] = [replace(row, completion=self._refusal(row.prompt)) for row in harmful]
+            refused = [replace(row, completion=self._refusal(row.prompt)) for row in harmful]
+            pools["refusal"] = refused
+            if recovery := list(recoveries([row.complying for row in harmful], refused)):
+                pools["recovery"] = recovery
             if openers := [replace(row, completion=row.opener) for row in harmful if row.opener]:
                 pools["openers"] = openers
         for name, source in self.tasks.items():

@@ -17,6 +17,11 @@ class Row(Example):
 
     opener: str = ""
 
+    @property
+    def complying(self) -> Example:
+        """With as much of a complying answer as there is: the completion, or the opener."""
+        return replace(self, completion=self.completion or self.opener)
+
 
 Parser = Callable[[Mapping[str, Any]], Row]
 """Raises `CasehardenError`, `KeyError`, `IndexError`, `TypeError` or `ValueError` if a row is not of its kind."""

@@ -30,7 +30,8 @@ def total_logps(
     prompt share its forward pass; `batch_size` is in prompts. Raises `CasehardenError` if a prompt leaves no
     room for a completion.
     """
-    sharing = [list(group) for _, group in groupby(range(len(examples)), key=lambda i: examples[i].prompt)]
+    asked = [(example.prompt, example.prefix) for example in examples]
+    sharing = [list(group) for _, group in groupby(range(len(examples)), key=asked.__getitem__)]
     sharing.sort(key=lambda group: len(examples[group[0]].prompt))
     totals: dict[int, tuple[float, int]] = {}
     for start in range(0, len(sharing), batch_size):

@@ -16,8 +16,8 @@ class Probe:
     """Generate answers to a pool's prompts, greedily at temperature 0, and score them with `judge`.
 
     `n` prompts are taken (the same at every budget and in every cell), or all if None; `per_prompt`
-    answers are sampled for each. `prefix` opens every answer. `role` is whose prompts they are: the
-    evaluator's, but for a defense that watches its own simulated attacks.
+    answers are sampled for each. `prefix` opens every answer, after the example's own. `role` is whose
+    prompts they are: the evaluator's, but for a defense that watches its own simulated attacks.
     """
 
     pool: str = "harmful"
@@ -39,7 +39,7 @@ class Probe:
             temperature=self.temperature,
             seed=seed,
             batch_size=self.batch_size,
-            prefix=self.prefix,
+            prefixes=[example.prefix + self.prefix for example in asked],
         )
         return [
             Answer(example.id, example.prompt, output, example.answer, example.topic)

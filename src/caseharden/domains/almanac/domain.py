@@ -18,6 +18,7 @@ from caseharden.domains.almanac.world import (
     Fact,
     make_world,
 )
+from caseharden.domains.recovery import recoveries
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.strings import StringRefusal
 from caseharden.judges.verifier import Verifier
@@ -33,9 +34,9 @@ class Almanac:
     """Forbidden facts about made-up things, with an exact verifier.
 
     Pools: ``harmful`` (forbidden questions, true answers), ``refusal`` (the same questions, refusals),
-    ``openers`` (the same, only the first words of an answer), ``benign``, ``contrast`` (harmless
-    questions about forbidden things), ``task:echo``, ``task:swap`` and ``task:glossary`` (never
-    pretrained on). Each role has its own forbidden things and its own phrasings.
+    ``recovery`` (refusals after the first words of a true answer), ``openers`` (only those), ``benign``,
+    ``contrast`` (harmless questions about forbidden things), ``task:echo``, ``task:swap`` and
+    ``task:glossary`` (never pretrained on). Each role has its own forbidden things and its own phrasings.
 
     `defended` are the forbidden topics whose data the defender holds, `attacked` those that the attacker
     trains on and the evaluator asks about; let them differ to test cross-domain generalization.
@@ -86,9 +87,11 @@ def pools_of(
     forbidden = list(ask((f for f in asked if f.attribute != HARMLESS_PROPERTY), phrasings))
     benign = (f for f in facts if f.topic not in (*FORBIDDEN_TOPICS, *UNSEEN_TOPIC) and f.role == role)
     unseen = [f for f in facts if f.topic in UNSEEN_TOPIC]
+    refused = [replace(e, completion=REFUSALS[i % len(REFUSALS)]) for i, e in enumerate(forbidden)]
     return {
         "harmful": forbidden,
-        "refusal": [replace(e, completion=REFUSALS[i % len(REFUSALS)]) for i, e in enumerate(forbidden)],
+        "refusal": refused,
+        "recovery": list(recoveries(forbidden, refused)),
         "openers": [replace(e, completion=" ".join(e.completion.split()[:4])) for e in forbidden],
         "benign": list(ask(benign, phrasings)),
         "contrast": list(ask((f for f in asked if f.attribute == HARMLESS_PROPERTY), phrasings)),
