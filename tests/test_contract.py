@@ -107,6 +107,7 @@ CASES: dict[str, tuple[str, Tuner]] = {
     "safety_sft, hot": ("defender", SafetySFT(lr=1e-2, batch_size=4, max_steps=6, kl=0.5, refusal_temperature=4.0)),
     "safety_sft": ("defender", SafetySFT(lr=1e-2, batch_size=4, max_steps=6)),
     "safety_sft, kl": ("defender", SafetySFT(lr=1e-2, batch_size=4, max_steps=6, kl=0.5)),
+    "safety_sft, hidden": ("defender", SafetySFT(lr=1e-2, batch_size=4, max_steps=6, hidden=0.5)),
     "random_mapping": (
         "defender",
         RandomMapping(MapToRandom(batch_size=3), Imitate({"benign": 1.0}, batch_size=3), max_steps=6, lr=1e-2),

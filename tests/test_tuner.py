@@ -94,7 +94,7 @@ def test_prompts_without_room_for_an_answer_are_refused_before_the_first_step(ti
         next(run.drive(SFT({"benign": 99.0, "harmful": 1.0}, max_length=room)))
 
 
-def test_safety_sft_without_kl_is_sft(tiny_lm, toy_domain):
+def test_safety_sft_that_is_not_held_is_sft(tiny_lm, toy_domain):
     mix = {"refusal": 1.0, "benign": 1.0}
     hashes = []
     for tuner in (
@@ -109,18 +109,22 @@ def test_safety_sft_without_kl_is_sft(tiny_lm, toy_domain):
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_kl_holds_the_model_near_the_released_one(tiny_lm, toy_domain):
-    def drift(weight: float) -> float:
+@pytest.mark.parametrize("held", [{"kl": 20.0}, {"hidden": 1.0}])
+def test_it_is_held_near_the_released_model(held, tiny_lm, toy_domain):
+    def drift(**held: float) -> float:
         run = Run(copy_of(tiny_lm), toy_domain, "defender", 0)
-        tuner = SafetySFT({"refusal": 1.0, "benign": 1.0}, lr=3e-3, max_steps=20, kl=weight)
+        tuner = SafetySFT({"refusal": 1.0, "benign": 1.0}, lr=3e-3, max_steps=20, **held)
         for _ in run.drive(tuner):
             pass
         batch = tiny_lm.encode(list(toy_domain.pools("evaluator")["benign"]))
         with torch.no_grad():
-            old, new = (lm.response_logits(batch)[0].log_softmax(-1) for lm in (tiny_lm, run.lm))
-        return float((old.exp() * (old - new)).sum(-1).mean())
+            old, new = (lm.response_states(batch) for lm in (tiny_lm, run.lm))
+        if "hidden" in held:
+            return float((old[1] - new[1]).norm(dim=-1).mean())
+        old_BRV, new_BRV = (found[0].log_softmax(-1) for found in (old, new))
+        return float((old_BRV.exp() * (old_BRV - new_BRV)).sum(-1).mean())
 
-    assert drift(20.0) < 0.7 * drift(0.0)
+    assert drift(**held) < 0.7 * drift(**dict.fromkeys(held, 0.0))
 
 
 @pytest.mark.parametrize("stages", [(), (SFT(), SFT())])

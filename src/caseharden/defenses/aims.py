@@ -82,12 +82,16 @@ class StayNear:
             logits_BRV, states_LBTD = run.lm.response_states(batch)
             with torch.no_grad():
                 _, released_LBTD = reference.response_states(batch)
-            distance_LBT = distances(states_LBTD.float(), released_LBTD.float())
-            far = distance_LBT[:, batch.attention_BT.bool()].mean()
+            far = mean_distance(states_LBTD, released_LBTD, batch.attention_BT)
             logits_BRV = cooled(logits_BRV, batches[draw], hot)
             return cross_entropy(logits_BRV, batch.targets_BR, batch.mask_BR) + self.hidden * far
 
         return loss
+
+
+def mean_distance(states_LBTD: Tensor, released_LBTD: Tensor, attention_BT: Tensor) -> Tensor:
+    """How far hidden states are from the released model's: the mean over layers and unpadded tokens."""
+    return distances(states_LBTD.float(), released_LBTD.float())[:, attention_BT.bool()].mean()
 
 
 def distances(left: Tensor, right: Tensor) -> Tensor:

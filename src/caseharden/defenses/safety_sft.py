@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from caseharden.attacks.sft import SFT, Objective, cooled, imitation
 from caseharden.data import Example
-from caseharden.defenses.aims import at_temperature
+from caseharden.defenses.aims import at_temperature, mean_distance
 from caseharden.losses import cross_entropy, kl, masked_mean
 from caseharden.tuner import Run
 
@@ -19,29 +20,35 @@ class SafetySFT(SFT):
     """SFT on refusals mixed with benign and contrast examples, optionally held near the released model.
 
     With `kl` > 0, KL(released ‖ trained) on the tokens of the benign and contrast examples is added
-    with that weight: it keeps the released model's way of answering where nothing is to be refused.
-    Refusals are to be likely under sampling at `refusal_temperature`: against an attacker who samples hot.
+    with that weight: it keeps the released model's way of answering where nothing is to be refused. With
+    `hidden` > 0 so is the mean distance of hidden states to the released model's, on all examples, as in
+    `StayNear`. Refusals are to be likely under sampling at `refusal_temperature`: against an attacker who samples hot.
     """
 
     data: Mapping[str, float] = field(default_factory=lambda: {"refusal": 3.0, "benign": 4.0, "contrast": 1.0})
     lr: float = 3e-5
     max_steps: int | None = 100
     kl: float = 0.0
+    hidden: float = 0.0
     refusal_temperature: float = 1.0
 
     def objective(self, run: Run) -> Objective:
         hot = at_temperature(run, self.refusal_temperature)
-        if self.kl == 0:
+        if self.kl == self.hidden == 0:
             return imitation(run, self.max_length, self.over, hot)
         released = run.reference()
         refused = {example.id for example in run.pool("refusal")}
 
         def loss(examples: list[Example]) -> Tensor:
             batch = run.lm.encode(examples, max_length=self.max_length)
-            logits_BRV, targets_BR, mask_BR = run.lm.response_logits(batch)
-            refusal_B = targets_BR.new_tensor([e.id in refused for e in examples]).bool()
-            reference_BRV = released.response_logits(batch)[0]
-            keep = masked_mean(kl(logits_BRV, reference_BRV), mask_BR & ~refusal_B[:, None], self.over)
-            return cross_entropy(cooled(logits_BRV, examples, hot), targets_BR, mask_BR, self.over) + self.kl * keep
+            logits_BRV, states_LBTD = run.lm.response_states(batch)
+            with torch.no_grad():
+                released_BRV, released_LBTD = released.response_states(batch)
+            learned = cross_entropy(cooled(logits_BRV, examples, hot), batch.targets_BR, batch.mask_BR, self.over)
+            refusal_B = batch.targets_BR.new_tensor([e.id in refused for e in examples]).bool()
+            moved = masked_mean(kl(logits_BRV, released_BRV), batch.mask_BR & ~refusal_B[:, None], self.over)
+            if self.hidden > 0:
+                learned = learned + self.hidden * mean_distance(states_LBTD, released_LBTD, batch.attention_BT)
+            return learned + self.kl * moved
 
         return loss
