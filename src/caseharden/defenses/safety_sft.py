@@ -22,7 +22,8 @@ class SafetySFT(SFT):
     With `kl` > 0, KL(released ‖ trained) on the tokens of the benign and contrast examples is added
     with that weight: it keeps the released model's way of answering where nothing is to be refused. With
     `hidden` > 0 so is the mean distance of hidden states to the released model's, on all examples, as in
-    `StayNear`. Refusals are to be likely under sampling at `refusal_temperature`: against an attacker who samples hot.
+    `StayNear`. Refusals are to be likely under sampling at `refusal_temperature`: against an attacker who
+    samples hot.
     """
 
     data: Mapping[str, float] = field(default_factory=lambda: {"refusal": 3.0, "benign": 4.0, "contrast": 1.0})
