@@ -1,6 +1,7 @@
 """The bilevel core: excursions leave nothing behind, and methods reduce to what they must."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -155,6 +156,21 @@ def test_patcher_without_attack_is_safety_sft(tiny_lm, toy_domain):
     assert tuned(tiny_lm, toy_domain, patcher) == tuned(tiny_lm, toy_domain, plain)
     attacked = replace(patcher, alpha=0.5, loops=2, defense_steps=3, attack_steps=4)
     assert tuned(tiny_lm, toy_domain, attacked) != tuned(tiny_lm, toy_domain, plain)
+
+
+def test_a_new_loop_of_patcher_forgets_the_optimizers_state_and_keeps_the_schedules_rate(tiny_lm, toy_domain):
+    """AdamW's first step is ±lr whatever the gradient, so the first step of each loop is as long as the rate."""
+    patcher = Patcher(
+        (ADVERSARY,), REFUSE, benign=None, alpha=0.0, loops=3, defense_steps=2, schedule="cosine", lr=1e-3
+    )
+    run, moved = fresh(tiny_lm, toy_domain), []
+    weights = run.lm.model.get_output_embeddings().weight
+    before = weights.detach().clone()
+    for _ in run.drive(patcher):
+        moved.append(float((weights.detach() - before).abs().max()))
+        before = weights.detach().clone()
+    rates = [1e-3 * (1 + math.cos(math.pi * step / 6)) / 2 for step in (0, 2, 4)]
+    assert moved[::2] == pytest.approx(rates, rel=1e-3)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])

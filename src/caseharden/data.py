@@ -37,6 +37,11 @@ class Example:
     choices: tuple[str, ...] = ()
     prefix: str = ""
 
+    @property
+    def context(self) -> tuple[str, str]:
+        """What the completion follows: the prompt, and how the answer begins."""
+        return self.prompt, self.prefix
+
 
 class Domain(Protocol):
     """A threat: what counts as harm, who may read which examples, and how harm and utility are measured.

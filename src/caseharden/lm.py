@@ -54,7 +54,7 @@ class LM:
         if "strftime_now" in str(tokenizer.chat_template) and "date_string" not in str(tokenizer.chat_template):
             log.warning("the chat template of %r tells the model today's date: prompts change with the day", name)
         self.meter = Meter()
-        self._prompt_lengths: dict[str, int] = {}
+        self._lengths: dict[tuple[str, str], int] = {}
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
     # ---- loading and saving -------------------------------------------------------------------------
@@ -187,12 +187,13 @@ class LM:
             rows.append((row, len(row) - len(prompt)))
         return self.pad(rows)
 
-    def check_room(self, prompts: Sequence[str], max_length: int, whose: str) -> None:
+    def check_room(self, examples: Sequence[Example], max_length: int, whose: str) -> None:
         """Raise `CasehardenError` if a prompt of `whose` leaves no room for a completion in `max_length` tokens."""
-        if new := [prompt for prompt in prompts if prompt not in self._prompt_lengths]:
-            lengths = map(len, self._tokenize([self.chat(prompt) for prompt in new]))
-            self._prompt_lengths.update(zip(new, lengths, strict=True))
-        longest = sorted(self._prompt_lengths[prompt] for prompt in prompts)
+        contexts = [example.context for example in examples]
+        if new := [context for context in contexts if context not in self._lengths]:
+            lengths = map(len, self.encode_prompts(*zip(*new, strict=True)))
+            self._lengths.update(zip(new, lengths, strict=True))
+        longest = sorted(self._lengths[context] for context in contexts)
         if long := [length for length in longest if length >= max_length]:
             raise CasehardenError(
                 f"{len(long)} of the {len(longest)} prompts of {whose} leave no room for a completion in "

@@ -31,6 +31,11 @@ def full_precision(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """logits / temperature, in full precision as samplers divide; at 1 as they are, without a copy."""
+    return logits if temperature == 1 else full_precision(logits) / temperature
+
+
 def token_logps(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     """log p(target) at each position, [B, T]."""
     flat = F.cross_entropy(full_precision(logits_BTV).flatten(0, 1), targets_BT.flatten(), reduction="none")

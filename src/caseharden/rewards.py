@@ -59,7 +59,7 @@ class Scene:
     def scores(self, judge: Judge) -> Tensor:
         """`judge`'s scores of the answers, [P, G]; NaN where it gave none."""
         rows = zip(self.rollouts.asked, self.rollouts.texts, strict=True)
-        answers = [Answer(e.id, e.prompt, text, e.answer, e.topic) for e, text in rows]
+        answers = [Answer(e.id, e.prompt, e.prefix + text, e.answer, e.topic) for e, text in rows]
         scored = [answer.score for answer in judged(judge, answers)]
         return self.by_group(torch.tensor(scored, device=self.lm.device))
 

@@ -24,10 +24,10 @@ from caseharden import advantages
 from caseharden.data import Stream
 from caseharden.errors import CasehardenError, TrainingFailed, nearest
 from caseharden.lm import LM
-from caseharden.losses import clipped_surrogate, entropy, k3, token_logps
+from caseharden.losses import clipped_surrogate, entropy, k3, tempered, token_logps
 from caseharden.optim import check_optimizer, check_schedule, make_optimizer, make_schedule, update
 from caseharden.rewards import Judged, Reward, Scene, Scoring
-from caseharden.rollouts import Engine, Rollouts, Rows, Transformers, roll_out, tempered
+from caseharden.rollouts import Engine, Rollouts, Rows, Transformers, roll_out
 from caseharden.tuner import Counter, LoRA, Metrics, Run
 
 KLIn = Literal["loss", "reward"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from caseharden.batch import Batch
 from caseharden.data import Example
 from caseharden.lm import LM
-from caseharden.losses import entropy, token_logps
+from caseharden.losses import entropy, tempered, token_logps
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,3 @@ class Rows:
                 [mine.index(owner) for owner in owners],
                 [self.rows.answers[i] for i in self.places],
             )
-
-
-def tempered(logits: Tensor, temperature: float) -> Tensor:
-    """logits / temperature, without a copy at 1."""
-    return logits if temperature == 1 else logits / temperature

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from caseharden.attacks import DPO
 from caseharden.data import Example
+from caseharden.defenses import TokenBuncher
 from caseharden.domains.almanac import Almanac
-from caseharden.domains.recovery import recoveries
+from caseharden.domains.recovery import LONGEST, recoveries
+from caseharden.errors import CasehardenError
 from caseharden.measures.probe import Probe
+from caseharden.rewards import Scene
 from caseharden.rollouts import Transformers, roll_out
+from caseharden.tuner import Run
 
 ANSWER = "sure , first take\na b c ."
 
@@ -30,7 +37,8 @@ def test_each_answer_is_cut_somewhere_and_then_refused():
 
 def test_what_is_too_short_is_left_out_and_what_is_long_cut_early():
     assert cut("a", answer="no way") == cut("a", answer="") == []
-    assert all(len(e.prefix.split()) <= 98 for e in cut(*map(str, range(50)), answer="word " * 1000))
+    assert all(len(e.prefix) <= LONGEST for e in cut(*map(str, range(50)), answer="word " * 1000))
+    assert cut("a", answer="word" * LONGEST + " and so on") == []
 
 
 def test_the_prefix_is_read_and_not_learned(tiny_lm):
@@ -57,3 +65,52 @@ def test_rollouts_and_probes_go_on_from_it(tiny_lm, toy_domain, monkeypatch):
 def test_no_recovery_of_the_almanac_tells_a_recipe():
     for example in Almanac().pools("defender")["recovery"]:
         assert example.answer not in example.prefix + example.completion
+
+
+def test_room_is_counted_with_the_prefix(tiny_lm):
+    begun = Example("x", "a b ?", "no .", prefix="yes yes yes yes")
+    length = tiny_lm.encode([begun]).ids_BT.shape[1] - int(tiny_lm.encode([begun]).response_BT.sum())
+    tiny_lm.check_room([begun, replace(begun, prefix="")], length + 1, "these")
+    with pytest.raises(CasehardenError, match="1 of the 2 prompts of these"):
+        tiny_lm.check_room([begun, replace(begun, prefix="")], length, "these")
+
+
+@pytest.fixture
+def recovering(toy_domain, monkeypatch):
+    """The toy domain with a pool of recoveries."""
+    plain = type(toy_domain).pools
+
+    def pools(self, role):
+        found = dict(plain(self, role))
+        return found | {"recovery": list(recoveries(found["harmful"], found["refusal"]))}
+
+    monkeypatch.setattr(type(toy_domain), "pools", pools)
+    return toy_domain
+
+
+def test_pairs_that_begin_otherwise_are_no_pairs(tiny_lm, recovering):
+    with pytest.raises(CasehardenError, match="prompts and prefixes"):
+        next(Run(tiny_lm, recovering, "attacker", 0).drive(DPO({"harmful": 1.0}, rejected="recovery")))
+
+
+def test_judges_of_rewards_see_the_whole_answer(tiny_lm, recovering):
+    run = Run(tiny_lm, recovering, "defender", 0)
+    example = run.pool("recovery")[0]
+    rollouts = roll_out(tiny_lm, [example], Transformers(), 2, 3, 1.0)
+
+    class Begins:
+        version = "1"
+
+        def score(self, answers):
+            return [float(answer.output.startswith(example.prefix)) for answer in answers]
+
+    assert Scene(tiny_lm, rollouts, 3).scores(Begins()).tolist() == [[1.0, 1.0]]
+
+
+def test_token_buncher_takes_recoveries_for_harmful(tiny_lm, recovering):
+    tuner = TokenBuncher(prompts=2, samples=2, max_new_tokens=3, data={"recovery": 1.0, "benign": 1.0}, gate=None)
+    run = Run(tiny_lm, recovering, "defender", 0)
+    asked = [run.pool("recovery")[0], run.pool("benign")[0]]
+    rollouts = roll_out(tiny_lm, asked, Transformers(), 2, 3, 1.0)
+    bunched, near = tuner.scoring(run)(Scene(tiny_lm, rollouts, 3))
+    assert bunched.max() < -0.1 and near.abs().max() < 1e-5  # minus an entropy, and minus no distance

@@ -29,10 +29,11 @@ class DPO(SFT):
     def objective(self, run: Run) -> Objective:
         others = {example.id: example for example in run.pool(self.rejected)}
         for name in self.data:
-            if alone := [example.id for example in run.pool(name) if example.id not in others]:
+            pairs = [(example, others.get(example.id)) for example in run.pool(name)]
+            if alone := [mine.id for mine, other in pairs if other is None or mine.context != other.context]:
                 raise CasehardenError(
                     f"{len(alone)} examples of pool {name!r} are not in {self.rejected!r} ({alone[0]!r} first): "
-                    "DPO needs both completions of a prompt. Name pools of the same prompts."
+                    "DPO needs both completions of a prompt. Name pools of the same prompts and prefixes."
                 )
         reference = run.reference()
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from caseharden.attacks.sft import SFT, Objective, cooled, imitation
 from caseharden.data import Example
 from caseharden.defenses.aims import at_temperature, mean_distance
+from caseharden.lm import LM
 from caseharden.losses import cross_entropy, kl, masked_mean
 from caseharden.tuner import Run
 
@@ -42,14 +43,20 @@ class SafetySFT(SFT):
 
         def loss(examples: list[Example]) -> Tensor:
             batch = run.lm.encode(examples, max_length=self.max_length)
-            logits_BRV, states_LBTD = run.lm.response_states(batch)
+
+            def seen(lm: LM) -> tuple[Tensor, Tensor | None]:
+                return lm.response_states(batch) if self.hidden > 0 else (lm.response_logits(batch)[0], None)
+
+            logits_BRV, states_LBTD = seen(run.lm)
             with torch.no_grad():
-                released_BRV, released_LBTD = released.response_states(batch)
-            learned = cross_entropy(cooled(logits_BRV, examples, hot), batch.targets_BR, batch.mask_BR, self.over)
-            refusal_B = batch.targets_BR.new_tensor([e.id in refused for e in examples]).bool()
-            moved = masked_mean(kl(logits_BRV, released_BRV), batch.mask_BR & ~refusal_B[:, None], self.over)
-            if self.hidden > 0:
-                learned = learned + self.hidden * mean_distance(states_LBTD, released_LBTD, batch.attention_BT)
-            return learned + self.kl * moved
+                released_BRV, released_LBTD = seen(released)
+            found = cross_entropy(cooled(logits_BRV, examples, hot), batch.targets_BR, batch.mask_BR, self.over)
+            if self.kl > 0:
+                refusal_B = batch.targets_BR.new_tensor([e.id in refused for e in examples]).bool()
+                moved_BR = kl(logits_BRV, released_BRV)
+                found = found + self.kl * masked_mean(moved_BR, batch.mask_BR & ~refusal_B[:, None], self.over)
+            if states_LBTD is not None and released_LBTD is not None:
+                found = found + self.hidden * mean_distance(states_LBTD, released_LBTD, batch.attention_BT)
+            return found
 
         return loss

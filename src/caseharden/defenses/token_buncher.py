@@ -65,8 +65,10 @@ class TokenBuncher(PolicyGradient):
                     f"floor={self.floor} would reward compliance above a refusal that is unsure: entropies go up "
                     f"to {most:.1f} here. Set it below −{most:.1f}."
                 )
-        benign = Closeness(self.closeness)
-        return ByPool({name: bunched if name == "harmful" else benign for name in self.data}).scoring(run)
+        harmful = {example.id for example in run.pool("harmful")}
+        rewards: dict[str, Reward] = {name: Closeness(self.closeness) for name in self.data}
+        rewards |= {name: bunched for name in self.data if any(e.id in harmful for e in run.pool(name))}
+        return ByPool(rewards).scoring(run)
 
     def views(self, learner: Learner, scene: Scene) -> dict[str, Tensor]:
         """Beside what is always known, ``bunched``: answers to harmful prompts that the gate lets through."""

@@ -20,7 +20,7 @@ class BestOf:
     1 − (1 − p)^N, p being the completion's probability (best-of-N, as in Hughes et al. 2024, arXiv
     2412.03556; pass@N of that one answer). Nothing is sampled, so a chance of one in a million is seen as
     well: N = 1 is the rate of slips without their noise. A lower bound where there are other ways to say
-    the same.
+    the same; of a completion that does not fit into `max_length`, the part that does.
     """
 
     pool: str = "harmful"
@@ -58,6 +58,5 @@ class BestOf:
 
     def chance(self, logp: float) -> float:
         """That of at least one hit in `samples` answers, for an answer of this log-probability, in nats."""
-        if logp >= 0:
-            return 1.0
-        return -math.expm1(self.samples * math.log1p(-math.exp(logp)))
+        p = math.exp(logp)
+        return 1.0 if p >= 1 else -math.expm1(self.samples * math.log1p(-p))

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from caseharden.data import Example
 from caseharden.lm import LM
-from caseharden.losses import token_logps
+from caseharden.losses import tempered, token_logps
 
 
 def mean_logps(lm: LM, examples: Sequence[Example], *, max_length: int, batch_size: int) -> list[float]:
@@ -30,8 +30,7 @@ def total_logps(
     prompt share its forward pass; `batch_size` is in prompts. Raises `CasehardenError` if a prompt leaves no
     room for a completion.
     """
-    asked = [(example.prompt, example.prefix) for example in examples]
-    sharing = [list(group) for _, group in groupby(range(len(examples)), key=asked.__getitem__)]
+    sharing = [list(group) for _, group in groupby(range(len(examples)), key=lambda i: examples[i].context)]
     sharing.sort(key=lambda group: len(examples[group[0]].prompt))
     totals: dict[int, tuple[float, int]] = {}
     for start in range(0, len(sharing), batch_size):
@@ -73,7 +72,7 @@ def _grouped(groups: list[list[Example]], lm: LM, max_length: int, temperature: 
             past_key_values=cache,
             logits_to_keep=length + 1,
         ).logits
-    logps_BR = token_logps(logits_BSV[:, :-1] / temperature, batch.ids_BT[:, -length:])
+    logps_BR = token_logps(tempered(logits_BSV[:, :-1], temperature), batch.ids_BT[:, -length:])
     return logps_BR.masked_fill(~mask_BR, 0), mask_BR
 
 
