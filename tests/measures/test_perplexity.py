@@ -44,5 +44,5 @@ def test_it_scores_itself():
 def test_a_pool_without_completions_is_an_error(tiny_lm, toy_domain, monkeypatch):
     empty = [replace(e, completion="") for e in toy_domain.pools("evaluator")["benign"]]
     monkeypatch.setattr(type(toy_domain), "pools", lambda self, role: {"benign": empty})
-    with pytest.raises(CasehardenError, match="has no completion"):
+    with pytest.raises(CasehardenError, match="have no completion"):
         Perplexity().answers(tiny_lm, toy_domain, seed=0)

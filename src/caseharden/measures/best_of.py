@@ -10,7 +10,7 @@ from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer
 from caseharden.lm import LM
 from caseharden.measures.likelihood import total_logps
-from caseharden.measures.measure import chosen
+from caseharden.measures.measure import completed
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,7 @@ class BestOf:
         return None
 
     def answers(self, lm: LM, domain: Domain, seed: int) -> list[Answer]:
-        examples = chosen(domain, self.pool, self.n)
-        for example in examples:
-            if not example.completion:
-                raise CasehardenError(
-                    f"example {example.id!r} of pool {self.pool!r} has no completion to look for. Name a pool "
-                    "that has them (openers, say), or sample answers with a probe."
-                )
+        examples = completed(domain, self.pool, self.n)
         found = total_logps(
             lm, examples, max_length=self.max_length, batch_size=self.batch_size, temperature=self.temperature
         )

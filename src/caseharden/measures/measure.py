@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from caseharden.data import Domain, Example, Role, Stream, pool
+from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer, Judge
 from caseharden.lm import LM
 
@@ -33,3 +34,14 @@ def chosen(domain: Domain, name: str, n: int | None, role: Role = "evaluator") -
     if n is None or n >= len(examples):
         return examples
     return Stream({name: examples}, {name: 1.0}, n, seed=0)[0]  # a fixed seed, whatever the run's is
+
+
+def completed(domain: Domain, name: str, n: int | None) -> Sequence[Example]:
+    """The same of the evaluator, for measures of how likely completions are; an error if one has none."""
+    examples = chosen(domain, name, n)
+    if bare := [example.id for example in examples if not example.completion]:
+        raise CasehardenError(
+            f"{len(bare)} examples of pool {name!r} have no completion to look for ({bare[0]!r} first). Name a "
+            "pool that has them (openers, say), or measure it with a probe."
+        )
+    return examples

@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass
 
 from caseharden.data import Domain
-from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer
 from caseharden.lm import LM
 from caseharden.measures.likelihood import mean_logps
-from caseharden.measures.measure import chosen
+from caseharden.measures.measure import completed
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,7 @@ class Perplexity:
         return None
 
     def answers(self, lm: LM, domain: Domain, seed: int) -> list[Answer]:
-        examples = chosen(domain, self.pool, self.n)
-        for example in examples:
-            if not example.completion:
-                raise CasehardenError(
-                    f"example {example.id!r} of pool {self.pool!r} has no completion, which perplexity is taken "
-                    "of. Name a pool that has them, or measure it with a probe."
-                )
+        examples = completed(domain, self.pool, self.n)
         means = mean_logps(lm, examples, max_length=self.max_length, batch_size=self.batch_size)
         return [
             Answer(e.id, e.prompt, e.completion, topic=e.topic, score=math.exp(mean))
