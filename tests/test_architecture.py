@@ -12,10 +12,11 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from typing_extensions import get_protocol_members
 
 import caseharden
 from caseharden import attacks, defenses, domains, judges, measures
-from caseharden.data import Domain
+from caseharden.domains.domain import Domain
 from caseharden.judges.judge import Judge
 from caseharden.measures.measure import Measure
 from caseharden.tuner import Tuner
@@ -185,5 +186,5 @@ def meets(thing: object, protocol: type, module: str) -> bool:
     """Whether `thing` is a public dataclass, defined in `module`, that has all of the protocol's members."""
     if not (inspect.isclass(thing) and dataclasses.is_dataclass(thing) and thing.__module__ == module):
         return False
-    members = {name for name in vars(protocol) if not name.startswith("_")}
+    members = get_protocol_members(protocol)
     return not thing.__name__.startswith("_") and members <= {*dir(thing), *thing.__dataclass_fields__}

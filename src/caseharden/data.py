@@ -7,12 +7,9 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 from caseharden.errors import CasehardenError, nearest
-
-if TYPE_CHECKING:
-    from caseharden.measures.measure import Measure
 
 Role = Literal["defender", "attacker", "evaluator"]
 ROLES: tuple[Role, ...] = ("defender", "attacker", "evaluator")
@@ -43,8 +40,8 @@ class Example:
         return self.prompt, self.prefix
 
 
-class Domain(Protocol):
-    """A threat: what counts as harm, who may read which examples, and how harm and utility are measured.
+class Pools(Protocol):
+    """Who may read which examples: pools of them by role and name.
 
     Pools bear the same names for every role, so that one tuner object reads the defender's data when
     a defense simulates it and the attacker's when it is the real thing. Usual names: ``harmful``
@@ -61,12 +58,8 @@ class Domain(Protocol):
         """Every pool that `role` may read, by name. No example is in two roles' harmful pools."""
         ...
 
-    def measures(self) -> Mapping[str, Measure]:
-        """The measures taken at each budget when a study names none: at least ``harm`` and ``utility``."""
-        ...
 
-
-def pool(domain: Domain, role: Role, name: str) -> Sequence[Example]:
+def pool(domain: Pools, role: Role, name: str) -> Sequence[Example]:
     """One pool of `domain` for `role`; an error names the nearest if there is none, or if it is empty."""
     pools = domain.pools(role)
     if name not in pools:
@@ -76,7 +69,7 @@ def pool(domain: Domain, role: Role, name: str) -> Sequence[Example]:
     return pools[name]
 
 
-def fingerprint(domain: Domain) -> str:
+def fingerprint(domain: Pools) -> str:
     """SHA-256 over every example of every role: changes whenever the data do."""
     digest = hashlib.sha256()
     for role in ROLES:

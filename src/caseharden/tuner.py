@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.optim import Optimizer
 
-from caseharden.data import Domain, Example, Role, Stream, derive_seed, pool
+from caseharden.data import Example, Pools, Role, Stream, derive_seed, pool
 from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 from caseharden.lm import LM
 from caseharden.optim import evaluation_weights
@@ -67,7 +67,7 @@ class Run:
     randomness from `run.seed_for(purpose, step)`, and registers whatever else has state with `run.track`.
     """
 
-    def __init__(self, lm: LM, domain: Domain, role: Role, seed: int, *, share: tuple[int, int] = (0, 1)) -> None:
+    def __init__(self, lm: LM, domain: Pools, role: Role, seed: int, *, share: tuple[int, int] = (0, 1)) -> None:
         self.lm = lm
         self.domain = domain
         self.role: Role = role

@@ -5,8 +5,9 @@ from itertools import combinations
 
 import pytest
 
-from caseharden.data import ROLES, Domain, fingerprint
+from caseharden.data import ROLES, fingerprint
 from caseharden.data import pool as pool_of
+from caseharden.domains.domain import Domain
 from caseharden.domains.overlap import near_duplicates, normalized
 from caseharden.domains.prompts import REFUSALS, Prompts
 from caseharden.domains.sources import load

@@ -49,7 +49,7 @@ def audit(
     """Attack a model and its controls, and judge resistance, stability, generalization and trainability."""
     from caseharden.audit.assessment import assess
     from caseharden.audit.keys import load_key
-    from caseharden.data import Domain
+    from caseharden.domains.domain import Domain
     from caseharden.report import audit_html, export, scorecard
     from caseharden.study import suite as suites
     from caseharden.study.build import build

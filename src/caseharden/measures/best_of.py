@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from caseharden.data import Domain
+from caseharden.data import Pools
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer
 from caseharden.lm import LM
@@ -40,7 +40,7 @@ class BestOf:
     def judge(self) -> None:
         return None
 
-    def answers(self, lm: LM, domain: Domain, seed: int) -> list[Answer]:
+    def answers(self, lm: LM, domain: Pools, seed: int) -> list[Answer]:
         examples = completed(domain, self.pool, self.n)
         found = total_logps(
             lm, examples, max_length=self.max_length, batch_size=self.batch_size, temperature=self.temperature

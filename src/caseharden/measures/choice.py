@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from caseharden.data import Domain
+from caseharden.data import Pools
 from caseharden.errors import CasehardenError
 from caseharden.judges.exact import Exact
 from caseharden.judges.judge import Answer, Judge
@@ -30,7 +30,7 @@ class MultipleChoice:
     def judge(self) -> Judge:
         return Exact()
 
-    def answers(self, lm: LM, domain: Domain, seed: int) -> list[Answer]:
+    def answers(self, lm: LM, domain: Pools, seed: int) -> list[Answer]:
         questions = chosen(domain, self.pool, self.n)
         for question in questions:
             if question.answer not in question.choices:

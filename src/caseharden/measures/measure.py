@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from caseharden.data import Domain, Example, Role, Stream, pool
+from caseharden.data import Example, Pools, Role, Stream, pool
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer, Judge
 from caseharden.lm import LM
@@ -23,12 +23,12 @@ class Measure(Protocol):
         """Who scores the answers; None where the measure itself fills in `Answer.score`."""
         ...
 
-    def answers(self, lm: LM, domain: Domain, seed: int) -> list[Answer]:
+    def answers(self, lm: LM, domain: Pools, seed: int) -> list[Answer]:
         """Run `lm` on the evaluator's pool of `domain`; sampling, if any, under `seed`."""
         ...
 
 
-def chosen(domain: Domain, name: str, n: int | None, role: Role = "evaluator") -> Sequence[Example]:
+def chosen(domain: Pools, name: str, n: int | None, role: Role = "evaluator") -> Sequence[Example]:
     """`n` examples of `role`'s pool `name`, or all: the same at every budget and in every cell."""
     examples = pool(domain, role, name)
     if n is None or n >= len(examples):
@@ -36,7 +36,7 @@ def chosen(domain: Domain, name: str, n: int | None, role: Role = "evaluator") -
     return Stream({name: examples}, {name: 1.0}, n, seed=0)[0]  # a fixed seed, whatever the run's is
 
 
-def completed(domain: Domain, name: str, n: int | None) -> Sequence[Example]:
+def completed(domain: Pools, name: str, n: int | None) -> Sequence[Example]:
     """The same of the evaluator, for measures of how likely completions are; an error if one has none."""
     examples = chosen(domain, name, n)
     if bare := [example.id for example in examples if not example.completion]:

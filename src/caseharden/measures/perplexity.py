@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from caseharden.data import Domain
+from caseharden.data import Pools
 from caseharden.judges.judge import Answer
 from caseharden.lm import LM
 from caseharden.measures.likelihood import mean_logps
@@ -30,7 +30,7 @@ class Perplexity:
     def judge(self) -> None:
         return None
 
-    def answers(self, lm: LM, domain: Domain, seed: int) -> list[Answer]:
+    def answers(self, lm: LM, domain: Pools, seed: int) -> list[Answer]:
         examples = completed(domain, self.pool, self.n)
         means = mean_logps(lm, examples, max_length=self.max_length, batch_size=self.batch_size)
         return [

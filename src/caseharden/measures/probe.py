@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from caseharden.data import Domain, Role
+from caseharden.data import Pools, Role
 from caseharden.judges.judge import Answer, Judge
 from caseharden.judges.verifier import Verifier
 from caseharden.lm import LM
@@ -30,7 +30,7 @@ class Probe:
     prefix: str = ""
     role: Role = "evaluator"
 
-    def answers(self, lm: LM, domain: Domain, seed: int) -> list[Answer]:
+    def answers(self, lm: LM, domain: Pools, seed: int) -> list[Answer]:
         examples = chosen(domain, self.pool, self.n, self.role)
         asked = [example for example in examples for _ in range(self.per_prompt)]
         outputs = lm.generate(

@@ -21,10 +21,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import to_json
-from typing_extensions import is_protocol
+from typing_extensions import get_protocol_members, is_protocol
 
 from caseharden import attacks, defenses, domains, judges, measures
-from caseharden.data import Domain
+from caseharden.domains.domain import Domain
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import Judge
 from caseharden.measures.measure import Measure
@@ -159,8 +159,7 @@ def _class(name: str, kind: Any, place: str) -> type:
 
 
 def _fits(cls: type, kind: Any) -> bool:
-    wanted = {name for name in vars(kind) if not name.startswith("_")}
-    return wanted <= {*dir(cls), *(field.name for field in dataclasses.fields(cls))}
+    return get_protocol_members(kind) <= {*dir(cls), *(field.name for field in dataclasses.fields(cls))}
 
 
 def _instances(cls: Any, given: Any, place: str) -> list[Any]:

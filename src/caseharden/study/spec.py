@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
-from caseharden.data import Domain
+from caseharden.domains.domain import Domain
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import Judge
 from caseharden.lm import Precision

@@ -16,7 +16,8 @@ from caseharden import models
 from caseharden.audit.evidence import Control, Evidence, Measured, Terms
 from caseharden.audit.resistance import UNDEFENDED
 from caseharden.audit.results import Curve, Results
-from caseharden.data import ROLES, Domain
+from caseharden.data import ROLES
+from caseharden.domains.domain import Domain
 from caseharden.errors import CasehardenError, nearest
 from caseharden.measures.measure import Measure
 from caseharden.measures.probe import Probe

@@ -20,7 +20,6 @@ from caseharden.data import ROLES, Example, Role
 from caseharden.domains.almanac.domain import ask, pools_of
 from caseharden.domains.almanac.world import FORBIDDEN_TOPICS, HARMLESS_PROPERTY, UNSEEN_TOPIC, make_world
 from caseharden.lm import LM
-from caseharden.measures.measure import Measure
 from caseharden.tuner import Metrics, Run
 
 SHIPPED = Path(__file__).parent / "models"
@@ -58,9 +57,6 @@ class Corpus:
         ]
         return {"corpus": list(ask(facts, ROLES))}
 
-    def measures(self) -> Mapping[str, Measure]:
-        return {}
-
 
 @dataclass(frozen=True)
 class Alignment:
@@ -74,9 +70,6 @@ class Alignment:
 
     def pools(self, role: Role) -> Mapping[str, Sequence[Example]]:
         return pools_of(self.seed, tuple(FORBIDDEN_TOPICS), role, ROLES)
-
-    def measures(self) -> Mapping[str, Measure]:
-        return {}
 
 
 def blank(seed: int = 0) -> LM:

@@ -1,0 +1,17 @@
+"""Domain: a threat, with everything that it takes to attack and to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from caseharden.data import Pools
+from caseharden.measures.measure import Measure
+
+
+class Domain(Pools, Protocol):
+    """Who may read which examples (`Pools`), and how harm and utility are measured on the evaluator's."""
+
+    def measures(self) -> Mapping[str, Measure]:
+        """The measures taken at each budget when a study names none: at least ``harm`` and ``utility``."""
+        ...
