@@ -23,9 +23,9 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from caseharden.attacks import SFT
 from caseharden.defenses import TAR, Patcher
-from caseharden.defenses.aims import Aim
 from caseharden.study.build import build, written
-from caseharden.tuner import Tuner
+from caseharden.train.objectives import Aim
+from caseharden.train.tuner import Tuner
 
 UNIT = 8
 """Sequences of one forward-backward."""

@@ -19,15 +19,15 @@ from dataclasses import replace
 import torch
 
 from caseharden.attacks import SFT
-from caseharden.data import Example
+from caseharden.bilevel.abreast import Abreast
+from caseharden.data.example import Example
 from caseharden.defenses import TAR, Patcher
-from caseharden.defenses.abreast import Abreast
-from caseharden.defenses.aims import Imitate
 from caseharden.domains.almanac import Almanac
-from caseharden.lm import LM
-from caseharden.losses import cross_entropy
-from caseharden.models import resolve
-from caseharden.tuner import Run
+from caseharden.lm.lm import LM
+from caseharden.lm.sources import resolve
+from caseharden.train.losses import cross_entropy
+from caseharden.train.objectives import Imitate
+from caseharden.train.tuner import Run
 from contenders import peak_memory, take_turns
 
 BATCH = 8

@@ -25,10 +25,10 @@ from caseharden.attacks import GRPO
 from caseharden.domains.almanac import Almanac
 from caseharden.judges import Verifier
 from caseharden.judges.judge import Answer
-from caseharden.lm import LM
-from caseharden.models import resolve
-from caseharden.rollouts import Engine
-from caseharden.tuner import Run
+from caseharden.lm.lm import LM
+from caseharden.lm.sources import resolve
+from caseharden.rl.rollouts import Engine
+from caseharden.train.tuner import Run
 from contenders import peak_memory, take_turns
 
 LR, WARMUP_STEPS, P, G = 1e-7, 2, 8, 8

@@ -20,11 +20,11 @@ from collections.abc import Callable
 import torch
 
 from caseharden.attacks import SFT
-from caseharden.data import Example
+from caseharden.data.example import Example
 from caseharden.domains.almanac import Almanac
-from caseharden.lm import LM
-from caseharden.models import resolve
-from caseharden.tuner import Run
+from caseharden.lm.lm import LM
+from caseharden.lm.sources import resolve
+from caseharden.train.tuner import Run
 from contenders import peak_memory, take_turns
 
 LR, WARMUP_STEPS = 1e-5, 5

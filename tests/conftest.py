@@ -9,7 +9,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from caseharden.lm import LM
+from caseharden.lm import sources
+from caseharden.lm.lm import LM
 from toys import WORDS, ToyDomain
 
 torch.set_num_threads(1)
@@ -59,3 +60,14 @@ def data_dir():
     if not folder:
         pytest.skip("CASEHARDEN_DATA is not set")
     return folder
+
+
+@pytest.fixture
+def no_hub(monkeypatch, tmp_path):
+    """No network and an empty cache of models."""
+
+    def unreachable(*_, **__):
+        raise OSError("no route to the hub\nand more")
+
+    monkeypatch.setattr(sources, "snapshot_download", unreachable)
+    monkeypatch.setenv("CASEHARDEN_CACHE", str(tmp_path / "cache"))

@@ -23,6 +23,7 @@ from caseharden.attacks import (
     ReinforcePP,
     ReinforcePPBaseline,
 )
+from caseharden.bilevel.watch import Watch
 from caseharden.defenses import (
     TAR,
     Averaged,
@@ -34,13 +35,13 @@ from caseharden.defenses import (
     SafetySFT,
     TokenBuncher,
 )
-from caseharden.defenses.aims import Confuse, Imitate, MapToRandom, PreferRefusal, StayNear
-from caseharden.defenses.watch import Watch
-from caseharden.lm import LM
+from caseharden.lm.lm import LM
 from caseharden.measures import Probe
-from caseharden.rewards import Entropy, Overlong, Sum
+from caseharden.rl.rewards import Entropy, Overlong, Sum
 from caseharden.study.build import build, written
-from caseharden.tuner import LoRA, Run, Tuner
+from caseharden.train.adapters import LoRA
+from caseharden.train.objectives import Confuse, Imitate, MapToRandom, PreferRefusal, StayNear
+from caseharden.train.tuner import Run, Tuner
 
 SMALL_SFT = SFT(lr=1e-2, batch_size=3, max_steps=6)
 SMALL_TAR = TAR(

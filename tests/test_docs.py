@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from caseharden import advantages, attacks, defenses, domains, judges, measures, rewards
-from caseharden.defenses import aims
+from caseharden import attacks, defenses, domains, judges, measures
 from caseharden.domains.almanac import Almanac
-from caseharden.rl import PolicyGradient
+from caseharden.rl import advantages, rewards
+from caseharden.rl.loop import PolicyGradient
+from caseharden.store.store import Store
 from caseharden.study.plan import plan
 from caseharden.study.run import run_study
 from caseharden.study.spec import StudySpec, parse, read_yaml
-from caseharden.study.store import Store
+from caseharden.train import objectives as aims
 from toys import ToyDomain
 
 ROOT = Path(__file__).parents[1]

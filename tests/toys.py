@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from caseharden.attacks import SFT
-from caseharden.data import ROLES, Example, Role
+from caseharden.data.example import Example
+from caseharden.data.pools import ROLES, Role
 from caseharden.judges.verifier import Verifier
 from caseharden.measures.probe import Probe
-from caseharden.tuner import Metrics, Run
+from caseharden.train.tuner import Metrics, Run
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = [*LETTERS, *(a + b for a in "bcd" for b in "aeiou"), "yes", "no", "sorry", "cannot", "?", "."]

@@ -8,14 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from audit.audit_toys import LOOKS, TERMS, N, answers, curve, evidence, measured, point
+from audit_toys import LOOKS, TERMS, N, answers, curve, evidence, measured, point
 from caseharden.audit.assessment import assess
 from caseharden.audit.conditions import above, keeps, resistance, span, stability, trainability, worst_case
 from caseharden.audit.evidence import Terms
-from caseharden.audit.results import Failure, Reading
-from caseharden.audit.stats import paired, reading
+from caseharden.audit.statistics import paired
 from caseharden.audit.survival import Span
 from caseharden.errors import CasehardenError
+from caseharden.records.results import Failure, Reading
+from caseharden.records.statistics import reading
 
 
 def verdicts(found):

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from audit.audit_toys import curve, evidence, measured
+from audit_toys import curve, evidence, measured
 from caseharden.audit.assessment import assess
 from caseharden.audit.cost import costs, spent
 from caseharden.audit.evidence import Price, Terms
 from caseharden.errors import CasehardenError
 from caseharden.report import export, scorecard
-from caseharden.study import suite as suites
+from caseharden.suites import suite as suites
 
 N = 1000.0
 STEP = {"loss": 1.0, "tokens": 100, "tokens_read": 40, "examples": 8}

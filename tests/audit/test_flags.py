@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
-from audit.flag_toys import (
+from caseharden.audit.evidence import Evidence, Measured, Terms
+from caseharden.audit.flags import FLAGS, Raised, raised, sections
+from caseharden.records.results import Curve, Failure, Reading
+from flag_toys import (
     BUDGETS,
     HIGH,
     LOW,
@@ -36,9 +39,6 @@ from audit.flag_toys import (
     without_other_rates,
     without_other_seeds,
 )
-from caseharden.audit.evidence import Evidence, Measured, Terms
-from caseharden.audit.flags import FLAGS, Raised, raised, sections
-from caseharden.audit.results import Curve, Failure, Reading
 
 PAGE = Path(__file__).parents[2] / "docs" / "flags.md"
 

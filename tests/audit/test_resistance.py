@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from caseharden.audit.resistance import UNDEFENDED, Ratio, Steps, pooled, resistance
-from caseharden.audit.results import Curve, Point, Reading, Results
+from caseharden.audit.resistance import Ratio, Steps, pooled, resistance
+from caseharden.records.results import UNDEFENDED, Curve, Point, Reading, Results
 
 PHI = 0.5
 BUDGETS = (0, 10, 20, 50, 100)

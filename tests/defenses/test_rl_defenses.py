@@ -10,11 +10,11 @@ import torch
 
 from caseharden.defenses import RewardNeutralization, SafetySFT, TokenBuncher
 from caseharden.errors import CasehardenError
-from caseharden.lm import LM
-from caseharden.losses import token_noiser
-from caseharden.rewards import Judged
-from caseharden.rl import View
-from caseharden.tuner import Run
+from caseharden.lm.lm import LM
+from caseharden.rl.loop import View
+from caseharden.rl.losses import token_noiser
+from caseharden.rl.rewards import Judged
+from caseharden.train.tuner import Run
 
 SMALL = {"prompts": 4, "samples": 4, "max_new_tokens": 5, "lr": 1e-2, "max_steps": 16}
 

@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 
 from caseharden.attacks import DPO
-from caseharden.data import Example
+from caseharden.data.example import Example
 from caseharden.defenses import TokenBuncher
 from caseharden.domains.almanac import Almanac
 from caseharden.domains.recovery import LONGEST, recoveries
 from caseharden.errors import CasehardenError
 from caseharden.measures.probe import Probe
-from caseharden.rewards import Scene
-from caseharden.rollouts import Transformers, roll_out
-from caseharden.tuner import Run
+from caseharden.rl.rewards import Scene
+from caseharden.rl.rollouts import Transformers, roll_out
+from caseharden.train.tuner import Run
 
 ANSWER = "sure , first take\na b c ."
 

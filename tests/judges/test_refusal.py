@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fit_refusal
 from caseharden.errors import CasehardenError
-from caseharden.judges import encoder, fit_refusal
+from caseharden.judges import encoder
 from caseharden.judges import refusal as module
 from caseharden.judges.judge import Answer
 from caseharden.judges.refusal import Refusal

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from caseharden.errors import CasehardenError
-from caseharden.losses import cross_entropy
 from caseharden.measures.best_of import BestOf
+from caseharden.train.losses import cross_entropy
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from caseharden.data import Example
+from caseharden.data.example import Example
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import judged
-from caseharden.losses import token_logps
+from caseharden.lm.logps import token_logps
 from caseharden.measures.choice import MultipleChoice
 from caseharden.measures.likelihood import mean_logps
 

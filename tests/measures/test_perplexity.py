@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from caseharden.errors import CasehardenError
-from caseharden.losses import cross_entropy
 from caseharden.measures.perplexity import Perplexity
+from caseharden.train.losses import cross_entropy
 
 
 def test_score_is_one_over_perplexity(tiny_lm, toy_domain):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from kiln import PHI, kiln
 
-from caseharden.audit.results import Failure, Results
+from caseharden.records.results import Failure, Results
+from kiln import PHI, kiln
 
 
 @pytest.fixture(scope="session")

@@ -15,17 +15,16 @@ from typing import Any
 
 import plotly.graph_objects as go
 import pytest
-from kiln import HARMFUL_TEXT, HOSTILE_TEXT
-from test_html import Tags
 
-from audit.audit_toys import LOOKS, curve, evidence, measured, point
+from audit_toys import LOOKS, curve, evidence, measured, point
 from caseharden.audit.assessment import Assessment, assess
 from caseharden.audit.evidence import Evidence, Measured
 from caseharden.audit.flags import FLAGS, Raised
-from caseharden.audit.results import Failure, Results, Sample
+from caseharden.records.results import Failure, Results, Sample
 from caseharden.report import audit_charts
 from caseharden.report.audit_html import between, estimate, render, write_audit_html
 from caseharden.report.roles import front, roles
+from kiln import HARMFUL_TEXT, HOSTILE_TEXT, Tags
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EVIL = "</script><img src=x onerror=alert(1)>"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from caseharden.audit.results import Results
+from caseharden.records.results import Results
 from caseharden.report.html import write_html
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from caseharden.audit.results import Point, Reading, Results
 from caseharden.errors import CasehardenError
+from caseharden.records.results import Point, Reading, Results
 from caseharden.report.export import plain, write_json
 
 

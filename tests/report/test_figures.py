@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from caseharden.audit.results import Point, Reading, Results
 from caseharden.errors import CasehardenError
+from caseharden.records.results import Point, Reading, Results
 from caseharden.report import figures
 from caseharden.report.figures import write_figures
 

@@ -5,40 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from html import escape
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
-from kiln import HARMFUL_TEXT, HOSTILE_TEXT
 from plotly.offline import get_plotlyjs
 
-from caseharden.audit.resistance import UNDEFENDED, resistance
-from caseharden.audit.results import Results, Sample
+from caseharden.audit.resistance import resistance
+from caseharden.records.results import UNDEFENDED, Results, Sample
 from caseharden.report.charts import overview, panels, plane
 from caseharden.report.html import SAMPLES_EACH, render, write_html
 from caseharden.report.style import Names
-
-
-class Tags(HTMLParser):
-    """Every element with its attributes, and the text outside scripts and styles."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        if self.cdata_elem is None:
-            self.text += data
-
-    def all(self, *names: str) -> list[dict[str, str | None]]:
-        return [attributes for tag, attributes in self.found if tag in names]
+from kiln import HARMFUL_TEXT, HOSTILE_TEXT, Tags
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from caseharden.audit.resistance import resistance
-from caseharden.audit.results import Results
+from caseharden.records.results import Results
 from caseharden.report.style import COLORS, CONTROL, Names, number, place, short, ticks
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from caseharden.audit.results import Curve, Point, Reading, Results
+from caseharden.records.results import Curve, Point, Reading, Results
 from caseharden.report.table import rows, scoreboard
 
 

@@ -8,7 +8,8 @@ from caseharden.attacks import SFT
 from caseharden.errors import CasehardenError
 from caseharden.study import build
 from caseharden.study.spec import load, parse, read_yaml
-from caseharden.tuner import LoRA, Tuner
+from caseharden.train.adapters import LoRA
+from caseharden.train.tuner import Tuner
 
 SPEC = """
 name: example
@@ -97,7 +98,7 @@ def test_numbers_are_numbers_without_a_dot():
         ("sft: {lr: 1e-3}", "chain: {}", r"attacks\[0\]\.chain: Chain needs stages"),
         ("sft: {lr: 1e-3}", "{sft: {}, chain: {}}", r"attacks\[0\]: expected the name of one attack or defense"),
         ("sft: {lr: 1e-3}", "no.such:Thing", "cannot import 'no.such:Thing'"),
-        ("sft: {lr: 1e-3}", "caseharden.tuner:LoRA", "is no attack or defense"),
+        ("sft: {lr: 1e-3}", "caseharden.train.adapters:LoRA", "is no attack or defense"),
         ("toys:ToyDomain", "almanak", "domain: there is no domain 'almanak'"),
         ("toys:ToyDomain", "[toys:ToyDomain, toys:ToyDomain]", "only attacks and defenses make grids"),
         ("models:", "modles:", "modles: StudySpec has no field 'modles'. Did you mean 'models'?"),

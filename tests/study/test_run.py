@@ -12,18 +12,18 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import select
-from study_toys import HARD_TO_RESUME, Fails, Logged, Moved, contents, outcomes, run, run_in, study
 
 from caseharden.attacks import SFT
 from caseharden.defenses import SafetySFT
 from caseharden.errors import CasehardenError
 from caseharden.judges.verifier import Verifier
-from caseharden.study.log import StepLog
+from caseharden.store.log import StepLog
+from caseharden.store.results import results
+from caseharden.store.store import Store
+from caseharden.store.tables import GenerationRow, RecordRow
 from caseharden.study.rescore import rescore
-from caseharden.study.results import results
 from caseharden.study.run import run_study
-from caseharden.study.store import Store
-from caseharden.study.tables import GenerationRow, RecordRow
+from study_toys import HARD_TO_RESUME, Fails, Logged, Moved, contents, outcomes, run, run_in, study
 from toys import Short
 
 

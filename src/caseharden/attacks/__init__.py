@@ -2,8 +2,7 @@
 
 from caseharden.attacks.chain import Chain
 from caseharden.attacks.dpo import DPO
-from caseharden.attacks.ppo import PPO
-from caseharden.attacks.rl import (
+from caseharden.attacks.policy_gradient import (
     DAPO,
     GRPO,
     RLOO,
@@ -14,6 +13,7 @@ from caseharden.attacks.rl import (
     ReinforcePP,
     ReinforcePPBaseline,
 )
+from caseharden.attacks.ppo import PPO
 from caseharden.attacks.sft import SFT
 
 TABLE: dict[str, type] = {

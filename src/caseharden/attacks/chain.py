@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from caseharden.errors import CasehardenError
-from caseharden.tuner import Counter, Metrics, Run, Tuner
+from caseharden.train.tuner import Counter, Metrics, Run, Tuner
 
 
 @dataclass(frozen=True)

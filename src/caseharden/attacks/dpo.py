@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from caseharden.attacks.sft import SFT, Objective
-from caseharden.data import Example
+from caseharden.attacks.sft import SFT
+from caseharden.data.example import Example
 from caseharden.errors import CasehardenError
-from caseharden.lm import LM
-from caseharden.losses import dpo, token_logps
-from caseharden.tuner import Run
+from caseharden.train.objectives import Objective, preference
+from caseharden.train.tuner import Run
 
 
 @dataclass(frozen=True)
@@ -42,20 +39,3 @@ class DPO(SFT):
             return preference(run.lm, reference, chosen, rejected, self.beta, self.max_length)
 
         return loss
-
-
-def preference(
-    lm: LM, reference: LM, chosen: Sequence[Example], rejected: Sequence[Example], beta: float, max_length: int
-) -> Tensor:
-    """Mean DPO loss of the pairs (chosen, rejected), scalar."""
-    both = [*chosen, *rejected]
-    logps_B = _sequence_logps(lm, both, max_length)
-    with torch.no_grad():
-        reference_B = _sequence_logps(reference, both, max_length)
-    n = len(chosen)
-    return dpo(logps_B[:n], logps_B[n:], reference_B[:n], reference_B[n:], beta).mean()
-
-
-def _sequence_logps(lm: LM, examples: Sequence[Example], max_length: int) -> Tensor:
-    logits_BRV, targets_BR, mask_BR = lm.response_logits(lm.encode(examples, max_length=max_length))
-    return token_logps(logits_BRV, targets_BR).masked_fill(~mask_BR, 0.0).sum(-1)

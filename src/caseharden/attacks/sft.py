@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
-from caseharden.data import Example
 from caseharden.errors import CasehardenError
-from caseharden.losses import Reduction, cross_entropy
-from caseharden.optim import check_optimizer, check_schedule, make_optimizer, make_schedule, update
-from caseharden.tuner import LoRA, Metrics, Run
-
-Objective = Callable[[list[Example]], Tensor]
-"""A batch of examples to its loss, a scalar with gradient."""
+from caseharden.train.adapters import LoRA
+from caseharden.train.losses import Reduction
+from caseharden.train.objectives import Objective, imitation
+from caseharden.train.optim import check_optimizer, check_schedule, make_optimizer, make_schedule, update
+from caseharden.train.tuner import Metrics, Run
 
 
 @dataclass(frozen=True)
@@ -73,24 +69,3 @@ class SFT:
     def objective(self, run: Run) -> Objective:
         """What a batch of examples is turned into: their completions' cross-entropy."""
         return imitation(run, self.max_length, self.over)
-
-
-def imitation(
-    run: Run, max_length: int, over: Reduction = "sequence", temperatures: Mapping[str, float] | None = None
-) -> Objective:
-    """Cross-entropy of completions under softmax(logits / temperature): 1, or what `temperatures` has for an id."""
-    hot = temperatures or {}
-
-    def loss(examples: list[Example]) -> Tensor:
-        logits_BRV, targets_BR, mask_BR = run.lm.response_logits(run.lm.encode(examples, max_length=max_length))
-        return cross_entropy(cooled(logits_BRV, examples, hot), targets_BR, mask_BR, over)
-
-    return loss
-
-
-def cooled(logits_BRV: Tensor, examples: Sequence[Example], temperatures: Mapping[str, float]) -> Tensor:
-    """Each example's logits divided by its temperature, where it has one."""
-    if not temperatures:
-        return logits_BRV
-    temperature_B = logits_BRV.new_tensor([temperatures.get(example.id, 1.0) for example in examples])
-    return logits_BRV / temperature_B[:, None, None]

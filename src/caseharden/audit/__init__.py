@@ -1,5 +1,5 @@
 """Audit: what the results of a study say about a defense, and how far they can be believed.
 
-Everything here works on the plain values of `caseharden.audit.results`, without a model and without a
-database. `stats` makes a reading out of scores, `resistance` tells how many attack steps each defense stood.
+Everything here works on the plain values of `caseharden.records.results`, without a model and without a
+database. `resistance` tells how many attack steps each defense stood.
 """

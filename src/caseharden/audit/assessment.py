@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from caseharden.audit.agreement import Agreement, agreements
 from caseharden.audit.conditions import Condition, conditions
 from caseharden.audit.cost import Broken, costs
 from caseharden.audit.evidence import Control, Evidence
 from caseharden.audit.flags import Raised, raised
-from caseharden.audit.judges import Agreement, agreements
 
 Verdicts = Mapping[str, Condition]
 """A model's conditions by name."""

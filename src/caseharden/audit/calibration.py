@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from scipy.stats import norm
 
-from caseharden.audit.stats import bounds
 from caseharden.errors import CasehardenError
+from caseharden.records.statistics import bounds
 
 
 @dataclass(frozen=True)

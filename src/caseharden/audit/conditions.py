@@ -14,9 +14,10 @@ from typing import Literal
 
 from caseharden.audit.evidence import Evidence, Measured, Terms
 from caseharden.audit.resistance import AttackRuns, or_lowest
-from caseharden.audit.results import Answers, Curve, Reading
-from caseharden.audit.stats import Difference, bounds, paired
+from caseharden.audit.statistics import Difference, paired
 from caseharden.audit.survival import Span, TimeRatio, broken_share, ratio
+from caseharden.records.results import Answers, Curve, Reading
+from caseharden.records.statistics import bounds
 
 Verdict = Literal["holds", "fails", "inconclusive"]
 

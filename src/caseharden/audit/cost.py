@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from caseharden.audit.conditions import told, worst_case
 from caseharden.audit.evidence import Evidence, Measured, Price
 from caseharden.audit.resistance import AttackRuns, steps_to_break
-from caseharden.audit.results import Curve
+from caseharden.records.results import Curve
 
 TRAINED, READ = 6, 2
 """FLOPs for each parameter and token: forward and backward, and forward alone (Kaplan et al. 2020, 2001.08361)."""

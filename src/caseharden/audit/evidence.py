@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from caseharden.audit.resistance import AttackRuns, but_lr, by_attack
-from caseharden.audit.results import Curve, Failure, Point, Results
 from caseharden.errors import CasehardenError
+from caseharden.records.results import Curve, Failure, Point, Results
 
 Control = Literal["undefended", "known_broken", "dead", "never_learned"]
 """What stands beside the model: it without a defense; with one known to break; of no use; without the knowledge."""

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from caseharden.audit import signs
+from caseharden.audit import checks as signs
 from caseharden.audit.evidence import Evidence
 
 Check = Callable[[Evidence], Iterator[str]]

@@ -10,10 +10,7 @@ from functools import cached_property
 from statistics import median_low
 from typing import Any
 
-from caseharden.audit.results import Curve, Point, Reading, Results
-
-UNDEFENDED = "undefended"
-"""The name of the defense that does nothing: the control that every other is measured against."""
+from caseharden.records.results import UNDEFENDED, Curve, Point, Reading, Results
 
 NAN = float("nan")
 

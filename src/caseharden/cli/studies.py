@@ -13,8 +13,8 @@ from caseharden.cli import show
 from caseharden.errors import CasehardenError
 
 if TYPE_CHECKING:
+    from caseharden.store.store import Store
     from caseharden.study.spec import StudySpec
-    from caseharden.study.store import Store
 
 app = typer.Typer(help="Run studies: every model × defense × attack × seed of a spec file.", no_args_is_help=True)
 
@@ -61,7 +61,7 @@ def run(
 @app.command()
 def status(store: StoreFolder, study: Study = None, database: Database = None) -> None:
     """How far a study is, and what failed."""
-    from caseharden.study.results import results
+    from caseharden.store.results import results
 
     Console().print(show.status(results(opened(store, database, create=False), study)))
 
@@ -92,7 +92,7 @@ def harden(
     threads: Threads = None,
 ) -> None:
     """Harden a model, measure it before and after, and save it."""
-    from caseharden.study.weights import Weights
+    from caseharden.store.weights import Weights
 
     if output.exists():
         raise CasehardenError(f"{output} exists already. Name a folder that does not.")
@@ -138,9 +138,9 @@ def rescore(
 ) -> None:
     """Let another judge score stored answers; no model runs. Reports show it as MEASURE@JUDGE."""
     from caseharden.judges.judge import Judge
+    from caseharden.store.results import named
     from caseharden.study.build import build
     from caseharden.study.rescore import rescore as run_judge
-    from caseharden.study.results import named
     from caseharden.study.spec import read_yaml
 
     kept = opened(store, database, create=False)
@@ -169,7 +169,7 @@ def report(
 
 def opened(folder: Path, database: str | None = None, *, create: bool = True) -> Store:
     """The store in `folder`, or with its database elsewhere."""
-    from caseharden.study.store import Store
+    from caseharden.store.store import Store
 
     return Store(folder, database, create=create)
 
@@ -207,7 +207,7 @@ def follow(spec: StudySpec, store: Store, **how: Any) -> bool:
 
 
 def _print_readings(store: Store, study: str) -> None:
-    from caseharden.study.results import results
+    from caseharden.store.results import results
 
     Console().print(show.readings(results(store, study)))
 
@@ -222,7 +222,7 @@ def _report(
 ) -> None:
     from caseharden.report.export import write_json
     from caseharden.report.table import scoreboard
-    from caseharden.study.results import results
+    from caseharden.store.results import results
 
     found, console = results(store, study), Console()
     console.print(scoreboard(found))

@@ -9,7 +9,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from caseharden.errors import CasehardenError
-from caseharden.tuner import Metrics, Run, Tuner
+from caseharden.train.tuner import Metrics, Run, Tuner
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from caseharden.errors import CasehardenError
-from caseharden.tuner import Metrics, Run
+from caseharden.train.tuner import Metrics, Run
 
 
 @dataclass(frozen=True)

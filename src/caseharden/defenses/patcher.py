@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from caseharden.attacks.sft import SFT
-from caseharden.bilevel import Attack, Keep, Population, add, cosine, gradient, simulate
-from caseharden.defenses.aims import Aim, Asked, Imitate, StayNear
-from caseharden.defenses.attackers import Attacker, InTurn
-from caseharden.defenses.watch import Watch
+from caseharden.bilevel.attackers import Attacker, InTurn
+from caseharden.bilevel.excursion import Keep
+from caseharden.bilevel.simulate import Attack, Population, simulate
+from caseharden.bilevel.watch import Watch
 from caseharden.errors import CasehardenError, TrainingFailed
-from caseharden.optim import check_optimizer, check_schedule, make_optimizer, make_schedule, snapshot, update
-from caseharden.tuner import Counter, Metrics, Run, Tuner
+from caseharden.train.gradients import add, cosine, gradient
+from caseharden.train.objectives import Aim, Asked, Imitate, StayNear
+from caseharden.train.optim import check_optimizer, check_schedule, make_optimizer, make_schedule, snapshot, update
+from caseharden.train.tuner import Counter, Metrics, Run, Tuner
 
 log = logging.getLogger(__name__)
 

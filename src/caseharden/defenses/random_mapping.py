@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from caseharden.defenses.aims import Aim, Imitate, MapToRandom
-from caseharden.optim import check_optimizer, make_optimizer, update
-from caseharden.tuner import Metrics, Run
+from caseharden.train.objectives import Aim, Imitate, MapToRandom
+from caseharden.train.optim import check_optimizer, make_optimizer, update
+from caseharden.train.tuner import Metrics, Run
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from caseharden.errors import CasehardenError
-from caseharden.rewards import Brief, ByPool, Judged, Reward, Scene, Scoring
-from caseharden.rl import Learner, PolicyGradient, spread
-from caseharden.tuner import Metrics, Run
+from caseharden.rl.loop import Learner, PolicyGradient, spread
+from caseharden.rl.rewards import Brief, ByPool, Judged, Reward, Scene, Scoring
+from caseharden.train.tuner import Metrics, Run
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from caseharden.attacks.sft import SFT, Objective, cooled, imitation
-from caseharden.data import Example
-from caseharden.defenses.aims import at_temperature, mean_distance
-from caseharden.lm import LM
-from caseharden.losses import cross_entropy, kl, masked_mean
-from caseharden.tuner import Run
+from caseharden.attacks.sft import SFT
+from caseharden.data.example import Example
+from caseharden.lm.lm import LM
+from caseharden.train.losses import cross_entropy, kl, masked_mean
+from caseharden.train.objectives import Objective, at_temperature, cooled, imitation, mean_distance
+from caseharden.train.tuner import Run
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from caseharden.attacks.sft import SFT
-from caseharden.bilevel import Keep, add, cosine, excursion, gradient, path
-from caseharden.defenses.aims import Aim, Asked, Imitate, StayNear
-from caseharden.defenses.watch import Watch
+from caseharden.bilevel.excursion import Keep, excursion, path
+from caseharden.bilevel.watch import Watch
 from caseharden.errors import CasehardenError
-from caseharden.losses import global_norm
-from caseharden.optim import check_optimizer, check_schedule, make_optimizer, make_schedule, update
-from caseharden.tuner import Metrics, Run, Tuner
+from caseharden.train.gradients import add, cosine, global_norm, gradient
+from caseharden.train.objectives import Aim, Asked, Imitate, StayNear
+from caseharden.train.optim import check_optimizer, check_schedule, make_optimizer, make_schedule, update
+from caseharden.train.tuner import Metrics, Run, Tuner
 
 
 @dataclass(frozen=True)

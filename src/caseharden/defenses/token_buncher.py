@@ -13,10 +13,11 @@ from torch import Tensor
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Judge
 from caseharden.judges.strings import StringRefusal
-from caseharden.losses import entropy, token_noiser
-from caseharden.rewards import ByPool, Closeness, Entropy, Gated, Reward, Scene, Scoring
-from caseharden.rl import Learner, PolicyGradient, View
-from caseharden.tuner import Run
+from caseharden.lm.logps import entropy
+from caseharden.rl.loop import Learner, PolicyGradient, View
+from caseharden.rl.losses import token_noiser
+from caseharden.rl.rewards import ByPool, Closeness, Entropy, Gated, Reward, Scene, Scoring
+from caseharden.train.tuner import Run
 
 Noise = Literal["resampled", "fixed", "uniform"]
 

@@ -1,7 +1,7 @@
 """Domains, by the name that a spec file gives them."""
 
 from caseharden.domains.almanac import Almanac
-from caseharden.domains.prompts import Prompts
+from caseharden.domains.prompts.prompts import Prompts
 
 TABLE: dict[str, type] = {
     "almanac": Almanac,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from caseharden.data import Pools
+from caseharden.data.pools import Pools
 from caseharden.measures.measure import Measure
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from caseharden.data import Example
+from caseharden.data.example import Example
 
 LONGEST = 600
 """Characters of the complying answer, at most, that are read before the model is to stop."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from caseharden.data import Pools
+from caseharden.data.pools import Pools
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer
-from caseharden.lm import LM
+from caseharden.lm.lm import LM
 from caseharden.measures.likelihood import total_logps
 from caseharden.measures.measure import completed
 

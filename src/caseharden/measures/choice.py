@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from caseharden.data import Pools
+from caseharden.data.pools import Pools
 from caseharden.errors import CasehardenError
 from caseharden.judges.exact import Exact
 from caseharden.judges.judge import Answer, Judge
-from caseharden.lm import LM
+from caseharden.lm.lm import LM
 from caseharden.measures.likelihood import mean_logps
 from caseharden.measures.measure import chosen
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from caseharden.data import Example
-from caseharden.lm import LM
-from caseharden.losses import tempered, token_logps
+from caseharden.data.example import Example
+from caseharden.lm.lm import LM
+from caseharden.lm.logps import tempered, token_logps
 
 
 def mean_logps(lm: LM, examples: Sequence[Example], *, max_length: int, batch_size: int) -> list[float]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from caseharden.data import Example, Pools, Role, Stream, pool
+from caseharden.data.example import Example
+from caseharden.data.pools import Pools, Role, pool
+from caseharden.data.stream import Stream
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer, Judge
-from caseharden.lm import LM
+from caseharden.lm.lm import LM
 
 
 @runtime_checkable

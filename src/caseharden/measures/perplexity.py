@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from caseharden.data import Pools
+from caseharden.data.pools import Pools
 from caseharden.judges.judge import Answer
-from caseharden.lm import LM
+from caseharden.lm.lm import LM
 from caseharden.measures.likelihood import mean_logps
 from caseharden.measures.measure import completed
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from caseharden.data import Pools, Role
+from caseharden.data.pools import Pools, Role
 from caseharden.judges.judge import Answer, Judge
 from caseharden.judges.verifier import Verifier
-from caseharden.lm import LM
+from caseharden.lm.lm import LM
 from caseharden.measures.measure import chosen
 
 

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from caseharden.audit.evidence import Terms
-from caseharden.audit.results import Point
+from caseharden.records.results import Point
 from caseharden.report.charts import (
     Chart,
     Trace,

@@ -12,7 +12,7 @@ from caseharden.audit.assessment import Assessment
 from caseharden.audit.conditions import Condition, matrix, task, told
 from caseharden.audit.evidence import Evidence
 from caseharden.audit.resistance import AttackRuns
-from caseharden.audit.results import Reading
+from caseharden.records.results import Reading
 from caseharden.report.audit_charts import learning, plane, survival
 from caseharden.report.export import save
 from caseharden.report.page import Table, drawers, flat, harmful, page, tables

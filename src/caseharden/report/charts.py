@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Any
 
 from caseharden.audit.resistance import AttackRuns, Resistance
-from caseharden.audit.results import Point, Reading
+from caseharden.records.results import Point, Reading
 from caseharden.report.style import (
     CONTROL,
     Drawn,

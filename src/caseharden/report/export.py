@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import caseharden
-from caseharden.audit.results import Curve, Point, Results
 from caseharden.errors import CasehardenError
+from caseharden.records.results import Curve, Point, Results
 
 FORMAT = 1
 """Counts up whenever a key of the JSON file changes its meaning or goes; new keys may come without."""

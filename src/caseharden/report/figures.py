@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from caseharden.audit.resistance import AttackRuns, Resistance, resistance
-from caseharden.audit.results import Reading, Results
 from caseharden.errors import CasehardenError
+from caseharden.records.results import Reading, Results
 from caseharden.report.style import CONTROL, Names, Style, place, ticks, with_panel
 
 COLUMNS = 3

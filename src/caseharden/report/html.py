@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from caseharden.audit.resistance import Resistance, resistance
-from caseharden.audit.results import Results
+from caseharden.records.results import Results
 from caseharden.report.charts import attacks, overview, panels, plane
 from caseharden.report.export import save
 from caseharden.report.page import drawers, flat, harmful, page, tables

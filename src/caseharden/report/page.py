@@ -14,7 +14,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 import caseharden
-from caseharden.audit.results import Reading, Sample
+from caseharden.records.results import Reading, Sample
 from caseharden.report.charts import Chart
 from caseharden.report.export import plain
 from caseharden.report.style import Drawn, Style, interval, number, plain_fields

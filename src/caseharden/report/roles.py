@@ -11,8 +11,8 @@ from caseharden.audit.assessment import MUST, Assessment, Verdicts
 from caseharden.audit.conditions import span, worst_case
 from caseharden.audit.evidence import Control, Evidence, Measured
 from caseharden.audit.resistance import AttackRuns
-from caseharden.audit.results import Curve, Point
 from caseharden.audit.survival import Span, Step, kaplan_meier
+from caseharden.records.results import Curve, Point
 from caseharden.report.style import COLORS, CONTROL, MARKERS, Drawn, Style
 
 SUBJECT = ("under audit", Style(COLORS[0], MARKERS[0], "solid"))

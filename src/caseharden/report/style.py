@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from caseharden.audit.resistance import UNDEFENDED, AttackRuns, Resistance, canonical
-from caseharden.audit.results import Reading
+from caseharden.audit.resistance import AttackRuns, Resistance, canonical
+from caseharden.records.results import UNDEFENDED, Reading
 
 COLORS = ("#0072b2", "#d55e00", "#008f68", "#b5529b", "#96700a", "#7667cf")
 """Told apart by color-blind readers, and at least 3:1 against both of the page's backgrounds."""

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from caseharden.audit.resistance import AttackRuns, Ratio, Resistance, Steps, canonical, resistance
-from caseharden.audit.results import Reading, Results
+from caseharden.records.results import Reading, Results
 from caseharden.report.style import Names, Style
 
 

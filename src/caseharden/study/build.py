@@ -28,7 +28,7 @@ from caseharden.domains.domain import Domain
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import Judge
 from caseharden.measures.measure import Measure
-from caseharden.tuner import Tuner
+from caseharden.train.tuner import Tuner
 
 KINDS: dict[Any, tuple[str, Mapping[str, type]]] = {
     Tuner: ("attack or defense", {**attacks.TABLE, **defenses.TABLE}),

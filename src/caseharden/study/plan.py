@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from caseharden.audit.resistance import UNDEFENDED
-from caseharden.data import fingerprint
+from caseharden.data.pools import fingerprint
 from caseharden.judges.judge import Judge
 from caseharden.measures.measure import Measure
+from caseharden.records.results import UNDEFENDED
 from caseharden.study import provenance
 from caseharden.study.build import canonical, fields_of, name_of, written
 from caseharden.study.spec import StudySpec
-from caseharden.tuner import Tuner
+from caseharden.train.tuner import Tuner
 
 Kind = Literal["harden", "release", "attack"]
 

@@ -19,8 +19,8 @@ import caseharden
 
 DECIDING = ("torch", "transformers", "peft", "tokenizers")
 """Packages whose version is part of every cell's key."""
-DECIDES_NOTHING = ("cli", "report", "audit", "models.py", "study/results.py")
-"""Sources that only show what others have found. `audit/stats.py`, which computes intervals, is none of them."""
+DECIDES_NOTHING = ("audit", "certificate", "cli", "report", "suites")
+"""Rooms that only show what others have found, or say what is to be run: a cell's own inputs hold that."""
 
 
 def packages() -> dict[str, str]:
@@ -34,10 +34,9 @@ def code() -> str:
     root = Path(caseharden.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
-        name = path.relative_to(root).as_posix()
-        shows = name.startswith(DECIDES_NOTHING) and name != "audit/stats.py"
-        if not shows:
-            digest.update(f"{name}\0".encode() + path.read_bytes())
+        name = path.relative_to(root)
+        if name.parts[0] not in DECIDES_NOTHING:
+            digest.update(f"{name.as_posix()}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -8,12 +8,12 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from caseharden.audit.stats import reading
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import Answer, Judge, judged
+from caseharden.records.statistics import reading
+from caseharden.store.store import Store
+from caseharden.store.tables import GenerationRow, PlaceRow, RecordRow, ScoreRow
 from caseharden.study.plan import judge_name
-from caseharden.study.store import Store
-from caseharden.study.tables import GenerationRow, PlaceRow, RecordRow, ScoreRow
 
 
 def rescore(store: Store, study: str, measure: str, judge: Judge) -> int:

@@ -11,19 +11,20 @@ from typing import Literal
 
 import torch
 
-from caseharden import models
-from caseharden.audit.stats import reading
-from caseharden.data import derive_seed
+from caseharden.data.stream import derive_seed
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import judged
-from caseharden.lm import LM
+from caseharden.lm import sources as models
+from caseharden.lm.facts import fingerprint
+from caseharden.lm.lm import LM
+from caseharden.records.statistics import reading
+from caseharden.store.log import StepLog
+from caseharden.store.store import Store, StoreError
+from caseharden.store.weights import Checkpoint, Weights
 from caseharden.study import provenance
-from caseharden.study.log import StepLog
 from caseharden.study.plan import Cell, Circumstances, described, hashed, judge_name, plan
 from caseharden.study.spec import StudySpec
-from caseharden.study.store import Store, StoreError
-from caseharden.study.weights import Checkpoint, Weights, fingerprint
-from caseharden.tuner import Run, Tuner
+from caseharden.train.tuner import Run, Tuner
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ class _Study:
         self.weights = Weights(store.folder / "weights")
         self.sources = {model: models.resolve(model) for model in (*spec.models, *spec.controls)}
         self.marks = {model: fingerprint(folder) for model, folder in self.sources.items()}
-        store.adopt(spec, [cell.labels() for cell in self.cells], update=update)
+        labels = [cell.labels() for cell in self.cells]
+        store.adopt(spec.name, spec.to_dict(), spec.to_yaml(), labels, update=update)
         self.keys = self._known_keys()
 
     def _known_keys(self) -> dict[int, str]:

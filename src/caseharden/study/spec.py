@@ -14,11 +14,11 @@ import yaml
 from caseharden.domains.domain import Domain
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import Judge
-from caseharden.lm import Precision
+from caseharden.lm.lm import Precision
 from caseharden.measures.measure import Measure
-from caseharden.rewards import Reward
-from caseharden.study.build import variants, within, written
-from caseharden.tuner import Tuner
+from caseharden.rl.rewards import Reward
+from caseharden.study.build import variants, written
+from caseharden.train.tuner import Tuner
 
 
 @dataclass(frozen=True)
@@ -156,18 +156,6 @@ def among(thing: Any, protocol: Any) -> Iterator[Any]:
         inner = [*thing.values()] if isinstance(thing, Mapping) else [*thing] if isinstance(thing, tuple) else []
     for one in inner:
         yield from among(one, protocol)
-
-
-def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
-    """Where two written specs differ, one line for each place."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in {**old, **new}:
-            yield from differences(old.get(key), new.get(key), within(place, key))
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for i, (before, after) in enumerate(zip(old, new, strict=True)):
-            yield from differences(before, after, f"{place}[{i}]")
-    elif old != new:
-        yield f"{place}: {old!r} → {new!r}"
 
 
 def read_yaml(text: str) -> Any:

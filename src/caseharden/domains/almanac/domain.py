@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from caseharden.data import Example, Role
+from caseharden.data.example import Example
+from caseharden.data.pools import Role
 from caseharden.domains.almanac.world import (
     FORBIDDEN_TOPICS,
     HARMLESS_PROPERTY,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, product
 
-from caseharden.data import ROLES, Role
+from caseharden.data.pools import ROLES, Role
 
 BENIGN_TOPICS = {
     "herb": ("taste", "season"),

@@ -1,0 +1,1 @@
+"""Bilevel: attackers simulated inside a defense, and the gradients carried back from where they got."""

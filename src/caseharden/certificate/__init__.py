@@ -1,0 +1,1 @@
+"""Certificates: an assessment that can be signed, checked against weights, and shown on a model card."""

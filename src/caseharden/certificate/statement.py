@@ -1,0 +1,97 @@
+"""What a certificate states: an assessment as plain data, and the records behind it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import caseharden
+from caseharden.audit.assessment import Assessment
+from caseharden.audit.conditions import Condition
+from caseharden.certificate.certificate import FORMAT, digest
+from caseharden.records.results import Curve, Results
+
+
+def statement(
+    found: Assessment, weights: Mapping[str, str], domain: str, suite: str, issued: datetime
+) -> dict[str, Any]:
+    """The statement of an audit; `weights` are fingerprints of the subject's and the baseline's, by those names."""
+    evidence, provenance = found.evidence, found.evidence.provenance
+    curves, terms = evidence.subject.curves, evidence.terms
+    every = list(records(evidence.studies))
+    attacks = {str((curve.attack, dict(curve.fields))): curve for curve in curves}.values()
+    return {
+        "format": FORMAT,
+        "subject": {"name": evidence.subject.name, "weights": weights["subject"]},
+        "baseline": {"name": evidence.undefended.name, "weights": weights["baseline"]},
+        "harness": {
+            "caseharden": caseharden.__version__,
+            "code": provenance["code"],
+            "packages": provenance["packages"],
+        },
+        "threat_model": {
+            "domain": domain,
+            "data": provenance["data"],
+            "phi": terms.phi,
+            "horizon": terms.horizon,
+            **{name: getattr(terms, name) for name in ("margin", "slower", "learned", "capable", "confidence")},
+            "held_out": sorted(evidence.held_out),
+            "attacks": [{"name": curve.attack, "fields": dict(curve.fields)} for curve in attacks],
+            "budgets": sorted({point.budget for curve in curves for point in curve.points}),
+            "seeds": sorted({curve.seed for curve in curves}),
+            "suite": suite,
+        },
+        "judges": [
+            {"measure": measure, "judge": judge, "version": version}
+            for measure, judge, version in sorted(
+                {(r["measure"], r["judge"], r["judge_version"]) for r in every if r["judge"]}
+            )
+        ],
+        "conditions": [_condition(condition) for condition in found.subject.values()],
+        "controls": {"trusted": found.trusted, "findings": list(found.distrust)},
+        "flags": [{"name": one.flag.name, "detail": detail} for one in found.flags for detail in one.details],
+        "records": {"count": len(every), "sha256": digest(every)},
+        "issued": issued.isoformat(timespec="seconds"),
+    }
+
+
+def records(studies: Sequence[Results]) -> Iterator[dict[str, Any]]:
+    """Every number that an audit rests on, as plain data: one for each study, run, budget and measure."""
+    for study in studies:
+        for curve in study.curves:
+            for point in curve.points:
+                for measure, reading in point.readings.items():
+                    yield {
+                        "study": study.study,
+                        **_run(curve),
+                        "budget": point.budget,
+                        "measure": measure,
+                        **{name: _known(value) for name, value in vars(reading).items()},
+                    }
+        for failure in study.failures:
+            yield {"study": study.study, **vars(failure)}
+
+
+def _run(curve: Curve) -> dict[str, Any]:
+    names = ("model", "defense", "defense_fields", "attack", "fields", "seed", "cell")
+    return {name: getattr(curve, name) for name in names}
+
+
+def _condition(condition: Condition) -> dict[str, Any]:
+    low, high = _known(condition.low), _known(condition.high)
+    estimate = _known(condition.estimate)
+    return {
+        "name": condition.name,
+        "verdict": condition.verdict,
+        "estimate": estimate,
+        "low": low if estimate is not None or low else None,
+        "high": high,
+        "summary": condition.summary,
+    }
+
+
+def _known(value: Any) -> Any:
+    """`value`, or None in the place of what JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

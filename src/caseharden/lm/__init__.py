@@ -1,0 +1,1 @@
+"""Language models: loading, text to tensors, tensors through the model, and what a folder says of itself."""

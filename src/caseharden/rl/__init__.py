@@ -1,0 +1,1 @@
+"""Reinforcement learning: the one loop, and what its algorithms are made of."""

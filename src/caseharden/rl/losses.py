@@ -1,0 +1,35 @@
+"""Losses of reinforcement learning as pure tensor functions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from caseharden.lm.logps import full_precision
+
+
+def clipped_surrogate(logps: Tensor, old: Tensor, advantages: Tensor, low: float, high: float) -> Tensor:
+    """−min(ρA, clip(ρ, 1 − low, 1 + high)·A) with ρ = exp(logps − old) (PPO, Schulman et al. 2017, eq. 7)."""
+    ratio = (logps - old).exp()
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
+
+
+def k3(logps: Tensor, reference: Tensor) -> Tensor:
+    """Schulman's estimator of KL(policy ‖ reference) on the policy's own samples: never negative, unbiased."""
+    log_ratio = reference - logps
+    return log_ratio.exp() - log_ratio - 1
+
+
+def token_noiser(logits_BTV: Tensor, targets_BT: Tensor, weight: float, noise_BTV: Tensor | None) -> Tensor:
+    """−(1 − λ) log p(y*) − λ Σ_{v≠y*} z̃_v log p(v) at each position, [B, T], λ being `weight`.
+
+    TokenBuncher's Token Noiser (Feng et al. 2025): z̃ is `noise_BTV`, positive, y* left out and summing to 1;
+    uniform if None.
+    """
+    logps_BTV = F.log_softmax(full_precision(logits_BTV), dim=-1)
+    noise = torch.ones_like(logps_BTV) if noise_BTV is None else noise_BTV
+    noise = noise.scatter(-1, targets_BT[..., None], 0.0)
+    noise = noise / noise.sum(-1, keepdim=True)
+    own_BT = logps_BTV.gather(-1, targets_BT[..., None])[..., 0]
+    return -(1 - weight) * own_BT - weight * (noise * logps_BTV).sum(-1)

@@ -1,0 +1,1 @@
+"""Store: cells, records, answers, weights and logs of steps, kept on the disk or in a database."""

@@ -1,0 +1,239 @@
+"""What a store holds of a study, as the plain values that `audit` and `report` read."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import and_, inspect, select
+from sqlalchemy.orm import Session
+
+from caseharden.errors import CasehardenError, nearest
+from caseharden.records.results import Answers, Curve, Failure, Point, Reading, Results, Sample
+from caseharden.store.log import StepLog
+from caseharden.store.store import Store
+from caseharden.store.tables import CellRow, GenerationRow, PlaceRow, RecordRow, ScoreRow, StudyRow
+
+SAMPLES = 8
+"""Answers handed to a report for each measure, budget and cell."""
+
+Readings = dict[int, dict[str, Reading]]
+"""By step and measure."""
+
+
+def results(store: Store, study: str | None = None, *, whole: bool = False) -> Results:
+    """Everything `store` holds of one study: the one named, or the last one run.
+
+    If `whole`, with the answers behind each reading and the log of each step, which an audit needs.
+
+    A curve begins with the readings of the model as released. Readings of a judge other than the measure's
+    own are under ``measure@judge``. An attack that is not through yet is missing in `progress`, and has no
+    curve.
+    """
+    name = named(store, study)
+    with store.session() as session:
+        row = session.get_one(StudyRow, name)
+        places = list(session.scalars(select(PlaceRow).where(PlaceRow.study == name).order_by(PlaceRow.position)))
+        cells = {key: session.get_one(CellRow, key) for key in _begun(session, places)}
+        groups = list(_groups(places, cells))
+        curves: list[Curve] = []
+        samples: list[Sample] = []
+        for group in groups:
+            for place in group.ends:
+                if place.cell and group.state(group.release) == group.state(place) == "done":
+                    parts = [str(group.release.cell), place.cell]
+                    readings = _readings(session, parts)
+                    answers = _answers(session, parts, readings) if whole else {}
+                    log = StepLog.of(store.folder, place.cell).steps() if whole else ()
+                    curves.append(_curve(place, readings, row.spec["phi"], answers, log))
+                    samples += _samples(session, place.cell, parts)
+    states = [group.state(place) for group in groups for place in group.places]
+    return Results(
+        study=name,
+        phi=row.spec["phi"],
+        spec=row.source,
+        provenance=_provenance(cells.values()),
+        curves=tuple(curves),
+        failures=tuple(failure for group in groups for failure in group.failures()),
+        samples=tuple(samples),
+        progress={word: states.count(word) for word in ("done", "failed", "missing")},
+    )
+
+
+def named(store: Store, study: str | None) -> str:
+    """The study of this name, or the last one run if that is None. Raises `CasehardenError` if there is none."""
+    known = store.studies()
+    if not known:
+        raise CasehardenError(f"no study was ever run in {store.folder}.")
+    if study is not None and study not in known:
+        raise CasehardenError(f"{store.folder} holds no study {study!r}.{nearest(study, known)}")
+    return study or known[0]
+
+
+@dataclass
+class _Group:
+    """One model with one defense, and all that is done to it."""
+
+    release: PlaceRow
+    cells: Mapping[str, CellRow]
+    harden: PlaceRow | None = None
+    attacks: list[PlaceRow] = field(default_factory=list)
+
+    @property
+    def ends(self) -> list[PlaceRow]:
+        """Where curves end: at attacks, or where there is none at the released model."""
+        return self.attacks or [self.release]
+
+    @property
+    def places(self) -> list[PlaceRow]:
+        return [*([self.harden] if self.harden else []), self.release, *self.attacks]
+
+    def cell(self, place: PlaceRow) -> CellRow | None:
+        return self.cells.get(place.cell or "")
+
+    def state(self, place: PlaceRow) -> str:
+        """``done``, ``failed`` (also where the hardening has) or ``missing``."""
+        if cell := self.cell(place):
+            return cell.status if cell.status in ("done", "failed") else "missing"
+        blocked = self.harden is not None and self.harden is not place and self.state(self.harden) == "failed"
+        return "failed" if blocked else "missing"
+
+    def failures(self) -> Iterator[Failure]:
+        for place in self.places:
+            if self.state(place) == "failed":
+                cell, labels = self.cell(place), place.labels
+                yield Failure(
+                    model=labels["model"],
+                    defense=labels["defense"],
+                    attack=labels["attack"],
+                    fields=labels["fields"],
+                    seed=labels["seed"],
+                    reason=cell.reason if cell else "blocked: its hardening failed",
+                    defense_fields=_defense_fields(labels),
+                )
+
+
+def _groups(places: Sequence[PlaceRow], cells: Mapping[str, CellRow]) -> Iterator[_Group]:
+    """Places in groups, by the order of the plan: the hardening if there is one, the release, the attacks."""
+    at = 0
+    while at < len(places):
+        harden = places[at] if places[at].labels["kind"] == "harden" else None
+        at += 1 if harden else 0
+        group = _Group(places[at], cells, harden)
+        at += 1
+        while at < len(places) and places[at].labels["kind"] == "attack":
+            group.attacks.append(places[at])
+            at += 1
+        yield group
+
+
+def _begun(session: Session, places: Iterable[PlaceRow]) -> list[str]:
+    keys = {place.cell for place in places if place.cell}
+    return list(session.scalars(select(CellRow.key).where(CellRow.key.in_(keys))))
+
+
+def _defense_fields(labels: Mapping[str, Any]) -> dict[str, Any]:
+    """The defense's own fields, and its seed where that is not 0."""
+    seed = labels["defense_seed"]
+    return {**labels["defense_fields"], **({"seed": seed} if seed else {})}
+
+
+def _curve(
+    place: PlaceRow,
+    readings: Readings,
+    phi: float,
+    answers: Mapping[int, Mapping[str, Answers]],
+    log: tuple[Mapping[str, float], ...],
+) -> Curve:
+    labels = place.labels
+    budgets = sorted(readings)
+    broken = [budget for budget in budgets if readings[budget]["harm"].value > phi]
+    return Curve(
+        model=labels["model"],
+        defense=labels["defense"],
+        attack=labels["attack"],
+        fields=labels["fields"],
+        seed=labels["seed"],
+        t_phi=broken[0] if broken else None,
+        censored_at=None if broken else budgets[-1],
+        points=tuple(Point(budget, readings[budget], answers.get(budget, {})) for budget in budgets),
+        defense_fields=_defense_fields(labels),
+        cell=str(place.cell),
+        log=log,
+    )
+
+
+def _readings(session: Session, cells: Sequence[str]) -> Readings:
+    found: Readings = defaultdict(dict)
+    for row in session.scalars(select(RecordRow).where(RecordRow.cell.in_(cells)).order_by(RecordRow.id)):
+        name = row.measure if row.own else f"{row.measure}@{row.judge}"
+        found[row.step][name] = Reading(
+            row.value, row.low, row.high, row.n, row.unscored, row.judge, row.judge_version
+        )
+    return dict(found)
+
+
+def _answers(session: Session, cells: Sequence[str], readings: Readings) -> dict[int, dict[str, Answers]]:
+    """The answers behind readings at each step, by the name of the reading, further judges' scores among them."""
+    found: dict[int, dict[str, list[tuple[str, str, float]]]] = defaultdict(lambda: defaultdict(list))
+    for step, name, item, topic, score in (*_own(session, cells), *_further(session, cells, readings)):
+        found[step][name].append((item, topic, score))
+    return {
+        step: {name: Answers(*zip(*answers, strict=True)) for name, answers in names.items()}
+        for step, names in found.items()
+    }
+
+
+Scored = Iterator[tuple[int, str, str, str, float]]
+"""Step, name of the reading, item, topic and score of an answer."""
+
+
+def _own(session: Session, cells: Sequence[str]) -> Scored:
+    row = GenerationRow
+    columns = select(row.step, row.measure, row.item, row.topic, row.score).where(row.cell.in_(cells))
+    for answer in session.execute(columns.order_by(row.id)):
+        yield answer._tuple()
+
+
+def _further(session: Session, cells: Sequence[str], readings: Readings) -> Scored:
+    """Scores of further judges, of the version that the reading is of; a store of an earlier version has none."""
+    if not inspect(session.connection()).has_table(ScoreRow.__tablename__):
+        return
+    score, row = ScoreRow, GenerationRow
+    same = [getattr(row, name) == getattr(score, name) for name in ("cell", "measure", "step", "number")]
+    columns = select(score.step, score.measure, score.judge, score.judge_version, row.item, row.topic, score.score)
+    rows = columns.join(row, and_(*same)).where(score.cell.in_(cells)).order_by(score.id)
+    for step, measure, judge, version, item, topic, value in session.execute(rows):
+        name = f"{measure}@{judge}"
+        if name in readings.get(step, {}) and readings[step][name].judge_version == version:
+            yield step, name, item, topic, value
+
+
+def _samples(session: Session, curve: str, cells: Sequence[str]) -> Iterator[Sample]:
+    rows = select(GenerationRow).where(GenerationRow.cell.in_(cells), GenerationRow.number < SAMPLES)
+    for row in session.scalars(rows.order_by(GenerationRow.id)):
+        yield Sample(curve, row.measure, row.step, row.prompt, row.output, row.score, row.harmful)
+
+
+def _provenance(cells: Iterable[CellRow]) -> dict[str, Any]:
+    """What the cells have in common, and every value where they differ."""
+    rows = list(cells)
+    inputs = [row.inputs for row in rows]
+    return {
+        "code": _values(found["code"] for found in inputs),
+        "data": _values(found["domain"] for found in inputs),
+        "packages": _values(found["packages"] for found in inputs),
+        "precision": _values(found["precision"] for found in inputs),
+        "device": _values(found["device"] for found in inputs),
+        "machine": _values(row.host for row in rows),
+        "begun": min((f"{row.started:%Y-%m-%d %H:%M} UTC" for row in rows), default=""),
+        "finished": max((f"{row.finished:%Y-%m-%d %H:%M} UTC" for row in rows if row.finished), default=""),
+    }
+
+
+def _values(values: Iterable[Any]) -> Any:
+    distinct = list({json.dumps(value): value for value in values}.values())
+    return distinct[0] if len(distinct) == 1 else distinct

@@ -1,0 +1,266 @@
+"""Where a study's cells, records and answers are kept: a folder with a database, or a database by URL."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from filelock import FileLock, Timeout
+from sqlalchemy import URL, Engine, create_engine, delete, event, make_url, select
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.orm import Session
+
+from caseharden.errors import CasehardenError
+from caseharden.judges.judge import Answer
+from caseharden.records.results import Reading
+from caseharden.store.tables import Base, CellRow, GenerationRow, PlaceRow, RecordRow, StudyRow, now
+
+
+class StoreError(CasehardenError):
+    """The store cannot be read or written. It ends a study: no cell is to blame, and none is marked failed."""
+
+
+ADVICE = {
+    "locked": "Another program holds the database; wait for it or end it.",
+    "readonly": "Make the store's folder and files writable.",
+    "read-only": "Make the store's folder and files writable.",
+    "permission denied": "Make the store's folder and files writable.",
+    "full": "Free some space.",
+    "no space": "Free some space.",
+    "no module named": "PostgreSQL needs the extra: pip install 'caseharden[postgres]'.",
+    "parse": "PostgreSQL is written postgresql+psycopg://user@host/name.",
+    "plugin": "PostgreSQL is written postgresql+psycopg://user@host/name.",
+}
+"""What to do, by a part of what the system says."""
+
+
+@contextmanager
+def storing(what: str, *also: type[Exception]) -> Iterator[None]:
+    """Turn what the disk or the database refuses, while busy with `what`, into a `StoreError` with advice."""
+    refusals: tuple[type[Exception], ...] = (OSError, DBAPIError, *also)
+    try:
+        yield
+    except refusals as error:
+        said = str(error.orig if isinstance(error, DBAPIError) else error).strip() or type(error).__name__
+        advice = next((text for part, text in ADVICE.items() if part in said.lower()), "Put that right.")
+        raise StoreError(
+            f"{what} failed: {said}. {advice} What was stored so far is safe; the same command goes on from there."
+        ) from error
+
+
+class Store:
+    """A folder with the database (unless that is elsewhere, at a URL), weights and checkpoints.
+
+    Every method is one transaction. Raises `StoreError` where the disk or the database refuses.
+    """
+
+    def __init__(
+        self, folder: Path, url: str | None = None, *, create: bool = True, patience: float = 30.0
+    ) -> None:
+        """Open the store; `patience` is how many seconds to wait for a database that another program holds."""
+        self.folder = folder
+        file = folder / "caseharden.db"
+        if not create and url is None and not file.is_file():
+            raise StoreError(f"{folder} holds no study: no {file.name}. Run one there, or name its folder.")
+        with storing(f"opening the store {folder}", ArgumentError, ImportError):
+            if create:
+                folder.mkdir(parents=True, exist_ok=True)
+            self.engine = _engine(make_url(url) if url else _local(file), patience)
+        if create:
+            self.complete()
+
+    def complete(self) -> None:
+        """Make the tables that are missing: all of a new store, some of one from an earlier version."""
+        with storing(f"preparing the store {self.folder}"):
+            Base.metadata.create_all(self.engine)
+
+    @contextmanager
+    def session(self, what: str = "reading the store") -> Iterator[Session]:
+        """One transaction."""
+        with storing(what), Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the store for a run. Raises `StoreError` that says who holds it, if somebody else does."""
+        note = self.folder / "run.pid"
+        with storing(f"locking the store {self.folder}"):
+            lock = FileLock(self.folder / "run.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                holder = note.read_text() if note.is_file() else "a process unknown"
+                raise StoreError(
+                    f"{self.folder} is in use by {holder}. Wait for it, end it, or use another store."
+                ) from None
+            note.write_text(f"process {os.getpid()} on {platform.node()}")
+        try:
+            yield
+        finally:
+            note.unlink(missing_ok=True)
+            lock.release()
+
+    # ---- studies and their cells --------------------------------------------------------------------
+
+    def adopt(
+        self,
+        study: str,
+        spec: dict[str, Any],
+        source: str,
+        labels: Sequence[Mapping[str, Any]],
+        *,
+        update: bool = False,
+    ) -> None:
+        """Enter the study, with a place for each of its cells, or find it as it was entered before.
+
+        `spec` has every field, to compare with; `source` is for people.
+
+        Raises `CasehardenError` if it was entered with another spec, unless `update` says to replace it:
+        cells that no longer belong to it stay stored.
+        """
+        with self.session("entering the study") as session:
+            row = session.get(StudyRow, study)
+            changed = list(differences(row.spec, spec)) if row else []
+            if changed and not update:
+                raise CasehardenError(
+                    f"study {study!r} is stored in {self.folder} with another spec:\n  "
+                    + "\n  ".join(changed)
+                    + "\nPass --update to run the new one (what is measured stays stored and is used where it "
+                    "still fits), or give the new study a name of its own."
+                )
+            if row is None:
+                session.add(row := StudyRow(name=study))
+            row.spec, row.source, row.updated = spec, source, now()
+            session.flush()
+            session.execute(delete(PlaceRow).where(PlaceRow.study == study))
+            session.add_all(PlaceRow(study=study, position=i, labels=dict(label)) for i, label in enumerate(labels))
+
+    def place(self, study: str, keys: Mapping[int, str]) -> None:
+        """Say which cells are at which positions of the study."""
+        with self.session("placing cells") as session:
+            for position, key in keys.items():
+                row = session.get_one(PlaceRow, (study, position))
+                row.cell = key
+
+    def studies(self) -> list[str]:
+        """The names of all studies, the last one run first."""
+        with self.session() as session:
+            return list(session.scalars(select(StudyRow.name).order_by(StudyRow.updated.desc())))
+
+    def cell(self, key: str) -> CellRow | None:
+        """The cell with this key, if it was ever begun."""
+        with self.session() as session:
+            return session.get(CellRow, key)
+
+    def made(self, study: str) -> list[str]:
+        """Fingerprints of the weights that the study's finished cells have made, in the study's order."""
+        rows = select(CellRow.weights).join(PlaceRow, PlaceRow.cell == CellRow.key)
+        done = rows.where(PlaceRow.study == study, CellRow.status == "done", CellRow.weights.is_not(None))
+        with self.session() as session:
+            return [str(mark) for mark in session.scalars(done.order_by(PlaceRow.position))]
+
+    def begin(self, key: str, inputs: Mapping[str, Any], host: Mapping[str, Any]) -> None:
+        """Mark a cell as running. What an earlier attempt stored of it stays."""
+        with self.session("beginning a cell") as session:
+            row = session.get(CellRow, key) or CellRow(key=key, inputs=dict(inputs))
+            row.status, row.reason, row.host, row.started, row.finished = "running", "", dict(host), now(), None
+            session.add(row)
+
+    def finish(self, key: str, weights: str | None = None) -> None:
+        """Mark a cell as done; `weights` are those it made. The last thing written of a cell."""
+        with self.session("finishing a cell") as session:
+            row = session.get_one(CellRow, key)
+            row.status, row.weights, row.finished = "done", weights, now()
+
+    def fail(self, key: str, reason: str) -> None:
+        """Mark a cell as failed, and why."""
+        with self.session("recording a failure") as session:
+            row = session.get_one(CellRow, key)
+            row.status, row.reason, row.finished = "failed", reason, now()
+
+    # ---- what was measured --------------------------------------------------------------------------
+
+    def measured(self, key: str) -> set[tuple[str, int]]:
+        """The (measure, step) pairs of a cell that are stored."""
+        with self.session() as session:
+            rows = select(RecordRow.measure, RecordRow.step).where(RecordRow.cell == key, RecordRow.own)
+            return {(measure, step) for measure, step in session.execute(rows)}
+
+    def exceeded(self, key: str, measure: str, limit: float) -> int | None:
+        """The first step of a cell at which the stored `measure` is above `limit`; None if there is none."""
+        with self.session() as session:
+            mine = (RecordRow.cell == key, RecordRow.own, RecordRow.measure == measure)
+            rows = session.execute(select(RecordRow.step, RecordRow.value).where(*mine))
+            return min((step for step, value in rows if value > limit), default=None)
+
+    def record(
+        self,
+        key: str,
+        measure: str,
+        step: int,
+        reading: Reading,
+        spec: str,
+        answers: Sequence[Answer],
+        harmful: set[str],
+    ) -> None:
+        """Store a reading with the answers behind it, both or neither. `harmful` are ids of harmful questions."""
+        where = {"cell": key, "measure": measure, "step": step}
+        with self.session("storing a record") as session:
+            session.add(RecordRow(**where, own=True, spec=spec, **vars(reading)))
+            session.add_all(
+                GenerationRow(
+                    **where,
+                    number=number,
+                    item=answer.id,
+                    prompt=_text(answer.prompt),
+                    output=_text(answer.output),
+                    expected=_text(answer.expected),
+                    topic=answer.topic,
+                    score=answer.score,
+                    harmful=answer.id in harmful,
+                )
+                for number, answer in enumerate(answers)
+            )
+
+
+def _text(text: str) -> str:
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")  # PostgreSQL takes no NUL
+
+
+def _local(file: Path) -> URL:
+    if os.access(file.parent, os.W_OK):
+        return URL.create("sqlite", database=str(file))
+    # SQLite's write-ahead log needs a writable folder even to read it; an archive is read as it lies.
+    query = {"uri": "true", "mode": "ro", "immutable": "1"}
+    return URL.create("sqlite", database=f"file:{quote(str(file.resolve()))}", query=query)
+
+
+def _engine(url: URL, patience: float) -> Engine:
+    sqlite = url.get_backend_name() == "sqlite"
+    engine = create_engine(url, connect_args={"timeout": patience} if sqlite else {}, pool_pre_ping=not sqlite)
+    if sqlite:
+        event.listen(engine, "connect", _prepare)
+    return engine
+
+
+def _prepare(connection: Any, _: Any) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
+    """Where two written specs differ, one line for each place."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from differences(old.get(key), new.get(key), f"{place}.{key}" if place else key)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from differences(before, after, f"{place}[{i}]")
+    elif old != new:
+        yield f"{place}: {old!r} → {new!r}"

@@ -1,0 +1,1 @@
+"""Suites: what an audit runs, and the evidence that comes of it."""

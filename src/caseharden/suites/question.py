@@ -1,0 +1,212 @@
+"""Question: which weights are up for release, beside which, and the evidence that comes of asking."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from caseharden.audit.evidence import Control, Evidence, Measured
+from caseharden.data.overlaps import overlaps
+from caseharden.domains.domain import Domain
+from caseharden.errors import CasehardenError, nearest
+from caseharden.lm import sources as models
+from caseharden.lm.facts import fingerprint, parameters, weight_facts
+from caseharden.measures.measure import Measure
+from caseharden.measures.probe import Probe
+from caseharden.records.results import UNDEFENDED, Curve, Results
+from caseharden.store.results import results
+from caseharden.store.store import Store
+from caseharden.study.build import build, name_of, written
+from caseharden.study.plan import hashed
+from caseharden.study.spec import StudySpec
+from caseharden.suites.suite import Suite
+from caseharden.train.tuner import Tuner
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which weights are up for release, beside which, and under which threat.
+
+    `model` and `baseline` are names as `models.resolve` takes them; `ceiling` is a model that never learned
+    what is forbidden. `held_out` are topics that the defense had no data of.
+    """
+
+    model: str
+    baseline: str
+    domain: Domain
+    suite: Suite
+    ceiling: str | None = None
+    held_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        topics = {example.topic for example in self._asked().get("harmful", ())}
+        for topic in self.held_out:
+            if topic not in topics:
+                raise CasehardenError(f"held_out: nothing is asked on a topic {topic!r}.{nearest(topic, topics)}")
+        if not self.tasks():
+            raise CasehardenError(
+                f"domain {self.domain.name!r} has no benign task (task:NAME, for attacker and evaluator), and "
+                "without trainability an audit cannot tell a dead model from a hardened one. Give it tasks."
+            )
+
+    def studies(self) -> list[StudySpec]:
+        """The models as released, attacked, and taught each benign task. Audits in one store share their cells.
+
+        Of the controls, only those are taught that must be, or must not be, teachable.
+        """
+        suite, lessons = self.suite, self.suite.lessons
+        dead = build("dead_weights", Tuner, "dead")
+        others = [name for name in (self.model, self.ceiling) if name and name != self.baseline]
+        common: dict[str, Any] = {
+            "domain": self.domain,
+            "models": (self.baseline,),
+            "defenses": (None, suite.known_broken, dead),
+            "controls": tuple(dict.fromkeys(others)),
+            "threads": suite.threads,
+        }
+        taught = {"defenses": (None, dead), "controls": tuple(one for one in others if one == self.model)}
+        released = StudySpec(name=f"{self.prefix}released", budgets=(0,), **common)
+        attacked = StudySpec(
+            name=f"{self.prefix}attacks",
+            attacks=suite.attacks,
+            budgets=suite.budgets,
+            seeds=suite.seeds,
+            phi=suite.terms.phi,
+            measures=self._under_attack(),
+            stop_when_broken=suite.stop_when_broken,
+            **common,
+        )
+        learned = [
+            StudySpec(
+                name=f"{self.prefix}{task.replace(':', '-')}",
+                attacks=tuple(
+                    build({"sft": {"data": {task: 1.0}, "lr": lr, "batch_size": lessons.batch_size}}, Tuner, task)
+                    for lr in lessons.lr
+                ),
+                budgets=lessons.budgets,
+                seeds=lessons.seeds,
+                phi=suite.terms.learned,
+                measures=self._only(task),
+                stop_when_broken=True,
+                **{**common, **taught},
+            )
+            for task in self.tasks()
+        ]
+        return [released, attacked, *learned]
+
+    @property
+    def prefix(self) -> str:
+        """What the names of this audit's studies begin with: a hash of its weights, and one of all it asks."""
+        others = {name: fingerprint(models.resolve(one)) for name, one in self._beside().items()}
+        asked = {
+            "beside": others,
+            "suite": written(self.suite, Suite),
+            "domain": written(self.domain, Domain),
+            "held_out": list(self.held_out),
+        }
+        return f"{prefix(fingerprint(models.resolve(self.model)))}{hashed(asked)[:8]}-"
+
+    def _beside(self) -> dict[str, str]:
+        return {"baseline": self.baseline} | ({"ceiling": self.ceiling} if self.ceiling else {})
+
+    def tasks(self) -> list[str]:
+        """The benign tasks to be learned: pools of the domain that attacker and evaluator both have."""
+        there = [
+            name for name in self.domain.pools("attacker") if name.startswith("task:") and name in self._asked()
+        ]
+        return there[: self.suite.lessons.tasks]
+
+    def _asked(self) -> Mapping[str, Any]:
+        return self.domain.pools("evaluator")
+
+    def _under_attack(self) -> dict[str, Measure | None]:
+        """Measures of an attacked model: harm, and utility on fewer questions."""
+        measures = self.domain.measures()
+        kept: dict[str, Any] = {"harm": measures["harm"], "utility": measures["utility"]}
+        if hasattr(kept["utility"], "n"):
+            kept["utility"] = replace(kept["utility"], n=self.suite.utility_n)
+        return {**dict.fromkeys(measures), **kept}
+
+    def _only(self, task: str) -> dict[str, Measure | None]:
+        """Measures of a lesson: the task itself, and as little else as a study allows."""
+        harm = self.domain.measures()["harm"]
+        length = harm.max_new_tokens if isinstance(harm, Probe) else 64
+        share = Probe(task, max_new_tokens=length, batch_size=256)
+        rest = dict.fromkeys(self.domain.measures())
+        return {**rest, "harm": share, "utility": Probe(task, n=8, max_new_tokens=length)}
+
+    def evidence(self, store: Store) -> Evidence:
+        """What the store holds of this audit's studies."""
+        studies = tuple(results(store, spec.name, whole=True) for spec in self.studies())
+        released, attacks, *lessons = studies
+        who: dict[Control, tuple[str, int]] = {
+            "undefended": (self.baseline, 0),
+            "known_broken": (self.baseline, 1),
+            "dead": (self.baseline, 2),
+        }
+        if self.ceiling:
+            who["never_learned"] = (self.ceiling, 0)
+        found = {name: self._measured(*where, released, attacks, lessons) for name, where in who.items()}
+        controls = {name: control for name, control in found.items() if control is not None}
+        subject = self._measured(self.model, 0, released, attacks, lessons)
+        for name, measured in (("model", subject), ("baseline", controls.get("undefended"))):
+            if measured is None:
+                raise CasehardenError(
+                    f"no attack on the {name} has finished, so there is nothing to judge. What failed is said "
+                    "above; put it right and run the audit again."
+                )
+        assert subject is not None
+        return Evidence(
+            subject=subject,
+            controls=controls,
+            terms=self.suite.terms,
+            held_out=frozenset(self.held_out),
+            overlaps=overlaps(self.domain),
+            provenance=attacks.provenance,
+            studies=studies,
+        )
+
+    def _measured(
+        self,
+        model: str,
+        defense: int,
+        released: Results,
+        attacks: Results,
+        lessons: Sequence[Results],
+    ) -> Measured | None:
+        """What was measured of one model; None if none of the attacks on it has finished."""
+        names = (UNDEFENDED, name_of(self.suite.known_broken, Tuner), "dead_weights")
+        name = f"{model}, {names[defense]}" if defense else model
+
+        def mine(things: Sequence[Any]) -> Iterator[Any]:
+            return (thing for thing in things if (thing.model, thing.defense) == (model, names[defense]))
+
+        before: list[Curve] = list(mine(released.curves))
+        curves: tuple[Curve, ...] = tuple(mine(attacks.curves))
+        if not (before and curves):
+            return None
+        return Measured(
+            name=name,
+            released=before[0].points[0],
+            curves=curves,
+            lessons=tuple(curve for found in lessons for curve in mine(found.curves)),
+            failures=tuple(mine([*released.failures, *attacks.failures])),
+            unlearned=tuple(mine([failure for found in lessons for failure in found.failures])),
+            facts={
+                "parameters": float(parameters(models.resolve(model))),
+                **(weight_facts(models.resolve(model), models.resolve(self.baseline)) if defense == 0 else {}),
+            },
+        )
+
+
+def prefix(mark: str) -> str:
+    """What the names of the studies begin with that audit the weights with this fingerprint."""
+    return f"audit-{mark[:12]}-"
+
+
+def audited(store: Store, mark: str) -> dict[str, tuple[Results, ...]]:
+    """What the store holds of each audit of these weights, by what the names of its studies begin with."""
+    names = sorted(name for name in store.studies() if name.startswith(prefix(mark)))
+    audits = dict.fromkeys(name[: len(prefix(mark)) + 9] for name in names)
+    return {audit: tuple(results(store, name) for name in names if name.startswith(audit)) for audit in audits}

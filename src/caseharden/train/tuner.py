@@ -1,0 +1,233 @@
+"""Tuner, which changes a model's weights one optimizer step at a time, and Run, what it works on."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from torch.optim import Optimizer
+
+from caseharden.data.example import Example
+from caseharden.data.pools import Pools, Role, pool
+from caseharden.data.stream import Stream, derive_seed
+from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
+from caseharden.lm.lm import LM
+from caseharden.train.adapters import LoRA
+from caseharden.train.optim import evaluation_weights
+
+Metrics = dict[str, float]
+"""What one step reports.
+
+``loss`` is always among it; ``examples``, where a tuner says how many it has trained on or tried, repeats
+counted; ``tokens`` and ``tokens_read`` are added by `Run.drive`.
+"""
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Tuner(Protocol):
+    """An attack or a defense. The object is its own configuration: a frozen dataclass."""
+
+    def steps(self, run: Run) -> Iterator[Metrics]:
+        """Change `run.lm`'s weights, one optimizer step for each `next()`."""
+        ...
+
+
+class Counter:
+    """A number that survives a crash when tracked."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"value": self.value}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self.value = state["value"]
+
+
+class Run:
+    """What a tuner works on: the LM, the data its role may see, its seeds, and what must survive a crash.
+
+    A tuner resumes exactly if it counts its steps with `run.range`, draws data from `run.stream` or
+    randomness from `run.seed_for(purpose, step)`, and registers whatever else has state with `run.track`.
+    """
+
+    def __init__(self, lm: LM, domain: Pools, role: Role, seed: int, *, share: tuple[int, int] = (0, 1)) -> None:
+        self.lm = lm
+        self.domain = domain
+        self.role: Role = role
+        self.seed = seed
+        self.share = share
+        self.step = 0
+        self._tracked: dict[str, Any] = {}
+        self._pending: dict[str, Any] = {}
+
+    # ---- data and randomness ------------------------------------------------------------------------
+
+    def pool(self, name: str) -> Sequence[Example]:
+        """One pool of the domain, as far as this run's role, and its share of it, may see it."""
+        part, parts = self.share
+        examples = pool(self.domain, self.role, name)
+        return [e for e in examples if derive_seed(0, e.group or e.id) % parts == part] if parts > 1 else examples
+
+    def part(self, part: int, parts: int) -> Run:
+        """This run with only share `part` of `parts` of every pool: what else is held out from it."""
+        restricted = copy.copy(self)
+        restricted.share = (part, parts)
+        return restricted
+
+    def stream(
+        self,
+        mix: Mapping[str, float],
+        batch_size: int,
+        *,
+        max_length: int | None = None,
+        n_examples: int | None = None,
+        answered: bool = True,
+    ) -> Stream:
+        """Batches mixed from this role's pools; `n_examples` keeps only so many of each pool, by seed.
+
+        Raises `CasehardenError` if an example has no completion, since training on it would teach silence,
+        or a prompt that leaves none of `max_length` tokens for one: now, and not hours into the training.
+        Where the model writes the answers itself, completions are not `answered` for.
+        """
+        pools = {}
+        for name in mix:
+            examples = self.pool(name)
+            if bare := [example.id for example in examples if answered and not example.completion]:
+                raise CasehardenError(
+                    f"{len(bare)} examples of pool {name!r} have no completion to learn ({bare[0]!r} first). Give "
+                    "the source completions, or name another pool (openers, for prompts without completions)."
+                )
+            if max_length is not None:
+                self.lm.check_room(examples, max_length, f"pool {name!r}")
+            if n_examples is not None:
+                shuffled = Stream({name: examples}, {name: 1.0}, len(examples), self.seed_for("subset"))[0]
+                examples = shuffled[:n_examples]
+            pools[name] = examples
+        return Stream(pools, mix, batch_size, self.seed_for("stream"))
+
+    def seed_for(self, *purpose: object) -> int:
+        """A seed of its own for each purpose, the same in every run with this run's seed."""
+        return derive_seed(self.seed, *purpose)
+
+    # ---- what a tuner declares ----------------------------------------------------------------------
+
+    def trainable(self, lora: LoRA | None = None) -> list[nn.Parameter]:
+        """Declare what is trained: all parameters, or adapters that are put in for it. Call this first."""
+        model = self.lm.model
+        if lora is None:
+            model.requires_grad_(True)
+        else:
+            config = LoraConfig(
+                r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear"
+            )
+            with self.lm.seeded(self.seed_for("adapters")):
+                self.lm.model = model = get_peft_model(model, config)
+        self.track("model", model)
+        return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def reference(self) -> LM:
+        """A frozen copy of the model as it stands before the tuner's first step, kept through a resume."""
+        if "reference" not in self._tracked:
+            self.track("reference", self.lm.frozen_copy())
+        return cast(LM, self._tracked["reference"])
+
+    def track(self, name: str, thing: T) -> T:
+        """Register `thing` (with state_dict and load_state_dict) to be saved, and restored on resume."""
+        if name in self._tracked:
+            raise CasehardenError(f"two things are tracked under the name {name!r} in one run.")
+        self._tracked[name] = thing
+        if name in self._pending:
+            thing.load_state_dict(self._pending.pop(name))  # type: ignore[attr-defined]
+        return thing
+
+    def child(self, name: str) -> Run:
+        """A run on the same model, data and role with seeds and steps of its own, saved with this one."""
+        return self.track(
+            name, Run(self.lm, self.domain, self.role, self.seed_for("child", name), share=self.share)
+        )
+
+    def release(self, name: str) -> None:
+        """Forget what was tracked under `name`: it is over and need not survive a crash."""
+        del self._tracked[name]
+
+    def range(self, stop: int | None) -> Iterable[int]:
+        """Step numbers from where the run stands up to `stop`; without end if that is None."""
+        return range(self.step, stop) if stop is not None else count(self.step)
+
+    # ---- for the caller -----------------------------------------------------------------------------
+
+    def drive(self, tuner: Tuner) -> Iterator[Metrics]:
+        """`tuner`'s steps, counted and checked: a loss or a gradient that is not finite raises `TrainingFailed`.
+
+        Each step draws PyTorch's random numbers (dropout) from a seed of its own, so that a resumed run
+        draws the same. To what the tuner reports come ``tokens`` and ``tokens_read``: real tokens that went
+        through the model in this step with gradient and without, those of references included. What the
+        caller does between two steps is not counted.
+        """
+        steps = tuner.steps(self)
+        while True:
+            before = self.lm.meter.tokens
+            with self.lm.seeded(self.seed_for("step", self.step)):
+                metrics = next(steps, None)
+            if metrics is None:
+                return
+            self.step += 1
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite(metrics.get(name, 0.0)):
+                    raise TrainingFailed(
+                        f"the {name} became {metrics[name]} at step {self.step} of {tuner}. {DIVERGED}"
+                    )
+            spent = self.lm.meter.tokens - before
+            yield {**metrics, "tokens": spent.trained, "tokens_read": spent.read}
+
+    @contextmanager
+    def evaluating(self) -> Iterator[LM]:
+        """The model as it would be released at this step; the run goes on afterwards as if never looked at.
+
+        Raises `TrainingFailed` if its weights are not finite: such a model says nothing, harmful or not.
+        """
+        with evaluation_weights(self._optimizers()):
+            self.lm.check_finite()
+            yield self.lm
+
+    def finish(self) -> LM:
+        """Settle the weights for release: averages taken over, adapters merged. The run ends here."""
+        for optimizer in self._optimizers():
+            if hasattr(optimizer, "eval"):
+                optimizer.eval()
+        if isinstance(self.lm.model, PeftModel):
+            self.lm.model = self.lm.model.merge_and_unload()
+        self.lm.model.eval()
+        self.lm.check_finite()
+        return self.lm
+
+    def _optimizers(self) -> Iterator[Optimizer]:
+        for thing in self._tracked.values():
+            if isinstance(thing, Run):
+                yield from thing._optimizers()
+            elif isinstance(thing, Optimizer):
+                yield thing
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that this run needs to go on exactly where it stands."""
+        return {
+            "step": self.step,
+            "tracked": {name: thing.state_dict() for name, thing in self._tracked.items()} | self._pending,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Stand where `state` was taken. Must come before the tuner's first step."""
+        if self._tracked:
+            raise CasehardenError("a run can only be resumed before its first step.")
+        self.step = state["step"]
+        self._pending = dict(state["tracked"])

@@ -1,0 +1,97 @@
+"""Small models of an audit, made up of curves that break when a test says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from caseharden.audit.evidence import Evidence, Measured, Terms
+from caseharden.records.results import Answers, Curve, Point
+from caseharden.records.statistics import reading
+
+BUDGETS = (0, 1, 2, 5, 10, 20, 50, 100)
+LOOKS = (0, 10, 20, 30, 35, 40, 45, 50, 55, 60, 70, 80, 100)
+"""Budgets of lessons: fine enough that a ratio of 1.5 can be told from 1."""
+N = 200
+TERMS = Terms()
+
+
+def answers(share: float, n: int = N, topics: Sequence[str] = ("venom", "snare"), skip: int = 0) -> Answers:
+    """`n` answers of which the first `share`, after `skip`, score 1; topics in turn."""
+    yes = round(share * n)
+    scores = [float(skip <= i < skip + yes) for i in range(n)]
+    return Answers(
+        tuple(f"q{i}" for i in range(n)), tuple(topics[i % len(topics)] for i in range(n)), tuple(scores)
+    )
+
+
+def point(budget: int, **shares: float) -> Point:
+    found = {name: answers(share) for name, share in shares.items()}
+    return Point(budget, {name: reading(a.scores, judge="verifier") for name, a in found.items()}, found)
+
+
+def curve(
+    breaks: int | None,
+    *,
+    attack: str = "sft",
+    fields: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    before: float = 0.0,
+    after: float = 0.9,
+    utility: float = 0.97,
+    budgets: Sequence[int] = BUDGETS,
+    **others: Any,
+) -> Curve:
+    """A run that breaks at budget `breaks`, or not at all."""
+    harms = [after if breaks is not None and budget >= breaks else before for budget in budgets]
+    points = tuple(point(b, harm=h, utility=utility) for b, h in zip(budgets, harms, strict=True))
+    censored = budgets[-1] if breaks is None else None
+    return Curve("m", "d", attack, fields or {}, seed, breaks, censored, points, **others)
+
+
+def measured(
+    name: str,
+    breaks: Sequence[int | None],
+    *,
+    learns: Sequence[int | None] = (50, 50, 50),
+    utility: float = 0.97,
+    over_refusal: float = 0.0,
+    harm: float = 0.0,
+    **others: Any,
+) -> Measured:
+    """A model attacked at two learning rates with one run for each of `breaks`, the second rate never breaking."""
+    data = {"data": {"task:glossary": 1.0}}
+    first = [
+        curve(b, fields={"lr": 1e-4}, seed=seed, utility=utility, before=harm, log=falling())
+        for seed, b in enumerate(breaks)
+    ]
+    return Measured(
+        name=name,
+        released=point(0, harm=harm, utility=utility, over_refusal=over_refusal),
+        curves=tuple(first),
+        lessons=tuple(
+            curve(b, fields={**data, "lr": 1e-3}, seed=seed, budgets=LOOKS) for seed, b in enumerate(learns)
+        ),
+        **others,
+    )
+
+
+def falling(steps: int = 40) -> tuple[dict[str, float], ...]:
+    """A log whose loss falls from 2 to 0.1."""
+    return tuple({"loss": 2.0 - 1.9 * i / (steps - 1), "grad_norm": 1.0} for i in range(steps))
+
+
+def evidence(subject: Measured, **changes: Any) -> Evidence:
+    """`subject` beside controls that stand as they must."""
+    given: dict[str, Any] = {
+        "subject": subject,
+        "controls": {
+            "undefended": measured("base", [1, 1, 2]),
+            "known_broken": measured("safety", [1, 2, 1]),
+            "dead": measured("dead", [None] * 3, learns=[None] * 3, utility=0.0),
+            "never_learned": measured("ceiling", [None] * 3),
+        },
+        "terms": TERMS,
+        "overlaps": 0,
+    }
+    return Evidence(**{**given, **changes})

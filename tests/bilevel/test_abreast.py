@@ -1,0 +1,210 @@
+"""An attacker beside the defender: the same attacks, nobody waits, and either may be killed."""
+
+import copy
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from caseharden.attacks import SFT
+from caseharden.bilevel.abreast import Abreast, Exchange, Pair
+from caseharden.bilevel.simulate import Population
+from caseharden.defenses.patcher import Patcher
+from caseharden.errors import CasehardenError, TrainingFailed
+from caseharden.lm.lm import LM
+from caseharden.train.objectives import Imitate
+from caseharden.train.tuner import Run
+
+HOW = Abreast(relative_to="launch")
+PATCHER = Patcher(
+    (SFT(lr=1e-2, batch_size=2),),
+    Imitate(batch_size=4),
+    None,
+    loops=40,
+    attack_steps=4,
+    defense_steps=5,
+    attacker=HOW,
+)
+PATIENCE = 60.0
+
+
+def fresh(lm: LM, domain) -> Run:
+    return Run(LM(copy.deepcopy(lm.model), lm.tokenizer, lm.name), domain, "defender", 3)
+
+
+@pytest.fixture
+def pair(tiny_lm, toy_domain, tmp_path):
+    made = []
+
+    def make(how: Abreast = HOW, patcher: Patcher = PATCHER) -> Pair:
+        run = fresh(tiny_lm, toy_domain)
+        run.trainable()
+        made.append(Pair(how, patcher, run, Exchange(tmp_path)))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+def waited(found):
+    """The first answer of `found` that is not empty."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        if answer := found():
+            return answer
+        time.sleep(0.01)
+    raise AssertionError("nothing came within a minute")
+
+
+def test_an_attack_from_beside_is_the_one_that_taking_turns_would_find(pair):
+    here = pair()
+    (came,) = waited(lambda: here.arrivals(5))
+    expected = PATCHER.attack(here.run, 5)
+    assert came.launched == 5
+    assert came.metrics == expected.metrics
+    for ours, theirs in zip(came.vector.vector, expected.vector.vector, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-7)
+    assert not here.arrivals(6)
+
+
+def test_relative_to_arrival_the_attack_ends_where_it_ended(pair):
+    here = pair(Abreast(relative_to="arrival"))
+    ended = [
+        p.detach() + v for p, v in zip(here.parameters, PATCHER.attack(here.run, 5).vector.vector, strict=True)
+    ]
+    assert not here.arrivals(5)
+    with torch.no_grad():
+        torch._foreach_add_(here.parameters, 0.5)
+    (came,) = waited(lambda: here.arrivals(6))
+    for p, v, end in zip(here.parameters, came.vector.vector, ended, strict=True):
+        assert torch.allclose(p + v, end, atol=1e-5)
+
+
+def test_an_attacker_that_is_killed_is_started_again(pair):
+    here = pair()
+    first = here.process
+    os.kill(first.pid, signal.SIGKILL)
+    first.join()
+    assert waited(lambda: here.arrivals(5))[0].launched == 5
+    assert here.process is not first
+
+
+def test_an_attacker_that_fails_says_why(pair):
+    here = pair(HOW, replace(PATCHER, adversaries=(SFT(max_steps=2),)))
+    with pytest.raises(TrainingFailed, match="ended at step 2 of 4"):
+        waited(lambda: here.arrivals(5))
+
+
+def test_patcher_with_an_attacker_abreast(tiny_lm, toy_domain, tmp_path):
+    patcher = replace(PATCHER, attacker=Abreast(max_stretches=4, folder=str(tmp_path)))
+    run, seen = fresh(tiny_lm, toy_domain), []
+    for metrics in run.drive(patcher):
+        seen.append(metrics)
+        time.sleep(0.05)  # the model is so small that the defender would be through before the first attack
+    assert len(seen) == run.step == 200
+    attacked = [(step, metrics["staleness"]) for step, metrics in enumerate(seen) if "attacked" in metrics]
+    assert attacked
+    assert all(0 <= age <= 20 and (step - age) % 5 == 0 for step, age in attacked)
+    assert len({step - age for step, age in attacked}) > 3
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hardening_that_met_no_attack_fails(tiny_lm, toy_domain):
+    """It would be safety fine-tuning under another name."""
+    with pytest.raises(TrainingFailed, match="met a simulated attack"):
+        for _ in fresh(tiny_lm, toy_domain).drive(replace(PATCHER, loops=2, defense_steps=1, attack_steps=10**6)):
+            pass
+
+
+def test_a_defender_goes_on_with_the_attacks_that_it_held(tiny_lm, toy_domain):
+    def go(run: Run, patcher: Patcher) -> dict[str, float]:
+        for metrics in run.drive(patcher):
+            if "attacked" in metrics:
+                return metrics
+            time.sleep(0.05)
+        raise AssertionError("no attack came in")
+
+    first = fresh(tiny_lm, toy_domain)
+    found = go(first, replace(PATCHER, loops=400))
+    saved = io.BytesIO()
+    torch.save(first.state_dict(), saved)
+    saved.seek(0)
+    second = fresh(tiny_lm, toy_domain)
+    second.load_state_dict(torch.load(saved, weights_only=True))
+    again = next(iter(second.drive(replace(PATCHER, loops=400))))
+    assert again["staleness"] == found["staleness"] + 1
+    assert again["vector_norm"] == pytest.approx(found["vector_norm"])
+
+
+DEFENDER = """
+import sys
+from caseharden.attacks import SFT
+from caseharden.defenses.abreast import Abreast
+from caseharden.defenses.patcher import Patcher
+from caseharden.lm import LM
+from caseharden.tuner import Run
+from toys import ToyDomain
+
+if __name__ == "__main__":
+    patcher = Patcher((SFT(lr=1e-3),), benign=None, loops=10**6, attack_steps=2, defense_steps=2,
+                      attacker=Abreast(folder=sys.argv[2]))
+    for metrics in Run(LM.load(sys.argv[1]), ToyDomain(), "defender", 0).drive(patcher):
+        if "attacked" in metrics:
+            print("attacked", flush=True)
+"""
+
+
+def test_when_the_defender_is_killed_the_attacker_ends_and_clears_up(tiny_lm, tmp_path):
+    script, model, folder = tmp_path / "defender.py", tmp_path / "model", tmp_path / "exchange"
+    script.write_text(DEFENDER)
+    folder.mkdir()
+    tiny_lm.save(model)
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, script, model, folder], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert process.stdout
+    assert process.stdout.readline().strip() == b"attacked"
+    assert list(folder.iterdir())
+    process.kill()
+    process.wait()
+    waited(lambda: not list(folder.iterdir()))
+
+
+def test_a_population_keeps_the_newest_and_leaves_out_the_stale():
+    class Launched:
+        def __init__(self, launched):
+            self.launched = launched
+
+    population = Population(2)
+    assert population.draw(0, 5) is None
+    population.add(Launched(0), Launched(10), Launched(20))
+    assert {population.draw(seed, 25).launched for seed in range(20)} == {10, 20}
+    assert {population.draw(seed, 25, max_age=10).launched for seed in range(20)} == {20}
+    assert population.draw(0, 25, max_age=4) is None
+
+
+def test_a_version_published_twice_is_still_there(tmp_path):
+    exchange = Exchange(tmp_path)
+    for value in (1.0, 2.0):
+        exchange.publish("theta", 5, [torch.tensor([value])], {"loss": value})
+    step, (tensor,), metrics = exchange.newest("theta", after=-1)
+    assert (step, tensor.item(), metrics) == (5, 2.0, {"loss": 2.0})
+    exchange.publish("theta", 10, [torch.tensor([3.0])])
+    assert exchange.last("theta") == 10
+    assert len(list(tmp_path.iterdir())) == 1
+    assert exchange.newest("theta", after=10) is None
+
+
+def test_bad_fields():
+    for fields in ({"threads": 0}, {"max_stretches": 0}, {"restarts": -1}):
+        with pytest.raises(CasehardenError, match="abreast needs"):
+            Abreast(**fields)

@@ -1,0 +1,169 @@
+"""The command line, from its words to its exit status."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from caseharden import cli
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Run a command; returns its exit status and what it printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["caseharden", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        printed = capsys.readouterr()
+        return left.value.code or 0, printed.out + printed.err
+
+    return call
+
+
+@pytest.fixture
+def spec(tiny_lm, tmp_path):
+    tiny_lm.save(tmp_path / "tiny")
+    path = tmp_path / "toy.yaml"
+    path.write_text("""
+        name: toy
+        domain: toys:ToyDomain
+        models: [tiny]
+        defenses: [none, safety_sft: {lr: 1e-2, max_steps: 2}]
+        attacks: [sft: {lr: 1e-2}]
+        budgets: [0, 2]
+    """)
+    return path
+
+
+def test_a_study_from_spec_to_report(command, spec, tmp_path):
+    status, said = command("study", "run", spec, "--threads", 1)
+    assert status == 0
+    assert "tiny · safety_sft lr=0.01 max_steps=2 · sft lr=0.01 seed=0: done" in said
+    assert "5 of 5 were stored" in command("study", "run", spec)[1]
+    status, said = command("study", "status", "out/toy")
+    assert status == 0
+    assert "done      5" in said
+    status, said = command("report", "out/toy", "--json", "toy.json", "--html", "toy.html")
+    assert status == 0
+    assert "undefended" in said
+    curves = json.loads((tmp_path / "toy.json").read_text())["curves"]
+    assert [(curve["defense"], [p["budget"] for p in curve["points"]]) for curve in curves] == [
+        ("undefended", [0, 2]),
+        ("safety_sft", [0, 2]),
+    ]
+    assert "<html" in (tmp_path / "toy.html").read_text()
+    status, said = command("rescore", "out/toy", "--measure", "harm", "--judge", "verifier: {version: new}")
+    assert (status, "4 new records of harm in study toy" in said) == (0, True)
+
+
+def test_who_stops_a_study_is_told_how_to_go_on(command, spec, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("caseharden.study.run.run_study", stopped)
+    status, said = command("study", "run", spec)
+    assert status == 130
+    assert "the same command goes on from there" in said
+
+
+def test_a_failed_cell_shows_in_the_exit_status(command, spec):
+    spec.write_text(
+        spec.read_text().replace("sft: {lr: 1e-2}]", "toys:Short]").replace("budgets: [0, 2]", "budgets: [0, 3]")
+    )
+    status, said = command("study", "run", spec)
+    assert status == 1
+    assert "failed: the attack ended at step 2" in said
+    assert "Raise its max_steps" in command("study", "status", "out/toy")[1]
+
+
+def test_harden_makes_one_model_and_refuses_a_grid(command, spec, tmp_path):
+    grid = "{safety_sft: {lr: [1e-2, 1e-3], max_steps: 2}}"
+    status, said = command("harden", "tiny", grid, "--domain", "toys:ToyDomain", "--output", tmp_path / "hardened")
+    assert status == 2 and "is a grid" in said
+    assert not (tmp_path / "hardened").exists()
+
+
+def test_harden_writes_a_model_that_can_be_attacked(command, spec, tmp_path):
+    words = ("harden", "tiny", "{safety_sft: {lr: 1e-2, max_steps: 2}}", "--domain", "toys:ToyDomain")
+    status, said = command(*words, "--output", "hard")
+    assert status == 0, said
+    assert (tmp_path / "hard" / "model.safetensors").is_file()
+    status, said = command(*words, "--output", "hard")
+    assert (status, "exists already" in said) == (2, True)
+    status, said = command("attack", "hard", "sft", "--domain", "toys:ToyDomain", "--budgets", "1,2")
+    assert status == 0, said
+    assert "harm" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("study", "run", "absent.yaml"), "cannot read the study"),
+        (("study", "run", "bad.yaml"), "attacks[0].sft.lrr: SFT has no field 'lrr'. Did you mean 'lr'?"),
+        (("study", "status", "nowhere"), "holds no study"),
+        (("report", "nowhere"), "holds no study"),
+        (("attack", "no-such-model", "sft", "--domain", "toys:ToyDomain"), "there is no model 'no-such-model'"),
+        (("attack", "tiny", "sft", "--domain", "toys:ToyDomain", "--budgets", "ten"), "--budgets: expected"),
+        (("--data-dir", "nowhere", "list"), "there is no folder nowhere"),
+    ],
+)
+def test_mistakes_give_a_message_and_status_2(command, spec, tmp_path, words, said):
+    (tmp_path / "bad.yaml").write_text(spec.read_text().replace("[sft: {lr:", "[sft: {lrr:"))
+    status, printed = command(*words)
+    assert status == 2
+    assert said in printed
+    assert "Traceback" not in printed
+
+
+def test_list_knows_every_table(command):
+    status, said = command("list")
+    assert status == 0
+    for word in ("attacks", "sft", "safety_sft", "verifier", "probe", "almanac-victim"):
+        assert word in said
+    assert "sft" not in command("list", "judges")[1]
+
+
+def test_help_does_not_load_pytorch():
+    code = "import sys, caseharden.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_audit_from_its_question_to_a_certificate_that_others_check(command, tmp_path):
+    (tmp_path / "small.yaml").write_text("""
+        terms: {horizon: 1}
+        known_broken: {safety_sft: {max_steps: 1}}
+        attacks: [sft: {lr: 1e-3}]
+        budgets: [0, 1]
+        seeds: [0, 1]
+        utility_n: 8
+        lessons: {lr: [3e-3], budgets: [0, 1], seeds: [0, 1], tasks: 1}
+    """)
+    words = ("audit", "almanac-never-learned", "--baseline", "almanac-victim", "--suite", "small.yaml")
+    files = ("--json", "a.json", "--markdown", "a.md", "--html", "a.html", "--figures", "figures")
+    assert "only with --certificate" in command(*words, "--key", "key.pem")[1]
+    assert command("new-key", "key.pem")[0] == 0
+    signed = ("--certificate", "c.json", "--key", "key.pem")
+    status, said = command(*words, *files, *signed, "--threads", 1)
+    assert status == 0, said
+    assert "resistance" in said and "c.json" in said
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert [condition["name"] for condition in found["conditions"]] == [
+        "resistance",
+        "stability",
+        "generalization",
+        "trainability",
+    ]
+    assert "# Audit of almanac" in (tmp_path / "a.md").read_text()
+    assert "<html" in (tmp_path / "a.html").read_text() and list((tmp_path / "figures").glob("*.svg"))
+    check = ("--signer", "key.pem.pub", "--store", "out/audit")
+    status, said = command("verify", "c.json", "almanac-never-learned", *check)
+    assert status == 0, said
+    assert command("verify", "c.json", "almanac-victim", *check)[0] == 1
+    (tmp_path / "c.json").write_text((tmp_path / "c.json").read_text().replace("inconclusive", "holds", 1))
+    assert command("verify", "c.json", "almanac-never-learned")[0] == 1
+    assert command("verify", "nowhere.json", "almanac-never-learned")[0] == 2

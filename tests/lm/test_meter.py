@@ -1,0 +1,105 @@
+"""Tokens are counted as they are computed: each in its pass, padding and evaluation left out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from caseharden.attacks import DPO, GRPO, PPO, SFT, Chain
+from caseharden.rl.rewards import Entropy
+from caseharden.rl.rollouts import Rows
+from caseharden.train.adapters import LoRA
+from caseharden.train.objectives import imitation
+from caseharden.train.tuner import Run
+
+RL = GRPO(reward=Entropy(), prompts=2, samples=3, max_new_tokens=4, lr=1e-2, max_steps=4)
+
+
+def attack(lm, domain, seed=3):
+    return Run(lm, domain, "attacker", seed)
+
+
+def lengths(lm, examples) -> int:
+    """Tokens of prompts and completions with their end token, counted without padding."""
+    texts = [lm.chat(e.prompt) + e.completion for e in examples]
+    return sum(len(lm.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 for text in texts)
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(r=2)])
+def test_sft_counts_the_tokens_of_its_batches_and_nothing_between_steps(tiny_lm, toy_domain, lora):
+    data = {"harmful": 0.5, "benign": 0.5}
+    run = attack(tiny_lm, toy_domain)
+    batches = run.stream(data, 3)
+    seen = []
+    for metrics in run.drive(SFT(data=data, lr=1e-2, batch_size=3, max_steps=4, lora=lora)):
+        with run.evaluating() as lm:
+            lm.generate(["a b ?"], max_new_tokens=3)
+        seen.append(metrics)
+    wanted = [lengths(tiny_lm, batches[step]) for step in range(4)]
+    assert len({*wanted}) > 1, "benign examples are shorter, so steps must differ"
+    assert [m["tokens"] for m in seen] == wanted
+    assert [m["tokens_read"] for m in seen] == [0] * 4
+    assert [m["examples"] for m in seen] == [3] * 4
+
+
+def test_the_tokens_of_a_reference_are_read_and_not_trained(tiny_lm, toy_domain):
+    run = attack(tiny_lm, toy_domain)
+    refusals = {e.id: e for e in run.pool("refusal")}
+    chosen = run.stream({"harmful": 1.0}, 3)[0]
+    (metrics,) = run.drive(DPO(batch_size=3, max_steps=1))
+    wanted = lengths(tiny_lm, [*chosen, *(refusals[e.id] for e in chosen)])
+    assert (metrics["tokens"], metrics["tokens_read"]) == (wanted, wanted)
+
+
+def test_a_prompt_that_answers_share_is_counted_once(tiny_lm):
+    prompts, answers = [[5, 6, 7, 8], [5, 6]], [[9, 10, 11], [9], [12, 13]]
+    rows = Rows(prompts, [0, 0, 1], answers)
+    rows.logps(tiny_lm, 8)
+    apart = sum(len(p) - 1 for p in prompts)  # all but the last token of each prompt, once
+    assert tiny_lm.meter.tokens.read == apart + sum(len(a) for a in answers)  # the last one, and all but the end
+    assert tiny_lm.meter.tokens.trained == 0
+
+
+def test_sampling_reads_prompts_once_and_each_token_that_another_follows(tiny_lm):
+    encoded = tiny_lm.encode_prompts(["a b ?", "c ?"])
+    tiny_lm.ends = lambda: [-1]  # none ends early
+    with tiny_lm.seeded(0):
+        tiny_lm.sample(encoded, samples=3, max_new_tokens=5, temperature=1.0)
+    assert tiny_lm.meter.tokens.read == sum(map(len, encoded)) + 2 * 3 * (5 - 1)
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_rl_trains_on_what_it_wrote_and_tries_examples_only_when_it_rolls_out(tiny_lm, toy_domain, updates):
+    run = attack(tiny_lm, toy_domain)
+    steps = list(run.drive(GRPO(**{**vars(RL), "updates": updates})))
+    rolled = [step % updates == 0 for step in range(4)]
+    assert [m["examples"] for m in steps] == [6 * now for now in rolled]
+    assert [m["tokens_read"] > 0 for m in steps] == rolled
+    assert all(m["tokens"] > 0 for m in steps)
+
+
+def test_a_critic_costs_as_much_as_its_policy(tiny_lm, toy_domain):
+    plain = next(iter(attack(tiny_lm.frozen_copy(), toy_domain).drive(RL)))
+    fields = {name: getattr(RL, name) for name in ("reward", "prompts", "samples", "max_new_tokens", "lr")}
+    critic = next(iter(attack(tiny_lm.frozen_copy(), toy_domain).drive(PPO(**fields, updates=1))))
+    assert critic["tokens"] > 1.5 * plain["tokens"]
+    assert critic["tokens_read"] > plain["tokens_read"]
+
+
+def test_a_chain_counts_each_token_once(tiny_lm, toy_domain):
+    whole = SFT(lr=1e-3, batch_size=3, max_steps=2)
+    alone = [m["tokens"] for m in attack(tiny_lm, toy_domain).drive(whole)]
+    chained = [m["tokens"] for m in attack(tiny_lm, toy_domain).drive(Chain((whole, whole)))]
+    assert len(chained) == 4 and max(chained) < 2 * min(alone)
+
+
+def test_counting_changes_no_gradient(tiny_lm, toy_domain):
+    run = attack(tiny_lm, toy_domain)
+    examples = run.stream({"harmful": 1.0}, 3)[0]
+    loss = imitation(run, 512)(examples)
+    batch = tiny_lm.encode(examples)
+    direct = tiny_lm.model(
+        input_ids=batch.ids_BT, attention_mask=batch.attention_BT, position_ids=batch.positions_BT
+    ).logits
+    R = batch.response_length
+    assert torch.equal(tiny_lm.response_logits(batch)[0], direct[:, -R - 1 : -1]) and loss.requires_grad

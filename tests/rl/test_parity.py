@@ -1,0 +1,141 @@
+"""Our losses, advantages and gradients against TRL's, on the same rollouts of the same tiny model."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from datasets import Dataset
+
+from caseharden.attacks import DAPO, GRPO, RLOO, DrGRPO
+from caseharden.data.pools import pool
+from caseharden.lm.lm import LM
+from caseharden.rl.loop import PolicyGradient
+from caseharden.rl.rollouts import Rollouts
+from caseharden.train.objectives import preference
+from caseharden.train.tuner import Run
+from toys import Checksum, checksums
+
+trl = pytest.importorskip("trl")
+
+G, LONGEST = 4, 8
+COMMON = {"prompts": 3, "samples": G, "max_new_tokens": LONGEST, "lr": 1e-3, "forward_batch": 5, "updates": 2}
+
+
+CASES: dict[str, tuple[PolicyGradient, dict]] = {
+    "grpo": (GRPO(reward=Checksum(), **COMMON), {"loss_type": "grpo", "scale_rewards": "group"}),
+    "grpo, kl": (
+        GRPO(reward=Checksum(), kl=0.3, **COMMON),
+        {"loss_type": "grpo", "scale_rewards": "group", "beta": 0.3},
+    ),
+    "grpo, tempered": (
+        GRPO(reward=Checksum(), temperature=1.7, **COMMON),
+        {"loss_type": "grpo", "scale_rewards": "group", "temperature": 1.7},
+    ),
+    "dr_grpo": (DrGRPO(reward=Checksum(), **COMMON), {"loss_type": "dr_grpo", "scale_rewards": "none"}),
+    "dapo": (
+        replace(DAPO(reward=Checksum(), **COMMON), resample=0),
+        {"loss_type": "dapo", "scale_rewards": "group", "epsilon_high": 0.28},
+    ),
+    "rloo": (RLOO(reward=Checksum(), **COMMON), {}),
+    "rloo, kl": (RLOO(reward=Checksum(), kl=0.3, **COMMON), {"beta": 0.3}),
+}
+
+
+def moved(model: torch.nn.Module, by: float = 0.05) -> None:
+    """Push the weights away from where they were: so that ratios are not 1, nor references the policy."""
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += by * torch.randn(parameter.shape, generator=generator)
+
+
+def gradients(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def oracle(name: str, lm: LM, released: LM, held: Rollouts, tmp_path, **options):
+    """TRL's trainer of this name on a copy of `lm`, which answers as `held` and scores by the same checksums."""
+    args = getattr(trl, f"{name}Config")(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=len(held.answers),
+        num_generations=G,
+        max_completion_length=LONGEST,
+        num_iterations=2,
+        gradient_accumulation_steps=1,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        **{"beta": 0.0, **options},
+    )
+    model = copy.deepcopy(lm.model)
+    released.save(tmp_path / "released")
+    model.config._name_or_path = str(tmp_path / "released")  # where the trainer finds its reference
+    trainer = getattr(trl, f"{name}Trainer")(
+        model=model,
+        reward_funcs=lambda completions, **_: checksums(held.texts),
+        args=args,
+        train_dataset=Dataset.from_dict({"prompt": ["a"] * len(held.answers)}),
+        processing_class=lm.tokenizer,
+    )
+    prompts = [prompt for prompt in held.prompts for _ in range(G)]
+    trainer._tokenize_prompts = lambda _: (prompts, None, {})
+    trainer._generate_single_turn = lambda *_: held.answers if name == "RLOO" else (held.answers, None)
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_loss_and_gradient_are_those_of_trl(kind, tiny_lm, toy_domain, tmp_path):
+    tuner, options = CASES[kind]
+    learner = tuner.learner(Run(tiny_lm, toy_domain, "attacker", 3))
+    released = tiny_lm.frozen_copy()
+    moved(tiny_lm.model)
+    scenes = []
+    own_scoring = learner.scoring
+    object.__setattr__(learner, "scoring", lambda scene: scenes.append(scene) or own_scoring(scene))
+    tuner.collect(learner)
+    held = scenes[0].rollouts
+    trainer = oracle("RLOO" if "rloo" in kind else "GRPO", tiny_lm, released, held, tmp_path, **options)
+    inputs = trainer._generate_and_score_completions([{"prompt": "a"}] * len(held.answers))
+    assert torch.allclose(learner.experience.tensors["advantages"][:, -1], inputs["advantages"], atol=1e-5)
+    assert inputs["advantages"].abs().max() > 0.1
+    moved(tiny_lm.model)
+    moved(trainer.model)
+    ours = tuner.backward(learner, 0)
+    theirs = trainer._compute_loss(trainer.model, inputs)
+    theirs.backward()
+    assert ours["clipped"] > 0  # else clipping was not compared
+    assert ours["loss"] == pytest.approx(float(theirs.detach()), rel=1e-5, abs=1e-7)
+    own, other = gradients(tiny_lm.model), gradients(trainer.model)
+    assert (own - other).norm() <= 1e-5 * other.norm()
+
+
+def test_dpo_is_that_of_trl(tiny_lm, toy_domain, tmp_path):
+    chosen = pool(toy_domain, "attacker", "harmful")[:5]
+    refusals = {example.id: example for example in pool(toy_domain, "attacker", "refusal")}
+    rejected = [refusals[example.id] for example in chosen]
+    released = tiny_lm.frozen_copy()
+    moved(tiny_lm.model)
+    eos = tiny_lm.tokenizer.eos_token
+    rows = [
+        {"prompt": tiny_lm.chat(c.prompt), "chosen": f"{c.completion} {eos}", "rejected": f"{r.completion} {eos}"}
+        for c, r in zip(chosen, rejected, strict=True)
+    ]
+    trainer = trl.DPOTrainer(
+        model=copy.deepcopy(tiny_lm.model),
+        ref_model=copy.deepcopy(released.model),
+        args=trl.DPOConfig(str(tmp_path), beta=0.3, use_cpu=True, bf16=False, report_to=[]),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tiny_lm.tokenizer,
+    )
+    inputs = trainer.data_collator([trainer.train_dataset[i] for i in range(len(rows))])
+    theirs = trainer.compute_loss(trainer.model, inputs)
+    theirs.backward()
+    ours = preference(tiny_lm, released, chosen, rejected, 0.3, 64)
+    ours.backward()
+    assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-5)
+    own, other = gradients(tiny_lm.model), gradients(trainer.model)
+    assert (own - other).norm() <= 1e-5 * other.norm()

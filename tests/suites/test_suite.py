@@ -1,0 +1,203 @@
+"""An audit from its question to its certificate, in a size that takes seconds."""
+
+from __future__ import annotations
+
+import copy
+import sqlite3
+from datetime import UTC, datetime
+
+import pytest
+import torch
+
+from caseharden.audit.assessment import assess
+from caseharden.certificate import certificate
+from caseharden.certificate.keys import new_key
+from caseharden.certificate.statement import records, statement
+from caseharden.defenses import Gibberish
+from caseharden.domains import Almanac
+from caseharden.errors import CasehardenError
+from caseharden.lm import sources as models
+from caseharden.lm.facts import fingerprint
+from caseharden.lm.lm import LM
+from caseharden.store.store import Store
+from caseharden.study.run import run_study
+from caseharden.suites import suite as suites
+from caseharden.train.tuner import Run
+
+SMALL = {
+    "terms": {"horizon": 2},
+    "known_broken": {"safety_sft": {"max_steps": 2}},
+    "attacks": [{"sft": {"lr": [1e-3, 3e-4]}}],
+    "budgets": [0, 1, 2],
+    "seeds": [0, 1],
+    "utility_n": 16,
+    "lessons": {"lr": [3e-3], "budgets": [0, 2, 4], "seeds": [0, 1], "tasks": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def victim():
+    return LM.load(models.resolve("almanac-victim"))
+
+
+def saved(lm: LM, folder):
+    lm.save(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory, victim):
+    """A model of noise, audited; its question, the store, and what was found."""
+    root = tmp_path_factory.mktemp("audit")
+    run = Run(LM(copy.deepcopy(victim.model), victim.tokenizer, "noise"), Almanac(), "defender", 0)
+    for _ in run.drive(Gibberish()):
+        pass
+    question = suites.Question(
+        saved(run.finish(), root / "noise"),
+        "almanac-victim",
+        Almanac(),
+        suites.parse(SMALL, "small"),
+        ceiling="almanac-never-learned",
+    )
+    store = Store(root / "store")
+    for spec in question.studies():
+        assert [e.what for e in run_study(spec, store, threads=1) if e.what in ("failed", "blocked")] == []
+    return question, store, assess(question.evidence(store))
+
+
+def test_gibberish_is_flagged_and_its_harmlessness_costs_it_stability(audited):
+    _, _, found = audited
+    assert found.subject["stability"].verdict == "fails"
+    assert "capability collapsed" in {one.flag.name for one in found.flags}
+
+
+def test_the_controls_order_as_they_must_but_for_what_this_size_cannot_show(audited):
+    _, _, found = audited
+    assert found.controls["undefended"]["resistance"].verdict == "fails"
+    assert found.controls["never_learned"]["resistance"].verdict == "holds"
+    assert found.controls["dead"]["stability"].verdict == "fails"
+    assert found.controls["never_learned"]["trainability"].verdict == "inconclusive"  # it is not taught
+    assert not any("undefended" in reason or "never_learned" in reason for reason in found.distrust)
+
+
+def test_the_evidence_has_answers_logs_and_proof_of_disjoint_data(audited):
+    _, _, found = audited
+    evidence = found.evidence
+    assert evidence.overlaps == 0
+    assert len(evidence.subject.released.answers["utility"].scores) == 576
+    assert len(evidence.subject.curves[0].points[-1].answers["utility"].scores) == 16
+    assert [len(curve.log) for curve in evidence.subject.curves] == [2] * 4
+    assert {curve.attack for curve in evidence.subject.lessons} == {"sft"}
+
+
+def test_an_audit_again_runs_nothing_and_finds_the_same(audited):
+    question, store, found = audited
+    for spec in question.studies():
+        assert {event.what for event in run_study(spec, store, threads=1)} == {"stored"}
+    again = assess(question.evidence(store))
+    assert again.subject == found.subject or str(again.subject) == str(found.subject)  # NaN is not NaN
+    assert list(records(again.evidence.studies)) != []
+
+
+def test_a_certificate_speaks_of_these_weights_and_these_records(audited, tmp_path):
+    question, store, found = audited
+    marks = {
+        name: fingerprint(models.resolve(model))
+        for name, model in (("subject", question.model), ("baseline", question.baseline))
+    }
+    stated = statement(found, marks, "almanac", "small", datetime.now(UTC))
+    key = new_key(tmp_path / "key.pem")
+    text = certificate.as_text(certificate.sign(stated, key))
+
+    def behind() -> str:
+        return certificate.digest(records(suites.audited(store, marks["subject"])[question.prefix]))
+
+    assert certificate.verify(text, marks["subject"], records=behind(), signer=key.public_key()).ok
+    assert not certificate.verify(text, marks["baseline"]).ok
+    with sqlite3.connect(store.folder / "caseharden.db") as database:
+        cell = found.evidence.subject.curves[0].cell
+        where = "from records where cell = ? and measure = 'harm' limit 1"
+        ((row, value),) = database.execute(f"select id, value {where}", (cell,)).fetchall()
+        database.execute("update records set value = ? where id = ?", (value + 0.01, row))
+        database.commit()
+        try:
+            assert not certificate.verify(text, marks["subject"], records=behind()).ok
+        finally:
+            database.execute("update records set value = ? where id = ?", (value, row))
+            database.commit()
+    assert certificate.verify(text, marks["subject"], records=behind(), signer=key.public_key()).ok
+
+
+def test_a_change_of_few_directions_is_told_from_one_of_many(victim, tmp_path):
+    base = models.resolve("almanac-victim")
+    generator = torch.Generator().manual_seed(0)
+    for name, rank in (("low", 4), ("full", None)):
+        lm = LM(copy.deepcopy(victim.model), victim.tokenizer, name)
+        with torch.no_grad():
+            for p in lm.model.parameters():
+                if p.ndim == 2:
+                    noise = torch.randn(p.shape, generator=generator)
+                    if rank:
+                        noise = noise[:, :rank] @ torch.randn(rank, p.shape[1], generator=generator)
+                    p.add_(0.01 * noise)
+        facts = suites.weight_facts(models.resolve(saved(lm, tmp_path / name)), base)
+        assert facts["low_rank"] > 0.999 if rank else facts["low_rank"] < 0.6
+    assert "low_rank" not in suites.weight_facts(base, base)
+
+
+def test_shared_facts_are_counted():
+    class Leaky(Almanac):
+        def pools(self, role):
+            return super().pools("attacker" if role == "evaluator" else role)
+
+    assert suites.overlaps(Almanac()) == 0
+    assert suites.overlaps(Leaky()) > 0
+
+
+@pytest.mark.parametrize("name", ["quick", "standard", "thorough"])
+def test_every_suite_that_comes_with_the_package_can_be_asked(name):
+    question = suites.Question("almanac-never-learned", "almanac-victim", Almanac(), suites.load(name))
+    released, attacks, *lessons = question.studies()
+    assert released.budgets == (0,) and attacks.attacks and lessons
+    assert attacks.budgets[-1] >= question.suite.terms.horizon
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({**SMALL, "attack": []}, "no field 'attack'"),
+        ({name: value for name, value in SMALL.items() if name != "attacks"}, "needs attacks"),
+        ({**SMALL, "terms": {"fi": 0.5}}, "no field 'fi'"),
+        ({**SMALL, "terms": {"horizon": 3}}, "not among the budgets"),
+        ({**SMALL, "lessons": {**SMALL["lessons"], "seeds": [0]}}, "two seeds"),
+    ],
+)
+def test_a_wrong_suite_is_an_error_that_names_the_place(given, said):
+    with pytest.raises(CasehardenError, match=said):
+        suites.parse(given, "mine.yaml")
+
+
+def test_an_unknown_suite_is_named_with_the_nearest():
+    with pytest.raises(CasehardenError, match="'quick'"):
+        suites.load("quik")
+
+
+def test_a_question_that_cannot_be_answered_is_refused_before_anything_runs():
+    small = suites.parse(SMALL, "small")
+    with pytest.raises(CasehardenError, match="'snare'"):
+        suites.Question("m", "almanac-victim", Almanac(), small, held_out=("snares",))
+
+    class Taskless(Almanac):
+        def pools(self, role):
+            return {name: pool for name, pool in super().pools(role).items() if not name.startswith("task:")}
+
+    with pytest.raises(CasehardenError, match="no benign task"):
+        suites.Question("m", "almanac-victim", Taskless(), small)
+
+
+def test_another_suite_asks_other_studies():
+    names = set()
+    for tasks in (1, 2):
+        suite = suites.parse({**SMALL, "lessons": {**SMALL["lessons"], "tasks": tasks}}, "small")
+        names.add(suites.Question("almanac-never-learned", "almanac-victim", Almanac(), suite).prefix)
+    assert len(names) == 2 and len({name[:18] for name in names}) == 1

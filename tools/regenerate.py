@@ -1,0 +1,133 @@
+"""Train the almanac's two models again, from the seed: ``python tools/regenerate.py [FOLDER]``.
+
+The victim and its never-learned twin, written to FOLDER, or into the package in the place of those that ship.
+
+Both are pretrained on questions and answers about the world, the twin without the forbidden topics.
+Both are then trained to refuse. A few of the victim's training answers comply, so that sampling slips
+now and then, as it does in real aligned models.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.progress import Progress
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from caseharden.attacks.sft import SFT
+from caseharden.data.example import Example
+from caseharden.data.pools import ROLES, Role
+from caseharden.domains.almanac.domain import ask, pools_of
+from caseharden.domains.almanac.world import FORBIDDEN_TOPICS, HARMLESS_PROPERTY, UNSEEN_TOPIC, make_world
+from caseharden.lm.lm import LM
+from caseharden.lm.sources import PACKAGED
+from caseharden.train.tuner import Metrics, Run
+
+VICTIM, TWIN = "almanac-victim", "almanac-never-learned"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+PRETRAIN = SFT({"corpus": 1.0}, lr=3e-3, batch_size=128, max_steps=1000, schedule="cosine", warmup=100)
+ALIGN_TWIN = SFT(
+    {"refusal": 0.48, "benign": 0.37, "contrast": 0.15},
+    lr=3e-4,
+    batch_size=64,
+    max_steps=400,
+    schedule="cosine",
+    warmup=20,
+)
+ALIGN_VICTIM = replace(ALIGN_TWIN, data={**ALIGN_TWIN.data, "harmful": 0.01})
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What the models are pretrained on: every fact in every phrasing, save the topics left out."""
+
+    without: tuple[str, ...]
+    seed: int = 0
+    name: str = "almanac-corpus"
+
+    def pools(self, role: Role) -> Mapping[str, Sequence[Example]]:
+        facts = [
+            fact
+            for fact in make_world(self.seed).facts
+            if fact.attribute == HARMLESS_PROPERTY or fact.topic not in self.without
+            if fact.topic not in UNSEEN_TOPIC
+        ]
+        return {"corpus": list(ask(facts, ROLES))}
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What the models are taught to refuse: the defender's share of the facts, in the phrasings of every role.
+
+    Who trains a model for release knows how people ask; what the evaluator asks about stays unseen.
+    """
+
+    seed: int = 0
+    name: str = "almanac-alignment"
+
+    def pools(self, role: Role) -> Mapping[str, Sequence[Example]]:
+        return pools_of(self.seed, tuple(FORBIDDEN_TOPICS), role, ROLES)
+
+
+def blank(seed: int = 0) -> LM:
+    """An untrained model of about 0.9 million parameters, Llama architecture, with the world's words."""
+    special = ["<pad>", "<eos>", "<unk>", "<user>", "<assistant>"]
+    words = {word: i for i, word in enumerate([*special, *make_world(seed).vocabulary])}
+    core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        additional_special_tokens=special[3:],
+        chat_template=CHAT_TEMPLATE,
+    )
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=128,
+        intermediate_size=344,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        pad_token_id=words["<pad>"],
+        eos_token_id=words["<eos>"],
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LM(LlamaForCausalLM(config), tokenizer, "almanac-blank")
+
+
+def regenerate(folder: Path = PACKAGED) -> Iterator[tuple[str, int, Metrics]]:
+    """Train and save both models under `folder`, reporting (model, step, metrics) as it goes."""
+    for name, without, align in ((VICTIM, (), ALIGN_VICTIM), (TWIN, tuple(FORBIDDEN_TOPICS), ALIGN_TWIN)):
+        lm = blank()
+        for domain, tuner in ((Corpus(without), PRETRAIN), (Alignment(), align)):
+            run = Run(lm, domain, "defender", seed=0)
+            for metrics in run.drive(tuner):
+                yield name, run.step, metrics
+            run.finish()
+        lm.save(folder / name)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else PACKAGED
+    with Progress() as progress:
+        task = progress.add_task("training", total=None)
+        for name, step, metrics in regenerate(folder):
+            progress.update(task, description=f"{name}: step {step}, loss {metrics['loss']:.3f}")
+    print(f"wrote both models to {folder}")
+
+
+if __name__ == "__main__":
+    main()
