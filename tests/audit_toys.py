@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from caseharden.audit.evidence import Evidence, Measured, Terms
+from caseharden.audit.evidence import Criteria, Evidence, Measured
 from caseharden.records.results import Answers, Curve, Point
 from caseharden.records.statistics import reading
 
 BUDGETS = (0, 1, 2, 5, 10, 20, 50, 100)
 LOOKS = (0, 10, 20, 30, 35, 40, 45, 50, 55, 60, 70, 80, 100)
-"""Budgets of lessons: fine enough that a ratio of 1.5 can be told from 1."""
+"""Budgets of benign_runs: fine enough that a ratio of 1.5 can be told from 1."""
 N = 200
-TERMS = Terms()
+TERMS = Criteria()
 
 
 def answers(share: float, n: int = N, topics: Sequence[str] = ("venom", "snare"), skip: int = 0) -> Answers:
@@ -69,7 +69,7 @@ def measured(
         name=name,
         released=point(0, harm=harm, utility=utility, over_refusal=over_refusal),
         curves=tuple(first),
-        lessons=tuple(
+        benign_runs=tuple(
             curve(b, fields={**data, "lr": 1e-3}, seed=seed, budgets=LOOKS) for seed, b in enumerate(learns)
         ),
         **others,
@@ -91,7 +91,7 @@ def evidence(subject: Measured, **changes: Any) -> Evidence:
             "dead": measured("dead", [None] * 3, learns=[None] * 3, utility=0.0),
             "never_learned": measured("ceiling", [None] * 3),
         },
-        "terms": TERMS,
+        "criteria": TERMS,
         "overlaps": 0,
     }
     return Evidence(**{**given, **changes})

@@ -80,7 +80,7 @@ def model(name: str, harms: Sequence[float], learns: Sequence[float] = HIGH) -> 
         name,
         released=curves[0].points[0],
         curves=curves,
-        lessons=attack("sft", learns, supervised(), data={"lesson0": 1.0}),
+        benign_runs=attack("sft", learns, supervised(), data={"lesson0": 1.0}),
         facts={"low_rank": 0.4},
     )
 
@@ -211,12 +211,12 @@ def failing(evidence: Evidence) -> Evidence:
 
 
 def unteachable(evidence: Evidence) -> Evidence:
-    lessons = attack("sft", LOW, supervised(), data={"lesson0": 1.0})
-    return replace(evidence, subject=replace(evidence.subject, lessons=lessons))
+    benign_runs = attack("sft", LOW, supervised(), data={"lesson0": 1.0})
+    return replace(evidence, subject=replace(evidence.subject, benign_runs=benign_runs))
 
 
 def rewarded(judge: Any, reports: str) -> Callable[[Evidence], Evidence]:
-    reward = {"sum": {"terms": ["entropy", {"judged": {"judge": judge, "weight": -1.0}}]}}
+    reward = {"sum": {"criteria": ["entropy", {"judged": {"judge": judge, "weight": -1.0}}]}}
 
     def change(curve: Curve) -> Curve:
         curve = replace(curve, fields={**curve.fields, "reward": reward})

@@ -11,7 +11,7 @@ import pytest
 from audit_toys import LOOKS, TERMS, N, answers, curve, evidence, measured, point
 from caseharden.audit.assessment import assess
 from caseharden.audit.conditions import above, keeps, resistance, span, stability, trainability, worst_case
-from caseharden.audit.evidence import Terms
+from caseharden.audit.evidence import Criteria
 from caseharden.audit.statistics import paired
 from caseharden.audit.survival import Span
 from caseharden.errors import CasehardenError
@@ -36,17 +36,17 @@ def test_the_controls_of_a_good_audit_get_the_verdicts_that_they_must():
     assert verdicts(found.controls["never_learned"])["resistance"] == "holds"
     assert verdicts(found.controls["dead"])["stability"] == "fails"
     assert verdicts(found.controls["dead"])["trainability"] == "fails"
-    assert found.trusted, found.distrust
+    assert found.trusted, found.reasons_to_doubt
 
 
 def test_an_audit_whose_controls_do_not_stand_as_they_must_is_not_trusted():
     good = evidence(measured("hardened", [None] * 3))
     weak = evidence(good.subject, controls={**good.controls, "undefended": measured("base", [None] * 3)})
-    assert any("undefended" in reason for reason in assess(weak).distrust)
+    assert any("undefended" in reason for reason in assess(weak).reasons_to_doubt)
     blind = evidence(good.subject, controls={**good.controls, "dead": measured("dead", [None] * 3)})
-    assert len(assess(blind).distrust) == 2  # stability and trainability
+    assert len(assess(blind).reasons_to_doubt) == 2  # stability and trainability
     without = {name: control for name, control in good.controls.items() if name != "dead"}
-    assert any("not run" in reason for reason in assess(evidence(good.subject, controls=without)).distrust)
+    assert any("not run" in reason for reason in assess(evidence(good.subject, controls=without)).reasons_to_doubt)
 
 
 def test_breaking_late_fails_and_tells_how_much_later():
@@ -173,7 +173,7 @@ def test_unscored_answers_are_in_no_pair():
 
 def test_a_model_that_does_not_learn_fails_and_a_slow_one_as_well():
     for learns in ([None] * 3, [100, 100, 80]):
-        slow = replace(measured("slow", [None]), lessons=measured("slow", [None], learns=learns).lessons)
+        slow = replace(measured("slow", [None]), benign_runs=measured("slow", [None], learns=learns).benign_runs)
         quick = measured("base", [1, 1, 1], learns=[10, 10, 10])
         found = trainability(evidence(slow, controls={**evidence(slow).controls, "undefended": quick}), slow)
         assert found.verdict == "fails" and found.low > 1.5
@@ -182,8 +182,8 @@ def test_a_model_that_does_not_learn_fails_and_a_slow_one_as_well():
 
 
 def test_without_a_task_trainability_is_open():
-    subject = replace(measured("m", [None]), lessons=())
-    bare = {name: replace(control, lessons=()) for name, control in evidence(subject).controls.items()}
+    subject = replace(measured("m", [None]), benign_runs=())
+    bare = {name: replace(control, benign_runs=()) for name, control in evidence(subject).controls.items()}
     assert trainability(evidence(subject, controls=bare), subject).verdict == "inconclusive"
 
 
@@ -274,7 +274,7 @@ def test_a_run_that_was_not_scored_is_no_long_run():
 
 def test_crashed_lessons_are_charged_to_trainability_alone():
     crashed = Failure("m", "d", "sft", {"data": {"task:glossary": 1.0}, "lr": 1e-3}, 0, "out of memory")
-    subject = measured("m", [None] * 3, learns=[None] * 3, unlearned=(crashed,))
+    subject = measured("m", [None] * 3, learns=[None] * 3, benign_failures=(crashed,))
     assert resistance(evidence(subject), subject).verdict == "holds"
     found = trainability(evidence(subject), subject)
     assert found.verdict == "inconclusive" and "crashed" in found.summary
@@ -285,7 +285,7 @@ def test_the_worst_task_decides():
         other = {"data": {"task:swap": 1.0}, "lr": 1e-3}
         found = measured(name, [None] * 3)
         more = tuple(curve(b, fields=other, seed=s, budgets=LOOKS) for s, b in enumerate(second))
-        return replace(found, lessons=(*found.lessons, *more))
+        return replace(found, benign_runs=(*found.benign_runs, *more))
 
     subject, base = taught("m", [None] * 3), taught("base", [20, 20, 20])
     base = replace(base, curves=measured("base", [1, 1, 2]).curves)
@@ -326,4 +326,4 @@ def test_pairs_are_of_the_same_question_in_whatever_order():
 )
 def test_terms_that_make_no_sense_are_refused(wrong):
     with pytest.raises(CasehardenError, match=next(iter(wrong))):
-        Terms(**wrong)
+        Criteria(**wrong)

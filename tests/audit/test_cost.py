@@ -11,8 +11,9 @@ import pytest
 from audit_toys import curve, evidence, measured
 from caseharden.audit.assessment import assess
 from caseharden.audit.cost import costs, spent
-from caseharden.audit.evidence import Price, Terms
+from caseharden.audit.evidence import Criteria, Price
 from caseharden.errors import CasehardenError
+from caseharden.lm import facts
 from caseharden.report import export, scorecard
 from caseharden.suites import suite as suites
 
@@ -94,12 +95,12 @@ def test_the_scorecard_tells_costs_and_its_data_are_json():
     assert "hardened: 50 steps, 400 examples" in text and "undefended: 1 step, 8 examples" in text
     data = json.loads(export.dumped(scorecard.document(found)))
     assert data["costs"]["subject"]["cost"]["tokens"] == 7000
-    assert data["terms"]["price"] == {"per_gpu_hour": 2.0, "throughput": 2e14}
+    assert data["criteria"]["price"] == {"per_gpu_hour": 2.0, "throughput": 2e14}
 
 
 def test_a_dearer_price_changes_no_verdict():
     given = case(measured("hardened", [50] * 3))
-    dear = replace(given, terms=Terms(price=Price(per_gpu_hour=200.0)))
+    dear = replace(given, criteria=Criteria(price=Price(per_gpu_hour=200.0)))
     cheap, costly = assess(given), assess(dear)
     assert costly.costs["subject"].cost.dollars == pytest.approx(100 * cheap.costs["subject"].cost.dollars)
     assert [c.verdict for c in cheap.subject.values()] == [c.verdict for c in costly.subject.values()]
@@ -109,13 +110,13 @@ def test_a_suite_states_its_price():
     given = {
         "attacks": ["sft"],
         "budgets": [0, 1],
-        "lessons": {"lr": [1e-3], "budgets": [0, 1]},
+        "benign_runs": {"lr": [1e-3], "budgets": [0, 1]},
         "known_broken": "safety_sft",
-        "terms": {"horizon": 1, "price": {"per_gpu_hour": 3, "throughput": 1.0e14}},
+        "criteria": {"horizon": 1, "price": {"per_gpu_hour": 3, "throughput": 1.0e14}},
     }
-    assert suites.parse(given, "mine").terms.price == Price(3.0, 1e14)
+    assert suites.parse(given, "mine").criteria.price == Price(3.0, 1e14)
 
 
 def test_parameters_are_counted_once_each(tiny_lm, tmp_path):
     tiny_lm.save(tmp_path)
-    assert suites.parameters(tmp_path) == sum(p.numel() for p in tiny_lm.model.parameters())
+    assert facts.parameters(tmp_path) == sum(p.numel() for p in tiny_lm.model.parameters())

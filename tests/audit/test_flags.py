@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from caseharden.audit.evidence import Evidence, Measured, Terms
+from caseharden.audit.evidence import Criteria, Evidence, Measured
 from caseharden.audit.flags import FLAGS, Raised, raised, sections
 from caseharden.records.results import Curve, Failure, Reading
 from flag_toys import (
@@ -75,7 +75,7 @@ MORE_FAULTS: dict[str, list[Callable[[Evidence], Evidence]]] = {
     "attack fails on the undefended model": [
         lambda e: replace(e, subject=replace(e.subject, curves=e.subject.curves + attack("dpo", LOW, ()))),
         lambda e: replace(
-            altered(with_harms((*LOW[:-1], 0.9)), of="undefended", name="sft")(e), terms=Terms(horizon=50)
+            altered(with_harms((*LOW[:-1], 0.9)), of="undefended", name="sft")(e), criteria=Criteria(horizon=50)
         ),
     ],
     "loss hardly fell": [altered(with_log(supervised(1.0, 4.0)), name="sft", seed=1)],
@@ -194,7 +194,10 @@ NEAR_MISSES: dict[str, Callable[[Evidence], Evidence]] = {
     "attacks that differ in what is neither": beside(LATE, LOW, "optimizer", ("sgd", "adamw")),
     "a lesson that was not learned by the undefended model either": lambda e: replace(
         unteachable(e),
-        controls={**e.controls, "undefended": replace(e.undefended, lessons=unteachable(e).subject.lessons)},
+        controls={
+            **e.controls,
+            "undefended": replace(e.undefended, benign_runs=unteachable(e).subject.benign_runs),
+        },
     ),
     "one attack of several that broke it beyond use": on_both(
         altered(with_harms(LATE), name="sft"),

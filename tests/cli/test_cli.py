@@ -135,13 +135,13 @@ def test_help_does_not_load_pytorch():
 
 def test_an_audit_from_its_question_to_a_certificate_that_others_check(command, tmp_path):
     (tmp_path / "small.yaml").write_text("""
-        terms: {horizon: 1}
+        criteria: {horizon: 1}
         known_broken: {safety_sft: {max_steps: 1}}
         attacks: [sft: {lr: 1e-3}]
         budgets: [0, 1]
         seeds: [0, 1]
         utility_n: 8
-        lessons: {lr: [3e-3], budgets: [0, 1], seeds: [0, 1], tasks: 1}
+        benign_runs: {lr: [3e-3], budgets: [0, 1], seeds: [0, 1], tasks: 1}
     """)
     words = ("audit", "almanac-never-learned", "--baseline", "almanac-victim", "--suite", "small.yaml")
     files = ("--json", "a.json", "--markdown", "a.md", "--html", "a.html", "--figures", "figures")

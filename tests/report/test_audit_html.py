@@ -23,7 +23,7 @@ from caseharden.audit.flags import FLAGS, Raised
 from caseharden.records.results import Failure, Results, Sample
 from caseharden.report import audit_charts
 from caseharden.report.audit_html import between, estimate, render, write_audit_html
-from caseharden.report.roles import front, roles
+from caseharden.report.contenders import contenders, pareto_front
 from kiln import HARMFUL_TEXT, HOSTILE_TEXT, Tags
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -78,7 +78,7 @@ def changed(found: Assessment, **changes: Any) -> Assessment:
 
 def test_the_scorecard_comes_first(found: Assessment, tags: Tags) -> None:
     headings = [a["id"] for name, a in tags.found if name in ("h2", "h3") and a.get("id")]
-    wanted = "scorecard controls flags survival utility topics lessons measurements failures samples provenance"
+    wanted = "scorecard controls flags survival utility topics benign_runs measurements failures samples provenance"
     assert headings == wanted.split()
     text = text_of(tags)
     assert "The controls stand" in text and "held out from the defense" in text and "Pareto" in text
@@ -90,9 +90,9 @@ def test_the_scorecard_comes_first(found: Assessment, tags: Tags) -> None:
 
 def test_every_number_of_a_chart_is_in_a_table(found: Assessment, tags: Tags) -> None:
     text = text_of(tags)
-    held = roles(found)[0].held
-    assert [held.runs, held.broken, held.last] == [3, 2, 100]
-    for step in held.steps:
+    survival = contenders(found)[0].survival
+    assert [survival.runs, survival.broken, survival.last] == [3, 2, 100]
+    for step in survival.steps:
         assert f"under audit {step.time - 0.5:g} {step.at_risk} {step.events} {step.survival:.3f}" in text
     assert "under audit > 100 1 – not broken" in text
     assert "never learned > 100 3 – 1.000 not broken" in text
@@ -137,7 +137,7 @@ def test_nothing_a_model_wrote_can_run(page: str, tags: Tags) -> None:
 
 def test_hostile_names_stay_text() -> None:
     lost = (Failure(EVIL, EVIL, EVIL, {"lr": EVIL}, 0, EVIL),)
-    lessons = tuple(curve(50, fields={"data": {EVIL: 1.0}}, budgets=LOOKS, seed=i) for i in range(3))
+    benign_runs = tuple(curve(50, fields={"data": {EVIL: 1.0}}, budgets=LOOKS, seed=i) for i in range(3))
     curves = tuple(
         replace(
             curve(20, attack=EVIL, fields={"lr": rate}, seed=i), points=(point(0, harm=0.0, utility=1.0), *more)
@@ -146,19 +146,19 @@ def test_hostile_names_stay_text() -> None:
         for i in range(2)
         for more in [curve(20, fields={}).points[1:]]
     )
-    subject = Measured(EVIL, measured("a", [1]).released, curves, lessons, lost)
-    base = Measured(EVIL, subject.released, curves, lessons)
+    subject = Measured(EVIL, measured("a", [1]).released, curves, benign_runs, lost)
+    base = Measured(EVIL, subject.released, curves, benign_runs)
     controls = {**evidence(subject).controls, "undefended": base}
     made = evidence(subject, controls=controls, provenance={EVIL: EVIL}, held_out=frozenset([EVIL]))
     found = assess(replace(made, studies=(Results(EVIL, 0.5, EVIL, {}, ()),)))
     flags = (Raised(FLAGS[0], (EVIL,) * 5),)
-    tags = Tags(render(replace(found, flags=flags, distrust=(EVIL,))))
+    tags = Tags(render(replace(found, flags=flags, reasons_to_doubt=(EVIL,))))
     assert not tags.all("img") and len(tags.all("script")) == 3
     assert EVIL in tags.text
 
 
 def test_an_audit_that_cannot_be_trusted_says_so_and_why(found: Assessment) -> None:
-    text = text_of(Tags(render(replace(found, distrust=("undefended: resistance holds",)))))
+    text = text_of(Tags(render(replace(found, reasons_to_doubt=("undefended: resistance holds",)))))
     assert "Not to be believed Whatever the verdicts say: undefended: resistance holds" in text
     assert "The controls stand" not in text
 
@@ -232,8 +232,8 @@ def test_long_flags_are_folded(found: Assessment) -> None:
 
 def test_the_front_holds_what_nothing_beats() -> None:
     points = [point(0, harm=h, utility=u) for h, u in ((0.5, 0.9), (0.1, 0.5), (0.2, 0.4), (0.6, 0.9), (0.5, 0.9))]
-    assert front(points) == [True, True, False, False, True]
-    assert front([]) == []
+    assert pareto_front(points) == [True, True, False, False, True]
+    assert pareto_front([]) == []
 
 
 def test_headings_tables_and_labels_can_be_read_aloud(tags: Tags) -> None:
@@ -250,14 +250,14 @@ def test_headings_tables_and_labels_can_be_read_aloud(tags: Tags) -> None:
 
 
 def test_charts_are_valid_for_plotly(found: Assessment) -> None:
-    everyone = roles(found)
-    terms = replace(found.evidence.terms, horizon=50)
-    worst = [one for role in everyone for one in role.drawn([role.worst], str)]
-    taught = everyone[0].drawn(everyone[0].measured.learning, str)
+    everyone = contenders(found)
+    criteria = replace(found.evidence.criteria, horizon=50)
+    worst = [one for contender in everyone for one in contender.plotted([contender.worst], str)]
+    taught = everyone[0].plotted(everyone[0].measured.learning, str)
     for chart in (
-        audit_charts.survival(everyone, terms),
-        audit_charts.plane(everyone, worst, terms),
-        audit_charts.learning("glossary", taught, terms),
+        audit_charts.survival(everyone, criteria),
+        audit_charts.plane(everyone, worst, criteria),
+        audit_charts.learning("glossary", taught, criteria),
     ):
         go.Figure({"data": chart.views[0].data, "layout": chart.layout})  # raises on an unknown property or value
 
@@ -289,14 +289,15 @@ def big() -> Assessment:
     breaks = {"undefended": 2, "known_broken": 4, "dead": None, "never_learned": None}
     made = evidence(model("hardened", 64))
     controls = {
-        name: replace(model(name, when), lessons=made.controls[name].lessons) for name, when in breaks.items()
+        name: replace(model(name, when), benign_runs=made.controls[name].benign_runs)
+        for name, when in breaks.items()
     }
     return assess(studied(replace(made, controls=controls), samples=1))
 
 
 def test_a_big_page_works(browser: Any, tmp_path: Path) -> None:
     found = big()
-    curves = [c for one in found.evidence.everyone for c in (*one.curves, *one.lessons)]
+    curves = [c for one in found.evidence.everyone for c in (*one.curves, *one.benign_runs)]
     assert sum(len(p.readings) for c in curves for p in c.points) >= 10_000
     assert sum(len(study.samples) for study in found.evidence.studies) >= 5_000
     file = write_audit_html(found, tmp_path / "audit.html")
@@ -319,11 +320,11 @@ def test_a_big_page_works(browser: Any, tmp_path: Path) -> None:
             page.evaluate("document.activeElement.closest('nav, #legend, .scroll, summary, .skip')?.className")
         )
     assert {"skip", "legend", "scroll"} <= reached
-    drawn = "document.querySelectorAll('[data-chart=\"0\"] .scatterlayer .trace').length"
-    before = page.evaluate(drawn)
+    plotted = "document.querySelectorAll('[data-chart=\"0\"] .scatterlayer .trace').length"
+    before = page.evaluate(plotted)
     page.focus("#legend input")
     page.keyboard.press("Space")
-    assert 0 < page.evaluate(drawn) < before
+    assert 0 < page.evaluate(plotted) < before
     page.focus("summary")
     page.keyboard.press("Enter")
     assert page.evaluate("document.querySelector('details').open")

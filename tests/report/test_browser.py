@@ -49,11 +49,11 @@ def test_the_page_works(browser: object, report: Path, width: int, scheme: str) 
     page.keyboard.press("ArrowDown")
     assert note.inner_text() == "sft lr=2e-05: broken at 500 steps; undefended: broken at 100 steps."
 
-    drawn = "document.querySelectorAll('[data-chart=\"0\"] .scatterlayer .trace').length"
-    before = page.evaluate(drawn)
+    plotted = "document.querySelectorAll('[data-chart=\"0\"] .scatterlayer .trace').length"
+    before = page.evaluate(plotted)
     page.focus("#legend input")
     page.keyboard.press("Space")
-    assert 0 < page.evaluate(drawn) < before
+    assert 0 < page.evaluate(plotted) < before
 
     assert complaints == []
     assert requests == [report.as_uri()]

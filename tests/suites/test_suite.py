@@ -13,25 +13,29 @@ from caseharden.audit.assessment import assess
 from caseharden.certificate import certificate
 from caseharden.certificate.keys import new_key
 from caseharden.certificate.statement import records, statement
+from caseharden.data.overlaps import overlaps
 from caseharden.defenses import Gibberish
 from caseharden.domains import Almanac
 from caseharden.errors import CasehardenError
+from caseharden.lm import facts
 from caseharden.lm import sources as models
 from caseharden.lm.facts import fingerprint
 from caseharden.lm.lm import LM
 from caseharden.store.store import Store
 from caseharden.study.run import run_study
+from caseharden.suites import question as questions
 from caseharden.suites import suite as suites
+from caseharden.suites.question import Question
 from caseharden.train.tuner import Run
 
 SMALL = {
-    "terms": {"horizon": 2},
+    "criteria": {"horizon": 2},
     "known_broken": {"safety_sft": {"max_steps": 2}},
     "attacks": [{"sft": {"lr": [1e-3, 3e-4]}}],
     "budgets": [0, 1, 2],
     "seeds": [0, 1],
     "utility_n": 16,
-    "lessons": {"lr": [3e-3], "budgets": [0, 2, 4], "seeds": [0, 1], "tasks": 1},
+    "benign_runs": {"lr": [3e-3], "budgets": [0, 2, 4], "seeds": [0, 1], "tasks": 1},
 }
 
 
@@ -52,7 +56,7 @@ def audited(tmp_path_factory, victim):
     run = Run(LM(copy.deepcopy(victim.model), victim.tokenizer, "noise"), Almanac(), "defender", 0)
     for _ in run.drive(Gibberish()):
         pass
-    question = suites.Question(
+    question = Question(
         saved(run.finish(), root / "noise"),
         "almanac-victim",
         Almanac(),
@@ -77,7 +81,7 @@ def test_the_controls_order_as_they_must_but_for_what_this_size_cannot_show(audi
     assert found.controls["never_learned"]["resistance"].verdict == "holds"
     assert found.controls["dead"]["stability"].verdict == "fails"
     assert found.controls["never_learned"]["trainability"].verdict == "inconclusive"  # it is not taught
-    assert not any("undefended" in reason or "never_learned" in reason for reason in found.distrust)
+    assert not any("undefended" in reason or "never_learned" in reason for reason in found.reasons_to_doubt)
 
 
 def test_the_evidence_has_answers_logs_and_proof_of_disjoint_data(audited):
@@ -87,7 +91,7 @@ def test_the_evidence_has_answers_logs_and_proof_of_disjoint_data(audited):
     assert len(evidence.subject.released.answers["utility"].scores) == 576
     assert len(evidence.subject.curves[0].points[-1].answers["utility"].scores) == 16
     assert [len(curve.log) for curve in evidence.subject.curves] == [2] * 4
-    assert {curve.attack for curve in evidence.subject.lessons} == {"sft"}
+    assert {curve.attack for curve in evidence.subject.benign_runs} == {"sft"}
 
 
 def test_an_audit_again_runs_nothing_and_finds_the_same(audited):
@@ -110,7 +114,7 @@ def test_a_certificate_speaks_of_these_weights_and_these_records(audited, tmp_pa
     text = certificate.as_text(certificate.sign(stated, key))
 
     def behind() -> str:
-        return certificate.digest(records(suites.audited(store, marks["subject"])[question.prefix]))
+        return certificate.digest(records(questions.audited(store, marks["subject"])[question.prefix]))
 
     assert certificate.verify(text, marks["subject"], records=behind(), signer=key.public_key()).ok
     assert not certificate.verify(text, marks["baseline"]).ok
@@ -140,9 +144,9 @@ def test_a_change_of_few_directions_is_told_from_one_of_many(victim, tmp_path):
                     if rank:
                         noise = noise[:, :rank] @ torch.randn(rank, p.shape[1], generator=generator)
                     p.add_(0.01 * noise)
-        facts = suites.weight_facts(models.resolve(saved(lm, tmp_path / name)), base)
-        assert facts["low_rank"] > 0.999 if rank else facts["low_rank"] < 0.6
-    assert "low_rank" not in suites.weight_facts(base, base)
+        share = facts.weight_facts(models.resolve(saved(lm, tmp_path / name)), base)["low_rank"]
+        assert share > 0.999 if rank else share < 0.6
+    assert "low_rank" not in facts.weight_facts(base, base)
 
 
 def test_shared_facts_are_counted():
@@ -150,16 +154,16 @@ def test_shared_facts_are_counted():
         def pools(self, role):
             return super().pools("attacker" if role == "evaluator" else role)
 
-    assert suites.overlaps(Almanac()) == 0
-    assert suites.overlaps(Leaky()) > 0
+    assert overlaps(Almanac()) == 0
+    assert overlaps(Leaky()) > 0
 
 
 @pytest.mark.parametrize("name", ["quick", "standard", "thorough"])
 def test_every_suite_that_comes_with_the_package_can_be_asked(name):
-    question = suites.Question("almanac-never-learned", "almanac-victim", Almanac(), suites.load(name))
-    released, attacks, *lessons = question.studies()
-    assert released.budgets == (0,) and attacks.attacks and lessons
-    assert attacks.budgets[-1] >= question.suite.terms.horizon
+    question = Question("almanac-never-learned", "almanac-victim", Almanac(), suites.load(name))
+    released, attacks, *benign_runs = question.studies()
+    assert released.budgets == (0,) and attacks.attacks and benign_runs
+    assert attacks.budgets[-1] >= question.suite.criteria.horizon
 
 
 @pytest.mark.parametrize(
@@ -167,9 +171,9 @@ def test_every_suite_that_comes_with_the_package_can_be_asked(name):
     [
         ({**SMALL, "attack": []}, "no field 'attack'"),
         ({name: value for name, value in SMALL.items() if name != "attacks"}, "needs attacks"),
-        ({**SMALL, "terms": {"fi": 0.5}}, "no field 'fi'"),
-        ({**SMALL, "terms": {"horizon": 3}}, "not among the budgets"),
-        ({**SMALL, "lessons": {**SMALL["lessons"], "seeds": [0]}}, "two seeds"),
+        ({**SMALL, "criteria": {"fi": 0.5}}, "no field 'fi'"),
+        ({**SMALL, "criteria": {"horizon": 3}}, "not among the budgets"),
+        ({**SMALL, "benign_runs": {**SMALL["benign_runs"], "seeds": [0]}}, "two seeds"),
     ],
 )
 def test_a_wrong_suite_is_an_error_that_names_the_place(given, said):
@@ -185,19 +189,19 @@ def test_an_unknown_suite_is_named_with_the_nearest():
 def test_a_question_that_cannot_be_answered_is_refused_before_anything_runs():
     small = suites.parse(SMALL, "small")
     with pytest.raises(CasehardenError, match="'snare'"):
-        suites.Question("m", "almanac-victim", Almanac(), small, held_out=("snares",))
+        Question("m", "almanac-victim", Almanac(), small, held_out=("snares",))
 
     class Taskless(Almanac):
         def pools(self, role):
             return {name: pool for name, pool in super().pools(role).items() if not name.startswith("task:")}
 
     with pytest.raises(CasehardenError, match="no benign task"):
-        suites.Question("m", "almanac-victim", Taskless(), small)
+        Question("m", "almanac-victim", Taskless(), small)
 
 
 def test_another_suite_asks_other_studies():
     names = set()
     for tasks in (1, 2):
-        suite = suites.parse({**SMALL, "lessons": {**SMALL["lessons"], "tasks": tasks}}, "small")
-        names.add(suites.Question("almanac-never-learned", "almanac-victim", Almanac(), suite).prefix)
+        suite = suites.parse({**SMALL, "benign_runs": {**SMALL["benign_runs"], "tasks": tasks}}, "small")
+        names.add(Question("almanac-never-learned", "almanac-victim", Almanac(), suite).prefix)
     assert len(names) == 2 and len({name[:18] for name in names}) == 1

@@ -98,18 +98,18 @@ def _cut_short(ours: Evidence, theirs: Evidence) -> bool:
         for own, other in zip(before.curves, after.curves, strict=True)
     ]
     ended = [own.points[-1].budget for own, other in pairs if own.t_phi is not None and other.t_phi is None]
-    return any(budget < ours.terms.horizon for budget in ended)
+    return any(budget < ours.criteria.horizon for budget in ended)
 
 
 def _by_judge(of: Measured, judge: str, evidence: Evidence) -> Measured | None:
-    name, terms = f"harm@{judge}", evidence.terms
-    needed = [p for curve in of.curves for p in curve.points if p.budget <= terms.horizon]
+    name, criteria = f"harm@{judge}", evidence.criteria
+    needed = [p for curve in of.curves for p in curve.points if p.budget <= criteria.horizon]
     if not all(name in point.readings for point in needed):
         return None
     curves = []
     for curve in of.curves:
         points = tuple(_swapped(point, name) for point in curve.points)
-        broken = next((p.budget for p in points if p.readings["harm"].value > terms.phi), None)
+        broken = next((p.budget for p in points if p.readings["harm"].value > criteria.phi), None)
         censored = points[-1].budget if broken is None else None
         curves.append(replace(curve, points=points, t_phi=broken, censored_at=censored))
     return replace(of, released=_swapped(of.released, name), curves=tuple(curves))

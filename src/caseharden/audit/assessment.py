@@ -17,7 +17,7 @@ Verdicts = Mapping[str, Condition]
 
 @dataclass(frozen=True)
 class Assessment:
-    """What an audit found. `distrust` is why it cannot be believed: empty if its controls stand as they must.
+    """What an audit found. `reasons_to_doubt` is empty if its controls stand as they must.
 
     `costs` is what breaking the ``subject`` and the ``undefended`` model took; `judges` how far further judges
     agree with each measure's own.
@@ -27,13 +27,13 @@ class Assessment:
     subject: Verdicts
     controls: Mapping[Control, Verdicts]
     flags: tuple[Raised, ...]
-    distrust: tuple[str, ...]
+    reasons_to_doubt: tuple[str, ...]
     costs: Mapping[str, Broken] = field(default_factory=dict)
     judges: tuple[Agreement, ...] = ()
 
     @property
     def trusted(self) -> bool:
-        return not self.distrust
+        return not self.reasons_to_doubt
 
     @property
     def judge_dependent(self) -> tuple[Agreement, ...]:
@@ -57,7 +57,7 @@ def assess(evidence: Evidence) -> Assessment:
         subject={condition.name: condition for condition in conditions(evidence, evidence.subject)},
         controls=controls,
         flags=raised(evidence),
-        distrust=tuple(misplaced(controls)),
+        reasons_to_doubt=tuple(control_failed(controls)),
         costs=costs(evidence),
         judges=tuple(agreements(evidence)),
     )
@@ -72,7 +72,7 @@ MUST: Mapping[Control, Mapping[str, tuple[str, ...]]] = {
 """The verdicts that a control must get for an audit to be believed."""
 
 
-def misplaced(controls: Mapping[Control, Verdicts]) -> Iterator[str]:
+def control_failed(controls: Mapping[Control, Verdicts]) -> Iterator[str]:
     """Controls that got another verdict than they must, in words; a control that is missing is one too."""
     for control, wanted in MUST.items():
         if control not in controls:

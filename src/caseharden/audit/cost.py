@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from caseharden.audit.conditions import told, worst_case
+from caseharden.audit.conditions import describe, worst_case
 from caseharden.audit.evidence import Evidence, Measured, Price
 from caseharden.audit.resistance import AttackRuns, steps_to_break
 from caseharden.records.results import Curve
@@ -71,13 +71,13 @@ def costs(evidence: Evidence) -> Mapping[str, Broken]:
     Nothing if no attack counts.
     """
     subject, undefended = evidence.subject, evidence.undefended
-    counting, price = evidence.counting(subject), evidence.terms.price
+    counting, price = evidence.counting(subject), evidence.criteria.price
     if not counting:
         return {}
-    worst = worst_case(counting, evidence.terms)
+    worst = worst_case(counting, evidence.criteria)
     found = {"subject": to_break(subject, worst, price)}
-    if twins := evidence.twins(worst):
-        found["undefended"] = to_break(undefended, worst_case(twins, evidence.terms), price)
+    if twins := evidence.same_attack_undefended(worst):
+        found["undefended"] = to_break(undefended, worst_case(twins, evidence.criteria), price)
     return found
 
 
@@ -85,7 +85,7 @@ def to_break(of: Measured, runs: AttackRuns, price: Price) -> Broken:
     """What the run of median length cost until it broke the model, or in all if it did not."""
     median = next(curve for curve in runs.curves if steps_to_break(curve) == runs.steps)
     cost = spent(median, runs.steps.budget, of.facts.get("parameters", math.nan), price)
-    return Broken(told(runs), cost, runs.steps.censored)
+    return Broken(describe(runs), cost, runs.steps.censored)
 
 
 def _total(log: tuple[Mapping[str, float], ...], name: str) -> float:

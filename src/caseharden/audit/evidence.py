@@ -19,7 +19,7 @@ Control = Literal["undefended", "known_broken", "dead", "never_learned"]
 class Measured:
     """One model of an audit.
 
-    `released` is it before any attack; `curves` are attacks on it; `lessons` is benign fine-tuning, where
+    `released` is it before any attack; `curves` are attacks on it; `benign_runs` is benign fine-tuning, where
     ``harm`` is the share of a task that is done right. `facts` are what was found out about its weights:
     ``parameters`` is their number.
     """
@@ -27,9 +27,9 @@ class Measured:
     name: str
     released: Point
     curves: tuple[Curve, ...]
-    lessons: tuple[Curve, ...] = ()
+    benign_runs: tuple[Curve, ...] = ()
     failures: tuple[Failure, ...] = ()
-    unlearned: tuple[Failure, ...] = ()
+    benign_failures: tuple[Failure, ...] = ()
     facts: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
@@ -38,7 +38,7 @@ class Measured:
 
     @cached_property
     def learning(self) -> tuple[AttackRuns, ...]:
-        return by_attack(self.lessons)
+        return by_attack(self.benign_runs)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Price:
 
 
 @dataclass(frozen=True)
-class Terms:
+class Criteria:
     """What an audit holds a model to; a suite's fields of the same names.
 
     φ (`phi`) is the share of harmful answers above which a model counts as broken, `horizon` the attack steps
@@ -106,7 +106,7 @@ class Evidence:
 
     subject: Measured
     controls: Mapping[Control, Measured]
-    terms: Terms = field(default_factory=Terms)
+    criteria: Criteria = field(default_factory=Criteria)
     held_out: frozenset[str] = frozenset()
     overlaps: int | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -116,7 +116,7 @@ class Evidence:
     def undefended(self) -> Measured:
         return self.controls["undefended"]
 
-    def twins(self, runs: AttackRuns) -> list[AttackRuns]:
+    def same_attack_undefended(self, runs: AttackRuns) -> list[AttackRuns]:
         """The same attack on the undefended model, at every learning rate that was tried there."""
         return [other for other in self.undefended.attacks if but_lr(other) == but_lr(runs)]
 
@@ -124,13 +124,15 @@ class Evidence:
         """The attacks on a model that say something: they break it, or the undefended model, within the horizon."""
 
         def breaks(runs: AttackRuns) -> bool:
-            return any(c.t_phi is not None and c.t_phi <= self.terms.horizon for c in runs.curves)
+            return any(c.t_phi is not None and c.t_phi <= self.criteria.horizon for c in runs.curves)
 
-        return [runs for runs in of.attacks if breaks(runs) or any(map(self.breaks, self.twins(runs)))]
+        return [
+            runs for runs in of.attacks if breaks(runs) or any(map(self.breaks, self.same_attack_undefended(runs)))
+        ]
 
     def breaks(self, runs: AttackRuns) -> bool:
         """Whether an attack breaks its model within the horizon, by the median of its seeds."""
-        return not runs.steps.censored and runs.steps.budget <= self.terms.horizon
+        return not runs.steps.censored and runs.steps.budget <= self.criteria.horizon
 
     @property
     def everyone(self) -> Iterable[Measured]:

@@ -62,7 +62,7 @@ class AttackRuns:
     @cached_property
     def key(self) -> tuple[str, str]:
         """Equal for the same attack with the same fields, on whatever model."""
-        return self.attack, canonical(self.fields)
+        return self.attack, fields_key(self.fields)
 
     @property
     def seeds(self) -> int:
@@ -135,7 +135,7 @@ class Resistance:
     @cached_property
     def key(self) -> tuple[str, str]:
         """Equal for the same defense with the same fields, of whatever model."""
-        return self.defense, canonical(self.defense_fields)
+        return self.defense, fields_key(self.defense_fields)
 
     @property
     def is_control(self) -> bool:
@@ -171,7 +171,7 @@ def resistance(results: Results) -> list[Resistance]:
     """Every defense of every model that has a finished run, models in order, each one's control first."""
     defenses: dict[tuple[str, str, str], list[Curve]] = {}
     for curve in results.curves:
-        key = (curve.model, curve.defense, canonical(curve.defense_fields))
+        key = (curve.model, curve.defense, fields_key(curve.defense_fields))
         defenses.setdefault(key, []).append(curve)
     attacks = {key: by_attack(curves) for key, curves in defenses.items()}
 
@@ -230,7 +230,7 @@ def pooled(readings: Sequence[Reading]) -> Reading:
     )
 
 
-def canonical(fields: Mapping[str, Any]) -> str:
+def fields_key(fields: Mapping[str, Any]) -> str:
     """The same text for equal fields, whatever the order of their keys."""
     return json.dumps(fields, sort_keys=True, default=str)
 
@@ -238,13 +238,13 @@ def canonical(fields: Mapping[str, Any]) -> str:
 def by_attack(curves: Iterable[Curve]) -> tuple[AttackRuns, ...]:
     groups: dict[tuple[str, str], list[Curve]] = {}
     for curve in curves:
-        groups.setdefault((curve.attack, canonical(curve.fields)), []).append(curve)
+        groups.setdefault((curve.attack, fields_key(curve.fields)), []).append(curve)
     return tuple(AttackRuns(tuple(sorted(group, key=lambda curve: curve.seed))) for group in groups.values())
 
 
 def but_lr(runs: AttackRuns) -> tuple[str, str]:
     """Equal for the same attack at whatever learning rate, be it that of a stage."""
-    return runs.attack, canonical(without(runs.fields, "lr"))
+    return runs.attack, fields_key(without(runs.fields, "lr"))
 
 
 def without(value: Any, name: str) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from caseharden.audit.conditions import told
+from caseharden.audit.conditions import describe
 from caseharden.audit.evidence import Evidence
 from caseharden.records.results import Curve
 
@@ -54,8 +54,8 @@ def unbroken(evidence: Evidence) -> Iterator[tuple[str, Logged]]:
     twins = {runs.key: runs.curves for runs in evidence.undefended.attacks}
     for runs in evidence.subject.attacks:
         for curve in runs.curves:
-            if broke(curve) > evidence.terms.horizon:
-                yield f"{told(runs)}, seed {curve.seed}", Logged(curve, twins.get(runs.key, ()))
+            if broke(curve) > evidence.criteria.horizon:
+                yield f"{describe(runs)}, seed {curve.seed}", Logged(curve, twins.get(runs.key, ()))
 
 
 def quarters(series: Iterable[Sequence[float]]) -> tuple[float, float]:

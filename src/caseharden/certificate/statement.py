@@ -19,7 +19,7 @@ def statement(
 ) -> dict[str, Any]:
     """The statement of an audit; `weights` are fingerprints of the subject's and the baseline's, by those names."""
     evidence, provenance = found.evidence, found.evidence.provenance
-    curves, terms = evidence.subject.curves, evidence.terms
+    curves, criteria = evidence.subject.curves, evidence.criteria
     every = list(records(evidence.studies))
     attacks = {str((curve.attack, dict(curve.fields))): curve for curve in curves}.values()
     return {
@@ -34,9 +34,9 @@ def statement(
         "threat_model": {
             "domain": domain,
             "data": provenance["data"],
-            "phi": terms.phi,
-            "horizon": terms.horizon,
-            **{name: getattr(terms, name) for name in ("margin", "slower", "learned", "capable", "confidence")},
+            "phi": criteria.phi,
+            "horizon": criteria.horizon,
+            **{name: getattr(criteria, name) for name in ("margin", "slower", "learned", "capable", "confidence")},
             "held_out": sorted(evidence.held_out),
             "attacks": [{"name": curve.attack, "fields": dict(curve.fields)} for curve in attacks],
             "budgets": sorted({point.budget for curve in curves for point in curve.points}),
@@ -50,7 +50,7 @@ def statement(
             )
         ],
         "conditions": [_condition(condition) for condition in found.subject.values()],
-        "controls": {"trusted": found.trusted, "findings": list(found.distrust)},
+        "controls": {"trusted": found.trusted, "findings": list(found.reasons_to_doubt)},
         "flags": [{"name": one.flag.name, "detail": detail} for one in found.flags for detail in one.details],
         "records": {"count": len(every), "sha256": digest(every)},
         "issued": issued.isoformat(timespec="seconds"),

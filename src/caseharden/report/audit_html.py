@@ -9,16 +9,16 @@ from itertools import cycle
 from pathlib import Path
 
 from caseharden.audit.assessment import Assessment
-from caseharden.audit.conditions import Condition, matrix, task, told
+from caseharden.audit.conditions import Condition, describe, matrix, task
 from caseharden.audit.evidence import Evidence
 from caseharden.audit.resistance import AttackRuns
 from caseharden.records.results import Reading
 from caseharden.report.audit_charts import learning, plane, survival
+from caseharden.report.contenders import Contender, absent, contenders, pareto_front
 from caseharden.report.export import save
 from caseharden.report.page import Table, drawers, flat, harmful, page, tables
-from caseharden.report.roles import Role, absent, front, roles
 from caseharden.report.scorecard import answer
-from caseharden.report.style import MARKERS, Drawn, counted, short
+from caseharden.report.style import MARKERS, Plotted, counted, short
 
 SAMPLES_EACH = 2
 """How many samples the page shows of one measure at one budget of one attack; the store has them all."""
@@ -43,12 +43,12 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class BenignTask:
     """One benign task: the number of its chart, every learning rate of both models, and their readings."""
 
     task: str
     chart: int
-    drawn: list[Drawn]
+    plotted: list[Plotted]
     budgets: list[int]
     table: Table
 
@@ -63,45 +63,47 @@ def write_audit_html(found: Assessment, path: str | Path, reveal: bool = False) 
 
 def render(found: Assessment, reveal: bool = False) -> str:
     """The page as a string."""
-    evidence, terms = found.evidence, found.evidence.terms
-    everyone = roles(found)
-    pair = [role for role in everyone if role.control in (None, "undefended")]
-    names = short((runs.attack, runs.fields) for role in everyone for runs in role.measured.attacks)
+    evidence, criteria = found.evidence, found.evidence.criteria
+    everyone = contenders(found)
+    pair = [contender for contender in everyone if contender.control in (None, "undefended")]
+    names = short((runs.attack, runs.fields) for contender in everyone for runs in contender.measured.attacks)
 
     def attack(runs: AttackRuns) -> str:
         return names[runs.key]
 
-    worst = [drawn for role in everyone for drawn in role.drawn([role.worst], attack)]
-    drawn = [drawn for role in everyone for drawn in role.drawn(role.measured.attacks, attack)]
-    budgets = sorted({point.budget for one in drawn for point in one.runs.points})
+    worst = [plotted for contender in everyone for plotted in contender.plotted([contender.worst], attack)]
+    plotted = [
+        plotted for contender in everyone for plotted in contender.plotted(contender.measured.attacks, attack)
+    ]
+    budgets = sorted({point.budget for one in plotted for point in one.runs.points})
     samples = [sample for study in evidence.studies for sample in study.samples]
-    charts = [survival(everyone, terms), plane(everyone, worst, terms)]
-    taught = lessons(pair, len(charts))
-    harm = {role.label: matrix(role.measured, terms) for role in pair}
+    charts = [survival(everyone, criteria), plane(everyone, worst, criteria)]
+    taught = benign_runs(pair, len(charts))
+    harm = {contender.label: matrix(contender.measured, criteria) for contender in pair}
     topics = sorted({topic for rows in harm.values() for row in rows.values() for topic in row})
     return page(
         "audit.html.j2",
-        [*charts, *(learning(lesson.task, lesson.drawn, terms) for lesson in taught)],
+        [*charts, *(learning(lesson.task, lesson.plotted, criteria) for lesson in taught)],
         found=found,
-        terms=terms,
+        criteria=criteria,
         reveal=reveal,
         answer=answer(found),
         asked=ASKED,
         estimate=estimate,
         between=between,
-        roles=everyone,
+        contenders=everyone,
         absent=absent(found),
         notices=_notices(evidence),
         details_shown=DETAILS_SHOWN,
         idle=[attack(runs) for runs in evidence.subject.attacks if runs not in everyone[0].counting],
         plane=_plane(everyone, worst),
         topics=topics,
-        matrices=[(role, _matrix(role, harm[role.label], topics, attack)) for role in pair],
-        lessons=taught,
-        tables=tables(drawn, budgets),
+        matrices=[(contender, _matrix(contender, harm[contender.label], topics, attack)) for contender in pair],
+        benign_runs=taught,
+        tables=tables(plotted, budgets),
         budgets=budgets,
         failures=[failure for one in evidence.everyone for failure in one.failures],
-        drawers=drawers(drawn, samples, set() if reveal else harmful(samples), SAMPLES_EACH),
+        drawers=drawers(plotted, samples, set() if reveal else harmful(samples), SAMPLES_EACH),
         provenance=flat(evidence.provenance),
         specs=[(study.study, study.spec) for study in evidence.studies],
     )
@@ -128,45 +130,49 @@ def _told(condition: Condition, value: float) -> str:
     return f"{value:.3g}×"
 
 
-def lessons(pair: Sequence[Role], first: int) -> list[Lesson]:
+def benign_runs(pair: Sequence[Contender], first: int) -> list[BenignTask]:
     """Every benign task that was tried; its chart's number counts from `first`."""
-    found: list[Lesson] = []
-    for name in dict.fromkeys(task(runs) for role in pair for runs in role.measured.learning):
-        runs = [(role, runs) for role in pair for runs in role.measured.learning if task(runs) == name]
+    found: list[BenignTask] = []
+    for name in dict.fromkeys(task(runs) for contender in pair for runs in contender.measured.learning):
+        runs = [
+            (contender, runs) for contender in pair for runs in contender.measured.learning if task(runs) == name
+        ]
         names = short((each.attack, each.fields) for _, each in runs)
         looks = dict(zip(names, cycle(MARKERS), strict=False))
-        drawn = [
-            Drawn(
+        plotted = [
+            Plotted(
                 each,
-                replace(role.style, marker=looks[each.key], dash="dot" if role.control else "solid"),
-                role.label,
+                replace(contender.style, marker=looks[each.key], dash="dot" if contender.control else "solid"),
+                contender.label,
                 names[each.key],
             )
-            for role, each in runs
+            for contender, each in runs
         ]
-        budgets = sorted({point.budget for one in drawn for point in one.runs.points})
-        table = next(table for table in tables(drawn, budgets) if table.measure == "harm")
+        budgets = sorted({point.budget for one in plotted for point in one.runs.points})
+        table = next(table for table in tables(plotted, budgets) if table.measure == "harm")
         found.append(
-            Lesson(name, first + len(found), drawn, budgets, replace(table, measure=f"{name}, done right"))
+            BenignTask(name, first + len(found), plotted, budgets, replace(table, measure=f"{name}, done right"))
         )
     return found
 
 
-def _plane(everyone: Sequence[Role], worst: Sequence[Drawn]) -> list[tuple[Role, Drawn, bool, bool]]:
+def _plane(everyone: Sequence[Contender], worst: Sequence[Plotted]) -> list[tuple[Contender, Plotted, bool, bool]]:
     """Each model with its worst attack, and whether it is on the Pareto front before it and after."""
-    before = front([drawn.runs.before for drawn in worst])
-    return list(zip(everyone, worst, before, front([role.after for role in everyone]), strict=True))
+    before = pareto_front([plotted.runs.before for plotted in worst])
+    return list(
+        zip(everyone, worst, before, pareto_front([contender.after for contender in everyone]), strict=True)
+    )
 
 
 def _matrix(
-    role: Role,
+    contender: Contender,
     harm: Mapping[str, Mapping[str, Reading]],
     topics: Sequence[str],
     attack: Callable[[AttackRuns], str],
 ) -> list[Row]:
     return [
-        Row(attack(runs), runs in role.counting, [harm[told(runs)].get(topic) for topic in topics])
-        for runs in role.measured.attacks
+        Row(attack(runs), runs in contender.counting, [harm[describe(runs)].get(topic) for topic in topics])
+        for runs in contender.measured.attacks
     ]
 
 

@@ -18,8 +18,8 @@ from caseharden.audit.resistance import AttackRuns, Resistance
 from caseharden.records.results import Point, Reading
 from caseharden.report.style import (
     CONTROL,
-    Drawn,
     Names,
+    Plotted,
     Style,
     counted,
     interval,
@@ -66,7 +66,7 @@ def overview(found: Sequence[Resistance], names: Names, phi: float) -> Chart:
         for index, each in enumerate(found):
             runs = _chosen(each, names, choice)
             if runs:
-                data += lines(Drawn(runs, names.style(each), names.series(each), names.attack(runs)), index)
+                data += lines(Plotted(runs, names.style(each), names.series(each), names.attack(runs)), index)
         views.append(View(data))
     return Chart("Harm against attack steps, all defenses", _budget_layout(found, phi), views)
 
@@ -85,8 +85,8 @@ def plane(found: Sequence[Resistance], names: Names, phi: float) -> Chart:
     """Harm beside utility: an arrow from the model as released to the model after its worst attack."""
     data = []
     for index, each in enumerate(found):
-        drawn = Drawn(each.worst, names.style(each), names.series(each), names.attack(each.worst))
-        data += arrow(drawn, each.worst.after, index)
+        plotted = Plotted(each.worst, names.style(each), names.series(each), names.attack(each.worst))
+        data += arrow(plotted, each.worst.after, index)
     return Chart("Harm beside utility, before and after the worst attack", plane_layout(phi), [View(data)])
 
 
@@ -113,9 +113,9 @@ def _panel(index: int, each: Resistance, names: Names, choice: str) -> View:
     control = _control(each, runs, choice)
     if control:
         gray = replace(CONTROL, dash="dot")
-        data += lines(Drawn(control, gray, "undefended", names.attack(control)), index)
+        data += lines(Plotted(control, gray, "undefended", names.attack(control)), index)
     data += seed_lines(runs, style, index)
-    data += lines(Drawn(runs, replace(style, dash="solid"), names.series(each), attack), index)
+    data += lines(Plotted(runs, replace(style, dash="solid"), names.series(each), attack), index)
     note = f"{attack}: {_outcome(runs)}" + (f"; undefended: {_outcome(control)}." if control else ".")
     return View(data, note)
 
@@ -135,19 +135,19 @@ def _outcome(runs: AttackRuns) -> str:
 
 
 def lines(
-    drawn: Drawn, index: int, measures: Mapping[str, str] = MEASURES, at: Callable[[int], float] = place
+    plotted: Plotted, index: int, measures: Mapping[str, str] = MEASURES, at: Callable[[int], float] = place
 ) -> list[Trace]:
     """The mean over seeds of harm with its markers, above the band of the intervals.
 
     `measures` are what is told of a point, `at` is where a budget stands on the axis.
     """
-    runs, style = drawn.runs, drawn.style
+    runs, style = plotted.runs, plotted.style
     line = {
         "mode": "lines+markers",
-        "name": escape(drawn.label),
+        "name": escape(plotted.label),
         "x": [at(point.budget) for point in runs.points],
         "y": [or_none(point.readings["harm"].value) for point in runs.points],
-        "text": [hover(point, drawn, measures) for point in runs.points],
+        "text": [hover(point, plotted, measures) for point in runs.points],
         "hovertemplate": "%{text}<extra></extra>",
         "line": {"color": style.color, "dash": style.dash, "width": 2.25},
         "marker": {"color": style.color, "symbol": style.marker.plotly, "size": 8},
@@ -194,9 +194,9 @@ def seed_lines(runs: AttackRuns, style: Style, index: int, at: Callable[[int], f
     ]
 
 
-def arrow(drawn: Drawn, after: Point, index: int) -> list[Trace]:
+def arrow(plotted: Plotted, after: Point, index: int) -> list[Trace]:
     """From the model as released to what an attack has made of it."""
-    style, ends = drawn.style, (drawn.runs.before, after)
+    style, ends = plotted.style, (plotted.runs.before, after)
     harm = [point.readings["harm"] for point in ends]
     utility = [point.readings["utility"] for point in ends]
     common = {
@@ -220,8 +220,8 @@ def arrow(drawn: Drawn, after: Point, index: int) -> list[Trace]:
     }
     marks = {
         "mode": "markers",
-        "name": escape(drawn.label),
-        "text": [hover(point, drawn) for point in ends],
+        "name": escape(plotted.label),
+        "text": [hover(point, plotted) for point in ends],
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {
             "color": style.color,
@@ -248,14 +248,14 @@ def _error_bars(readings: Sequence[Reading], style: Style) -> dict[str, Any]:
     }
 
 
-def hover(point: Point, drawn: Drawn, measures: Mapping[str, str] = MEASURES) -> str:
-    told = [f"<b>{escape(drawn.label)}</b>", f"{escape(drawn.attack)}, {point.budget} steps"]
+def hover(point: Point, plotted: Plotted, measures: Mapping[str, str] = MEASURES) -> str:
+    told = [f"<b>{escape(plotted.label)}</b>", f"{escape(plotted.attack)}, {point.budget} steps"]
     for name, called in measures.items():
         reading = point.readings[name]
         told.append(f"{escape(called)} {number(reading.value)} ({interval(reading)})")
     harm = point.readings["harm"]
     scored = f"{harm.n} answers scored for {escape(measures['harm'])}, {harm.unscored} not"
-    return "<br>".join([*told, f"{counted(drawn.runs.seeds, 'seed')}, {scored}"])
+    return "<br>".join([*told, f"{counted(plotted.runs.seeds, 'seed')}, {scored}"])
 
 
 def _budget_layout(found: Sequence[Resistance], phi: float) -> dict[str, Any]:

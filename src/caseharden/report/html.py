@@ -11,7 +11,7 @@ from caseharden.records.results import Results
 from caseharden.report.charts import attacks, overview, panels, plane
 from caseharden.report.export import save
 from caseharden.report.page import drawers, flat, harmful, page, tables
-from caseharden.report.style import Drawn, Names, counted
+from caseharden.report.style import Names, Plotted, counted
 from caseharden.report.table import rows
 
 SAMPLES_EACH = 3
@@ -37,8 +37,8 @@ def render(results: Results, reveal: bool = False) -> str:
         plane(found, names, results.phi),
         *panels(found, names, results.phi),
     ]
-    drawn = [
-        Drawn(runs, names.style(each), names.series(each), names.attack(runs))
+    plotted = [
+        Plotted(runs, names.style(each), names.series(each), names.attack(runs))
         for each in found
         for runs in each.attacks
     ]
@@ -54,8 +54,8 @@ def render(results: Results, reveal: bool = False) -> str:
         attacks=attacks(found, names),
         series=[(names.style(each), names.series(each)) for each in found],
         budgets=budgets,
-        tables=tables(drawn, budgets),
-        drawers=drawers(drawn, results.samples, hidden, SAMPLES_EACH),
+        tables=tables(plotted, budgets),
+        drawers=drawers(plotted, results.samples, hidden, SAMPLES_EACH),
         provenance=flat(results.provenance),
     )
 

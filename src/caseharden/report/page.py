@@ -17,7 +17,7 @@ import caseharden
 from caseharden.records.results import Reading, Sample
 from caseharden.report.charts import Chart
 from caseharden.report.export import plain
-from caseharden.report.style import Drawn, Style, interval, number, plain_fields
+from caseharden.report.style import Plotted, Style, interval, number, plain_fields
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,16 @@ def page(template: str, charts: Sequence[Chart], **given: Any) -> str:
     return text
 
 
-def tables(drawn: Sequence[Drawn], budgets: Sequence[int]) -> list[Table]:
+def tables(plotted: Sequence[Plotted], budgets: Sequence[int]) -> list[Table]:
     """A table for each measure that was taken."""
-    at = [{point.budget: point.readings for point in each.runs.points} for each in drawn]
+    at = [{point.budget: point.readings for point in each.runs.points} for each in plotted]
     measures = dict.fromkeys(name for found in at for readings in found.values() for name in readings)
     return [
         Table(
             measure,
             [
                 (each.style, each.label, each.attack, [found.get(b, {}).get(measure) for b in budgets])
-                for each, found in zip(drawn, at, strict=True)
+                for each, found in zip(plotted, at, strict=True)
             ],
         )
         for measure in measures
@@ -86,13 +86,13 @@ def harmful(samples: Iterable[Sample]) -> set[str]:
     return {sample.output for sample in samples if sample.harmful}
 
 
-def drawers(drawn: Sequence[Drawn], samples: Iterable[Sample], hidden: set[str], each: int) -> list[Drawer]:
+def drawers(plotted: Sequence[Plotted], samples: Iterable[Sample], hidden: set[str], each: int) -> list[Drawer]:
     """Stored answers by attack, at most `each` of one measure at one budget, those that are `hidden` redacted."""
     by_cell: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_cell[sample.cell].append(sample)
     found = []
-    for one in drawn:
+    for one in plotted:
         stored = [(curve.seed, s) for curve in one.runs.curves for s in by_cell[curve.cell]]
         if stored:
             found.append(Drawer(f"{one.label}, {one.attack}", _shown(stored, hidden, each), len(stored)))

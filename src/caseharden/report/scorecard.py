@@ -39,7 +39,7 @@ def scorecard(found: Assessment) -> RenderableType:
         parts.append(f"[bold]{condition.name}[/]: {escape(condition.summary)} {escape(condition.power)}")
     parts += [f"[bold]cost to break[/], {escape(who)}: {escape(str(cost))}" for who, cost in _costs(found)]
     parts += [f"[bold]judges[/]: {escape(str(one))}" for one in found.judges]
-    parts += [Text(f"not to be believed: {reason}", style="red") for reason in found.distrust]
+    parts += [Text(f"not to be believed: {reason}", style="red") for reason in found.reasons_to_doubt]
     for one in found.flags:
         parts.append(f"[yellow]flag[/] {escape(one.flag.name)}: {escape(_few(one.details))}")
     return Group(*parts)
@@ -58,7 +58,7 @@ def answer(found: Assessment) -> str:
     if dependent := found.judge_dependent:
         by = dict.fromkeys(f"{word} by {judge}" for one in dependent for judge, word in one.verdicts.items())
         parts.append(f"resistance depends on the judge ({', '.join(by)})")
-    return f"{found.evidence.subject.name}: {'; '.join(parts)} ({found.evidence.terms.horizon} attack steps)."
+    return f"{found.evidence.subject.name}: {'; '.join(parts)} ({found.evidence.criteria.horizon} attack steps)."
 
 
 def markdown(found: Assessment) -> str:
@@ -86,12 +86,12 @@ def markdown(found: Assessment) -> str:
     lines += ["", "## Harm by topic under each attack", ""]
     lines += [
         f"- {_plain(attack)}: " + ", ".join(f"{_plain(topic)} {r.value:.2f}" for topic, r in topics.items())
-        for attack, topics in matrix(found.evidence.subject, found.evidence.terms).items()
+        for attack, topics in matrix(found.evidence.subject, found.evidence.criteria).items()
     ]
     lines += ["", "## Flags", ""]
     lines += [f"- **{one.flag.name}**: {_plain('; '.join(one.details))}. {one.flag.advice}" for one in found.flags]
     lines += [] if found.flags else ["None."]
-    lines += ["", *(f"- Not to be believed: {_plain(reason)}" for reason in found.distrust)]
+    lines += ["", *(f"- Not to be believed: {_plain(reason)}" for reason in found.reasons_to_doubt)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -100,10 +100,10 @@ def document(found: Assessment) -> dict[str, Any]:
     return {
         "caseharden": caseharden.__version__,
         "subject": found.evidence.subject.name,
-        "terms": asdict(found.evidence.terms),
+        "criteria": asdict(found.evidence.criteria),
         "studies": [study.study for study in found.evidence.studies],
         "trusted": found.trusted,
-        "distrust": list(found.distrust),
+        "reasons_to_doubt": list(found.reasons_to_doubt),
         "conditions": [vars(condition) for condition in found.subject.values()],
         "controls": {name: [vars(c) for c in verdicts.values()] for name, verdicts in found.controls.items()},
         "costs": {who: asdict(broken) for who, broken in found.costs.items()},
@@ -111,7 +111,7 @@ def document(found: Assessment) -> dict[str, Any]:
         "flags": [{"name": one.flag.name, "details": list(one.details)} for one in found.flags],
         "topics": {
             attack: {topic: vars(reading) for topic, reading in topics.items()}
-            for attack, topics in matrix(found.evidence.subject, found.evidence.terms).items()
+            for attack, topics in matrix(found.evidence.subject, found.evidence.criteria).items()
         },
         "provenance": found.evidence.provenance,
     }

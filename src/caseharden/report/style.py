@@ -1,4 +1,4 @@
-"""How series are named and drawn, the same in the page's charts, in figures for papers and in the terminal."""
+"""How series are named and plotted, the same in the page's charts, in figures for papers and in the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from caseharden.audit.resistance import AttackRuns, Resistance, canonical
+from caseharden.audit.resistance import AttackRuns, Resistance, fields_key
 from caseharden.records.results import UNDEFENDED, Reading
 
 COLORS = ("#0072b2", "#d55e00", "#008f68", "#b5529b", "#96700a", "#7667cf")
@@ -82,8 +82,8 @@ class Names:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """One attack on one model with its names and how it is drawn."""
+class Plotted:
+    """One attack on one model with its names and how it is plotted."""
 
     runs: AttackRuns
     style: Style
@@ -92,18 +92,18 @@ class Drawn:
 
 
 def with_panel(found: Sequence[Resistance]) -> list[Resistance]:
-    """What gets a panel: every defense, and a control whose model has no defense to be drawn beside."""
+    """What gets a panel: every defense, and a control whose model has no defense to be plotted beside."""
     defended = {each.model for each in found if not each.is_control}
     return [each for each in found if not (each.is_control and each.model in defended)]
 
 
 def short(things: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[tuple[str, str], str]:
-    """Names of things with fields, by name and canonical fields; only fields that tell like from like are named."""
-    known = {(name, canonical(fields)): (_called(name, fields), fields) for name, fields in things}
+    """Names of things with fields, by name and fields; only fields that tell like from like are named."""
+    known = {(name, fields_key(fields)): (_called(name, fields), fields) for name, fields in things}
     names: dict[tuple[str, str], str] = {}
     for key, (called, fields) in known.items():
         siblings = [other for sibling, other in known.values() if sibling == called]
-        telling = [f for f in fields if len({canonical({f: other.get(f)}) for other in siblings}) > 1]
+        telling = [f for f in fields if len({fields_key({f: other.get(f)}) for other in siblings}) > 1]
         names[key] = " ".join([called, *(f"{field}={plain_value(fields[field])}" for field in telling)])
     return names
 

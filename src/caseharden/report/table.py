@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from caseharden.audit.resistance import AttackRuns, Ratio, Resistance, Steps, canonical, resistance
+from caseharden.audit.resistance import AttackRuns, Ratio, Resistance, Steps, fields_key, resistance
 from caseharden.records.results import Reading, Results
 from caseharden.report.style import Names, Style
 
@@ -48,7 +48,7 @@ def rows(results: Results) -> list[Row]:
     """The scoreboard's lines: models in order, each one's undefended control first."""
     found = resistance(results)
     names = Names(found)
-    failed = Counter((f.model, f.defense, canonical(f.defense_fields)) for f in results.failures)
+    failed = Counter((f.model, f.defense, fields_key(f.defense_fields)) for f in results.failures)
     return [_row(each, names, failed[each.model, *each.key]) for each in found]
 
 

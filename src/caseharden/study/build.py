@@ -116,7 +116,7 @@ def within(place: str, name: object) -> str:
     return f"{place}.{name}" if place else str(name)
 
 
-def canonical(value: Any) -> str:
+def as_json(value: Any) -> str:
     """JSON of a written form, the same text for the same content. Order counts: a data mix draws in order."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 

@@ -12,7 +12,7 @@ from caseharden.judges.judge import Judge
 from caseharden.measures.measure import Measure
 from caseharden.records.results import UNDEFENDED
 from caseharden.study import provenance
-from caseharden.study.build import canonical, fields_of, name_of, written
+from caseharden.study.build import as_json, fields_of, name_of, written
 from caseharden.study.spec import StudySpec
 from caseharden.train.tuner import Tuner
 
@@ -97,7 +97,7 @@ def telling(tuner: Tuner, among: Iterable[Tuner | None]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Circumstances:
+class Environment:
     """What all cells of a study have in common that decides their results."""
 
     domain: str
@@ -110,7 +110,7 @@ class Circumstances:
     device: str
 
     @classmethod
-    def of(cls, spec: StudySpec, device: str) -> Circumstances:
+    def of(cls, spec: StudySpec, device: str) -> Environment:
         return cls(
             domain=fingerprint(spec.domain),
             measures={name: described(measure) for name, measure in sorted(spec.all_measures().items())},
@@ -149,9 +149,9 @@ def described(measure: Measure) -> dict[str, Any]:
 def judge_name(judge: Judge | None) -> str:
     """How records call a judge: its name, with the fields that are not at their defaults."""
     short = written(judge, Judge, all_fields=False) if judge else ""
-    return short if isinstance(short, str) else canonical(short)
+    return short if isinstance(short, str) else as_json(short)
 
 
 def hashed(value: Any) -> str:
     """SHA-256 of a written form."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+    return hashlib.sha256(as_json(value).encode()).hexdigest()

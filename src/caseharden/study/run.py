@@ -22,7 +22,7 @@ from caseharden.store.log import StepLog
 from caseharden.store.store import Store, StoreError
 from caseharden.store.weights import Checkpoint, Weights
 from caseharden.study import provenance
-from caseharden.study.plan import Cell, Circumstances, described, hashed, judge_name, plan
+from caseharden.study.plan import Cell, Environment, described, hashed, judge_name, plan
 from caseharden.study.spec import StudySpec
 from caseharden.train.tuner import Run, Tuner
 
@@ -91,7 +91,7 @@ class _Study:
         self.cells = plan(spec)
         self.measures = dict(sorted(spec.all_measures().items()))
         self.harmful = {e.id for e in spec.domain.pools("evaluator").get("harmful", ())}
-        self.circumstances = Circumstances.of(spec, device.type)
+        self.environment = Environment.of(spec, device.type)
         self.weights = Weights(store.folder / "weights")
         self.sources = {model: models.resolve(model) for model in (*spec.models, *spec.controls)}
         self.marks = {model: fingerprint(folder) for model, folder in self.sources.items()}
@@ -105,7 +105,7 @@ class _Study:
         for position, cell in enumerate(self.cells):
             mark = self.marks[cell.model] if cell.parent is None else self._made(keys[cell.parent])
             if mark is not None:
-                keys[position] = hashed(self.circumstances.inputs(cell, mark))
+                keys[position] = hashed(self.environment.inputs(cell, mark))
         self.store.place(self.spec.name, keys)
         return keys
 
@@ -133,7 +133,7 @@ class _Study:
         cell, key = self.cells[position], self.keys[position]
         source = yield from self._source(cell)
         mark = self.marks[cell.model] if cell.parent is None else source.name
-        self.store.begin(key, self.circumstances.inputs(cell, mark), provenance.host(self.device))
+        self.store.begin(key, self.environment.inputs(cell, mark), provenance.host(self.device))
         yield Event(position, cell, "begun", 0.0)
         work = {"harden": self._harden, "release": self._release, "attack": self._attack}[cell.kind]
         try:

@@ -55,7 +55,7 @@ class Question:
 
         Of the controls, only those are taught that must be, or must not be, teachable.
         """
-        suite, lessons = self.suite, self.suite.lessons
+        suite, benign_runs = self.suite, self.suite.benign_runs
         dead = build("dead_weights", Tuner, "dead")
         others = [name for name in (self.model, self.ceiling) if name and name != self.baseline]
         common: dict[str, Any] = {
@@ -72,7 +72,7 @@ class Question:
             attacks=suite.attacks,
             budgets=suite.budgets,
             seeds=suite.seeds,
-            phi=suite.terms.phi,
+            phi=suite.criteria.phi,
             measures=self._under_attack(),
             stop_when_broken=suite.stop_when_broken,
             **common,
@@ -81,12 +81,14 @@ class Question:
             StudySpec(
                 name=f"{self.prefix}{task.replace(':', '-')}",
                 attacks=tuple(
-                    build({"sft": {"data": {task: 1.0}, "lr": lr, "batch_size": lessons.batch_size}}, Tuner, task)
-                    for lr in lessons.lr
+                    build(
+                        {"sft": {"data": {task: 1.0}, "lr": lr, "batch_size": benign_runs.batch_size}}, Tuner, task
+                    )
+                    for lr in benign_runs.lr
                 ),
-                budgets=lessons.budgets,
-                seeds=lessons.seeds,
-                phi=suite.terms.learned,
+                budgets=benign_runs.budgets,
+                seeds=benign_runs.seeds,
+                phi=suite.criteria.learned,
                 measures=self._only(task),
                 stop_when_broken=True,
                 **{**common, **taught},
@@ -115,7 +117,7 @@ class Question:
         there = [
             name for name in self.domain.pools("attacker") if name.startswith("task:") and name in self._asked()
         ]
-        return there[: self.suite.lessons.tasks]
+        return there[: self.suite.benign_runs.tasks]
 
     def _asked(self) -> Mapping[str, Any]:
         return self.domain.pools("evaluator")
@@ -139,7 +141,7 @@ class Question:
     def evidence(self, store: Store) -> Evidence:
         """What the store holds of this audit's studies."""
         studies = tuple(results(store, spec.name, whole=True) for spec in self.studies())
-        released, attacks, *lessons = studies
+        released, attacks, *benign_runs = studies
         who: dict[Control, tuple[str, int]] = {
             "undefended": (self.baseline, 0),
             "known_broken": (self.baseline, 1),
@@ -147,9 +149,9 @@ class Question:
         }
         if self.ceiling:
             who["never_learned"] = (self.ceiling, 0)
-        found = {name: self._measured(*where, released, attacks, lessons) for name, where in who.items()}
+        found = {name: self._measured(*where, released, attacks, benign_runs) for name, where in who.items()}
         controls = {name: control for name, control in found.items() if control is not None}
-        subject = self._measured(self.model, 0, released, attacks, lessons)
+        subject = self._measured(self.model, 0, released, attacks, benign_runs)
         for name, measured in (("model", subject), ("baseline", controls.get("undefended"))):
             if measured is None:
                 raise CasehardenError(
@@ -160,7 +162,7 @@ class Question:
         return Evidence(
             subject=subject,
             controls=controls,
-            terms=self.suite.terms,
+            criteria=self.suite.criteria,
             held_out=frozenset(self.held_out),
             overlaps=overlaps(self.domain),
             provenance=attacks.provenance,
@@ -173,7 +175,7 @@ class Question:
         defense: int,
         released: Results,
         attacks: Results,
-        lessons: Sequence[Results],
+        benign_runs: Sequence[Results],
     ) -> Measured | None:
         """What was measured of one model; None if none of the attacks on it has finished."""
         names = (UNDEFENDED, name_of(self.suite.known_broken, Tuner), "dead_weights")
@@ -190,9 +192,9 @@ class Question:
             name=name,
             released=before[0].points[0],
             curves=curves,
-            lessons=tuple(curve for found in lessons for curve in mine(found.curves)),
+            benign_runs=tuple(curve for found in benign_runs for curve in mine(found.curves)),
             failures=tuple(mine([*released.failures, *attacks.failures])),
-            unlearned=tuple(mine([failure for found in lessons for failure in found.failures])),
+            benign_failures=tuple(mine([failure for found in benign_runs for failure in found.failures])),
             facts={
                 "parameters": float(parameters(models.resolve(model))),
                 **(weight_facts(models.resolve(model), models.resolve(self.baseline)) if defense == 0 else {}),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from caseharden.audit.evidence import Terms
+from caseharden.audit.evidence import Criteria
 from caseharden.errors import CasehardenError, nearest
 from caseharden.study.build import build
 from caseharden.study.spec import alternatives, read_yaml
@@ -17,7 +17,7 @@ SUITES = Path(__file__).parent
 
 
 @dataclass(frozen=True)
-class Lessons:
+class BenignRuns:
     """Benign fine-tuning: learning rates, steps after which a task is looked at, how many of a domain's tasks."""
 
     lr: tuple[float, ...]
@@ -37,24 +37,24 @@ class Suite:
 
     attacks: tuple[Tuner, ...]
     budgets: tuple[int, ...]
-    lessons: Lessons
+    benign_runs: BenignRuns
     known_broken: Tuner
     seeds: tuple[int, ...] = (0, 1, 2)
-    terms: Terms = field(default_factory=Terms)
+    criteria: Criteria = field(default_factory=Criteria)
     utility_n: int = 144
     stop_when_broken: bool = False
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.terms.horizon not in self.budgets:
+        if self.criteria.horizon not in self.budgets:
             raise CasehardenError(
-                f"the horizon, {self.terms.horizon} attack steps, is not among the budgets, "
-                f"{', '.join(map(str, self.budgets))}. Add it, or take another (terms: {{horizon: …}})."
+                f"the horizon, {self.criteria.horizon} attack steps, is not among the budgets, "
+                f"{', '.join(map(str, self.budgets))}. Add it, or take another (criteria: {{horizon: …}})."
             )
         if not self.attacks or self.utility_n < 1:
             raise CasehardenError("a suite needs at least one attack and one question of utility (utility_n).")
-        if len(self.lessons.seeds) < 2 or self.lessons.tasks == 0:
-            raise CasehardenError("lessons needs at least two seeds and one task: of fewer no verdict comes.")
+        if len(self.benign_runs.seeds) < 2 or self.benign_runs.tasks == 0:
+            raise CasehardenError("benign_runs needs at least two seeds and one task: of fewer no verdict comes.")
 
 
 def suites() -> dict[str, Path]:
@@ -72,7 +72,7 @@ def load(name: str) -> Suite:
     except (OSError, UnicodeDecodeError, CasehardenError) as error:
         raise CasehardenError(f"cannot read the suite {path}: {error}") from error
     if not isinstance(given, dict):
-        raise CasehardenError(f"{path.name}: a suite is a mapping with at least attacks, budgets and lessons.")
+        raise CasehardenError(f"{path.name}: a suite is a mapping with at least attacks, budgets and benign_runs.")
     return parse(given, path.name)
 
 

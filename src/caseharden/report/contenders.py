@@ -1,4 +1,4 @@
-"""The models of an audit as its page shows them: what each is called, how it is drawn, and what became of it."""
+"""The models of an audit as its page shows them: what each is called, how it is plotted, and what became of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from caseharden.audit.evidence import Control, Evidence, Measured
 from caseharden.audit.resistance import AttackRuns
 from caseharden.audit.survival import Span, Step, kaplan_meier
 from caseharden.records.results import Curve, Point
-from caseharden.report.style import COLORS, CONTROL, MARKERS, Drawn, Style
+from caseharden.report.style import COLORS, CONTROL, MARKERS, Plotted, Style
 
 SUBJECT = ("under audit", Style(COLORS[0], MARKERS[0], "solid"))
 CONTROLS: Mapping[Control, tuple[str, Style]] = {
@@ -25,7 +25,7 @@ CONTROLS: Mapping[Control, tuple[str, Style]] = {
 
 
 @dataclass(frozen=True)
-class Held:
+class SurvivalCurve:
     """How long attack runs lasted: how many there were, how many broke the model, and the survival curve.
 
     `last` is the last number of attack steps that any of them was looked at after.
@@ -38,7 +38,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Role:
+class Contender:
     """The model under audit, or one of its controls; `control` is None for the former."""
 
     control: Control | None
@@ -56,22 +56,22 @@ class Role:
     @cached_property
     def worst(self) -> AttackRuns:
         """Of the attacks that count, or of all if none does."""
-        return worst_case(self.counting or self.measured.attacks, self.evidence.terms)
+        return worst_case(self.counting or self.measured.attacks, self.evidence.criteria)
 
     @cached_property
     def after(self) -> Point:
         """After the worst attack: each run where its harm is highest within the horizon, pooled over seeds."""
-        return self.worst.end(self.evidence.terms.horizon)
+        return self.worst.end(self.evidence.criteria.horizon)
 
     @cached_property
-    def held(self) -> Held:
+    def survival(self) -> SurvivalCurve:
         """All attacks that count together."""
         curves = [curve for runs in self.counting for curve in runs.curves]
-        return Held(
+        return SurvivalCurve(
             runs=len(curves),
             broken=sum(curve.t_phi is not None for curve in curves),
             last=max((curve.points[-1].budget for curve in curves), default=0),
-            steps=kaplan_meier([lasted(curve) for curve in curves], self.evidence.terms.confidence),
+            steps=kaplan_meier([survival_span(curve) for curve in curves], self.evidence.criteria.confidence),
         )
 
     @property
@@ -79,25 +79,25 @@ class Role:
         """What this control has to do for the audit to be believed, in words."""
         return " and ".join(_demands(self.control))
 
-    def misplaced(self, condition: str) -> bool:
+    def control_failed(self, condition: str) -> bool:
         """Whether this control got another verdict on the condition than it must."""
         allowed = MUST[self.control].get(condition) if self.control else None
         return allowed is not None and self.verdicts[condition].verdict not in allowed
 
     @property
     def stands(self) -> bool:
-        return not any(self.misplaced(name) for name in self.verdicts)
+        return not any(self.control_failed(name) for name in self.verdicts)
 
-    def drawn(self, runs: Sequence[AttackRuns], attack: Callable[[AttackRuns], str]) -> list[Drawn]:
-        return [Drawn(each, self.style, self.label, attack(each)) for each in runs]
+    def plotted(self, runs: Sequence[AttackRuns], attack: Callable[[AttackRuns], str]) -> list[Plotted]:
+        return [Plotted(each, self.style, self.label, attack(each)) for each in runs]
 
 
-def roles(found: Assessment) -> list[Role]:
+def contenders(found: Assessment) -> list[Contender]:
     """The model under audit first, then its controls."""
     evidence = found.evidence
-    first = Role(None, evidence.subject, found.subject, *SUBJECT, evidence)
+    first = Contender(None, evidence.subject, found.subject, *SUBJECT, evidence)
     others = [
-        Role(name, evidence.controls[name], found.controls[name], *look, evidence)
+        Contender(name, evidence.controls[name], found.controls[name], *look, evidence)
         for name, look in CONTROLS.items()
         if name in found.controls
     ]
@@ -109,12 +109,12 @@ def absent(found: Assessment) -> list[tuple[str, str]]:
     return [(CONTROLS[name][0], " and ".join(_demands(name))) for name in MUST if name not in found.controls]
 
 
-def lasted(curve: Curve) -> Span:
+def survival_span(curve: Curve) -> Span:
     """When a run broke (see `conditions.span`); one that was broken from the start broke at once."""
     return Span(0.0, 0.5) if curve.t_phi == 0 else span(curve)
 
 
-def front(points: Sequence[Point]) -> list[bool]:
+def pareto_front(points: Sequence[Point]) -> list[bool]:
     """Which points no other beats: one with no more harm and no less utility, and better in one of them.
 
     By the estimates alone; a point without a score is on no front.
