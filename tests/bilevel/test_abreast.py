@@ -147,10 +147,10 @@ def test_a_defender_goes_on_with_the_attacks_that_it_held(tiny_lm, toy_domain):
 DEFENDER = """
 import sys
 from caseharden.attacks import SFT
-from caseharden.defenses.abreast import Abreast
+from caseharden.bilevel.abreast import Abreast
 from caseharden.defenses.patcher import Patcher
-from caseharden.lm import LM
-from caseharden.tuner import Run
+from caseharden.lm.lm import LM
+from caseharden.train.tuner import Run
 from toys import ToyDomain
 
 if __name__ == "__main__":

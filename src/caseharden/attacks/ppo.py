@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from caseharden.rl.advantages import gae, token_rewards, whitened
 from caseharden.rl.critic import Critic
 from caseharden.rl.loop import KLIn, Learner, Over, Rewarded
 from caseharden.rl.rewards import Scene
-from caseharden.train.optim import make_optimizer, update
+from caseharden.train.optim import Descent
 from caseharden.train.tuner import Metrics, Run
 
 
@@ -22,7 +21,7 @@ class ActorCritic(Learner):
     """A learner with a critic."""
 
     critic: Critic
-    critic_optimizer: Optimizer
+    critic_descent: Descent
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,11 @@ class PPO(Rewarded):
 
     def learner(self, run: Run) -> ActorCritic:
         critic = Critic(run.lm)  # before the policy gets adapters
-        optimizer = make_optimizer(self.optimizer, critic.parameters(), self.critic_lr)
+        descent = Descent(replace(self, lr=self.critic_lr), critic.parameters())
         learner = super().learner(run)
         run.track("critic", critic)
-        run.track("critic optimizer", optimizer)
-        return ActorCritic(**vars(learner), critic=critic, critic_optimizer=optimizer)
+        run.track("critic descent", descent)
+        return ActorCritic(**vars(learner), critic=critic, critic_descent=descent)
 
     def views(self, learner: Learner, scene: Scene) -> dict[str, Tensor]:
         assert isinstance(learner, ActorCritic)
@@ -90,5 +89,5 @@ class PPO(Rewarded):
             loss = 0.5 * (weights_BN[chunk.places, -R:] * errors_BR).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        update(learner.critic_optimizer, self.clip)
+        learner.critic_descent.step()
         return total

@@ -9,12 +9,12 @@ from caseharden.errors import CasehardenError
 from caseharden.train.adapters import LoRA
 from caseharden.train.losses import Reduction
 from caseharden.train.objectives import Objective, imitation
-from caseharden.train.optim import check_optimizer, check_schedule, make_optimizer, make_schedule, update
+from caseharden.train.optim import Descends, Descent, check_descent
 from caseharden.train.tuner import Metrics, Run
 
 
 @dataclass(frozen=True)
-class SFT:
+class SFT(Descends):
     """Fine-tune on completions, all parameters or LoRA.
 
     `data` weighs the pools of the run's domain: ``{harmful: 1}``, ``{harmful: 0.2, benign: 0.8}``,
@@ -28,43 +28,24 @@ class SFT:
     batch_size: int = 8
     max_steps: int | None = None
     n_examples: int | None = None
-    optimizer: str = "adamw"
-    schedule: str = "constant"
-    warmup: int = 0
-    weight_decay: float = 0.0
-    clip: float | None = 1.0
     max_length: int = 512
     over: Reduction = "sequence"
     lora: LoRA | None = None
 
     def __post_init__(self) -> None:
-        check_optimizer(self.optimizer)
-        check_schedule(self.schedule, self.max_steps)
-        if self.lr <= 0 or self.batch_size < 1 or (self.n_examples is not None and self.n_examples < 1):
-            raise CasehardenError(
-                f"lr={self.lr}, batch_size={self.batch_size} and n_examples={self.n_examples} must be above 0."
-            )
+        check_descent(self)
+        if self.batch_size < 1 or (self.n_examples is not None and self.n_examples < 1):
+            raise CasehardenError(f"batch_size={self.batch_size} and n_examples={self.n_examples} must be above 0.")
 
     def steps(self, run: Run) -> Iterator[Metrics]:
         objective = self.objective(run)
-        parameters = run.trainable(self.lora)
-        optimizer = make_optimizer(self.optimizer, parameters, self.lr, self.weight_decay)
-        schedule = make_schedule(self.schedule, optimizer, self.warmup, self.max_steps)
-        run.track("optimizer", optimizer)  # after the schedule was made: making it resets the learning rate
-        run.track("schedule", schedule)
+        descent = run.track("descent", Descent(self, run.trainable(self.lora)))
         batches = run.stream(self.data, self.batch_size, max_length=self.max_length, n_examples=self.n_examples)
         for step in run.range(self.max_steps):
             with run.lm.training():
                 loss = objective(batch := batches[step])
                 loss.backward()  # type: ignore[no-untyped-call]
-            norm = update(optimizer, self.clip)
-            schedule.step()
-            yield {
-                "loss": float(loss.detach()),
-                "grad_norm": norm,
-                "lr": float(schedule.get_last_lr()[0]),
-                "examples": len(batch),
-            }
+            yield {"loss": float(loss.detach()), **descent.step(), "examples": len(batch)}
 
     def objective(self, run: Run) -> Objective:
         """What a batch of examples is turned into: their completions' cross-entropy."""

@@ -18,14 +18,14 @@ from caseharden.bilevel.watch import Watch
 from caseharden.errors import CasehardenError, TrainingFailed
 from caseharden.train.gradients import add, cosine, gradient
 from caseharden.train.objectives import Aim, Asked, Imitate, StayNear
-from caseharden.train.optim import check_optimizer, check_schedule, make_optimizer, make_schedule, snapshot, update
+from caseharden.train.optim import Descends, Descent, check_descent, snapshot
 from caseharden.train.tuner import Counter, Metrics, Run, Tuner
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Patcher:
+class Patcher(Descends):
     """Wen et al. 2026 (arXiv 2606.07970).
 
     The first loop is plain safety fine-tuning. From then on an adversary, one of `adversaries`, sets out
@@ -51,16 +51,12 @@ class Patcher:
     vectors: int = 1
     attacker: Attacker = field(default_factory=InTurn)
     lr: float = 1e-4
-    optimizer: str = "adamw"
-    schedule: str = "constant"
-    clip: float | None = 1.0
     random_vector: bool = False
     watch: Watch | None = None
     keep: Keep = "device"
 
     def __post_init__(self) -> None:
-        check_optimizer(self.optimizer)
-        check_schedule(self.schedule, self.max_steps)
+        check_descent(self)
         if not self.adversaries or min(self.loops, self.attack_steps, self.defense_steps, self.vectors) < 1:
             raise CasehardenError(
                 "patcher needs at least one adversary, loop, attack step, defense step and vector."
@@ -77,10 +73,7 @@ class Patcher:
         parameters = run.trainable()
         buffer = snapshot(parameters)
         population = run.track("population", Population(self.vectors, run.lm.device))
-        optimizer = make_optimizer(self.optimizer, parameters, self.lr)
-        schedule = make_schedule(self.schedule, optimizer, 0, self.max_steps)
-        run.track("optimizer", optimizer)
-        run.track("schedule", schedule)
+        descent = run.track("descent", Descent(self, parameters))
         met = run.track("met", Counter())
         stretches = self.attacker.max_stretches
         max_age = None if stretches is None else stretches * self.defense_steps
@@ -88,18 +81,15 @@ class Patcher:
             for step in run.range(self.max_steps):
                 loop, within = divmod(step, self.defense_steps)
                 if within == 0:
-                    lr = float(schedule.get_last_lr()[0])
-                    optimizer.load_state_dict(make_optimizer(self.optimizer, parameters, lr).state_dict())
+                    descent.forget()
                 if self.alpha > 0 and loop > 0:
                     population.add(*attacks(step))
                 attack = population.draw(run.seed_for("draw", step), step, max_age)
                 met.value += attack is not None
                 if self.alpha > 0 and attack is None and loop > 1 and within == 0:
                     log.warning("step %d has no attack to meet: none has come in, or all are too old", step)
-                metrics = self.ask(step, attack, safe, benign, parameters, buffer)
-                metrics["grad_norm"] = update(optimizer, self.clip)
-                schedule.step()
-                yield metrics
+                metrics, g = self.ask(step, attack, safe, benign, parameters, buffer)
+                yield metrics | descent.step(g)
         if self.alpha > 0 and self.loops > 1 and met.value == 0:
             raise TrainingFailed(
                 "no step of patcher met a simulated attack: this was safety fine-tuning. Raise loops."
@@ -113,8 +103,8 @@ class Patcher:
         benign: Asked | None,
         parameters: Sequence[nn.Parameter],
         buffer: Sequence[Tensor],
-    ) -> Metrics:
-        """One step's gradient, of α·L_safe(θ+v) + (1−α)·L_safe(θ) + benign(θ), into the parameters."""
+    ) -> tuple[Metrics, list[Tensor]]:
+        """One step's gradient, of α·L_safe(θ+v) + (1−α)·L_safe(θ) + benign(θ)."""
         loss, g = gradient(lambda: safe(step), parameters)
         metrics = {"loss": loss}
         if attack:
@@ -127,9 +117,7 @@ class Patcher:
             del g_v
         if benign is not None:
             add(g, gradient(lambda: benign(step), parameters)[1])
-        for parameter, total in zip(parameters, g, strict=True):
-            parameter.grad = total
-        return metrics
+        return metrics, g
 
     def attack(self, run: Run, launched: int) -> Attack:
         """What an adversary, drawn anew for each `launched`, does to θ from there; or the control for it."""

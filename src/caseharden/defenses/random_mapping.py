@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from caseharden.train.objectives import Aim, Imitate, MapToRandom
-from caseharden.train.optim import check_optimizer, make_optimizer, update
+from caseharden.train.optim import Descends, Descent, check_descent
 from caseharden.train.tuner import Metrics, Run
 
 
 @dataclass(frozen=True)
-class RandomMapping:
+class RandomMapping(Descends):
     """Tamirisa et al. 2024 (arXiv 2408.00761), stage 1: `forget`, hidden states mapped to noise, beside `retain`.
 
     Chain it before TAR, or take it as a defense of its own: the weakest of those that forget. Departs from
@@ -22,19 +22,17 @@ class RandomMapping:
     retain: Aim = field(default_factory=lambda: Imitate({"benign": 2.0, "contrast": 1.0}))
     max_steps: int = 1000
     lr: float = 1e-5
-    optimizer: str = "adamw"
-    clip: float | None = 1.0
 
     def __post_init__(self) -> None:
-        check_optimizer(self.optimizer)
+        check_descent(self)
 
     def steps(self, run: Run) -> Iterator[Metrics]:
         forget, retain = self.forget.asked(run), self.retain.asked(run)
-        optimizer = run.track("optimizer", make_optimizer(self.optimizer, run.trainable(), self.lr))
+        descent = run.track("descent", Descent(self, run.trainable()))
         for step in run.range(self.max_steps):
             with run.lm.training():
                 retained = retain(step)
                 mapped = forget(step)
                 (retained + mapped).backward()  # type: ignore[no-untyped-call]
-            norm = update(optimizer, self.clip)
-            yield {"loss": float((retained + mapped).detach()), "mapped": float(mapped.detach()), "grad_norm": norm}
+            loss = float((retained + mapped).detach())
+            yield {"loss": loss, "mapped": float(mapped.detach()), **descent.step()}

@@ -15,12 +15,12 @@ from caseharden.bilevel.watch import Watch
 from caseharden.errors import CasehardenError
 from caseharden.train.gradients import add, cosine, global_norm, gradient
 from caseharden.train.objectives import Aim, Asked, Imitate, StayNear
-from caseharden.train.optim import check_optimizer, check_schedule, make_optimizer, make_schedule, update
+from caseharden.train.optim import Descends, Descent, check_descent
 from caseharden.train.tuner import Metrics, Run, Tuner
 
 
 @dataclass(frozen=True)
-class TAR:
+class TAR(Descends):
     """Tamirisa et al. 2024 (arXiv 2408.00761), Algorithm 1.
 
     Each outer step draws an adversary, lets it run `inner_steps` from θ on one half of the defender's
@@ -44,16 +44,11 @@ class TAR:
     look_every: int = 4
     look_decay: float = 0.0625
     lr: float = 2e-4
-    optimizer: str = "adamw"
-    schedule: str = "constant"
-    warmup: int = 0
-    clip: float | None = 1.0
     watch: Watch | None = None
     keep: Keep = "device"
 
     def __post_init__(self) -> None:
-        check_optimizer(self.optimizer)
-        check_schedule(self.schedule, self.max_steps)
+        check_descent(self)
         if not 1 <= self.look_every <= self.inner_steps:
             raise CasehardenError(
                 f"tar would never look: look_every is {self.look_every}, inner_steps is {self.inner_steps}."
@@ -62,26 +57,21 @@ class TAR:
     def steps(self, run: Run) -> Iterator[Metrics]:
         tamper, retain = self.tamper.asked(run.part(0, 2)), self.retain.asked(run)
         parameters = run.trainable()
-        optimizer = make_optimizer(self.optimizer, parameters, self.lr)
-        schedule = make_schedule(self.schedule, optimizer, self.warmup, self.max_steps)
-        run.track("optimizer", optimizer)
-        run.track("schedule", schedule)
+        descent = run.track("descent", Descent(self, parameters))
         for step in run.range(self.max_steps):
-            metrics = self.ask(run, step, tamper, retain, parameters)
-            metrics["grad_norm"] = update(optimizer, self.clip)
-            schedule.step()
-            yield metrics
+            metrics, g = self.ask(run, step, tamper, retain, parameters)
+            yield metrics | descent.step(g)
 
-    def ask(self, run: Run, step: int, tamper: Asked, retain: Asked, parameters: Sequence[nn.Parameter]) -> Metrics:
-        """One outer step's gradient, ∇ retain(θ) + g_TR, into the parameters."""
+    def ask(
+        self, run: Run, step: int, tamper: Asked, retain: Asked, parameters: Sequence[nn.Parameter]
+    ) -> tuple[Metrics, list[Tensor]]:
+        """One outer step's gradient, ∇ retain(θ) + g_TR."""
         g_TR, seen = self.attack(run, step, lambda: tamper(step), parameters)
         retained, g = gradient(lambda: retain(step), parameters)
         sizes = {"tamper_norm": float(global_norm(g_TR)), "retain_norm": float(global_norm(g))}
         angle = cosine(g_TR, g)
         add(g, g_TR)
-        for parameter, total in zip(parameters, g, strict=True):
-            parameter.grad = total
-        return {"loss": retained, **seen, **sizes, "cosine": angle}
+        return {"loss": retained, **seen, **sizes, "cosine": angle}, g
 
     def attack(
         self, run: Run, step: int, tamper: Callable[[], Tensor], parameters: Sequence[nn.Parameter]

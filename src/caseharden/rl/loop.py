@@ -17,8 +17,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from caseharden.data.stream import Stream
 from caseharden.errors import CasehardenError, TrainingFailed, nearest
@@ -29,7 +27,7 @@ from caseharden.rl.losses import clipped_surrogate, k3
 from caseharden.rl.rewards import Judged, Reward, Scene, Scoring
 from caseharden.rl.rollouts import Engine, Rollouts, Rows, Transformers, roll_out
 from caseharden.train.adapters import LoRA
-from caseharden.train.optim import check_optimizer, check_schedule, make_optimizer, make_schedule, update
+from caseharden.train.optim import Descends, Descent, check_descent
 from caseharden.train.tuner import Counter, Metrics, Run
 
 KLIn = Literal["loss", "reward"]
@@ -85,15 +83,14 @@ class Learner:
     run: Run
     scoring: Scoring
     reference: LM | None
-    optimizer: Optimizer
-    schedule: LRScheduler
+    descent: Descent
     prompts: Stream
     drawn: Counter
     experience: Experience
 
 
 @dataclass(frozen=True)
-class PolicyGradient(ABC):
+class PolicyGradient(Descends, ABC):
     """Policy-gradient fine-tuning on the policy's own answers; attacks and defenses differ in their defaults.
 
     Each rollout gives `updates` optimizer steps; from the second on, the ratio to the policy that wrote the
@@ -121,17 +118,12 @@ class PolicyGradient(ABC):
     kl_in: KLIn = "loss"
     entropy: float = 0.0
     resample: int = 0
-    optimizer: str = "adamw"
-    schedule: str = "constant"
-    warmup: int = 0
-    clip: float | None = 1.0
     lora: LoRA | None = None
     engine: Engine = field(default_factory=Transformers)
     forward_batch: int = 64
 
     def __post_init__(self) -> None:
-        check_optimizer(self.optimizer)
-        check_schedule(self.schedule, self.max_steps)
+        check_descent(self)
         if self.advantage not in advantages.TABLE:
             known = advantages.TABLE
             raise CasehardenError(f"there is no advantage {self.advantage!r}.{nearest(self.advantage, known)}")
@@ -141,8 +133,8 @@ class PolicyGradient(ABC):
             raise CasehardenError(
                 "prompts, max_new_tokens, updates and forward_batch must be at least 1, samples at least 2."
             )
-        if self.temperature <= 0 or self.lr <= 0:
-            raise CasehardenError(f"temperature={self.temperature} and lr={self.lr} must be above 0.")
+        if self.temperature <= 0:
+            raise CasehardenError(f"temperature={self.temperature} must be above 0.")
 
     def _has_own_credit(self) -> None:
         """For algorithms whose `credit` knows no `advantage`: raise `CasehardenError` if one is asked for."""
@@ -161,13 +153,10 @@ class PolicyGradient(ABC):
         """Everything that the loop needs; called at the run's first weights."""
         scoring = self.scoring(run)
         reference = run.reference() if self.needs_reference else None
-        optimizer = make_optimizer(self.optimizer, run.trainable(self.lora), self.lr)
-        schedule = make_schedule(self.schedule, optimizer, self.warmup, self.max_steps)
-        run.track("optimizer", optimizer)
-        run.track("schedule", schedule)
+        descent = run.track("descent", Descent(self, run.trainable(self.lora)))
         prompts = run.stream(self.data, self.prompts, n_examples=self.n_examples, answered=False)
         drawn, experience = run.track("drawn", Counter()), run.track("experience", Experience(run.lm.device))
-        return Learner(run, scoring, reference, optimizer, schedule, prompts, drawn, experience)
+        return Learner(run, scoring, reference, descent, prompts, drawn, experience)
 
     def collect(self, learner: Learner) -> Metrics:
         """Roll out, score, and hold what the next `updates` steps learn from."""
@@ -214,10 +203,7 @@ class PolicyGradient(ABC):
 
     def improve(self, learner: Learner, step: int) -> Metrics:
         """One optimizer step on what is held."""
-        metrics = self.backward(learner, step)
-        metrics["grad_norm"] = update(learner.optimizer, self.clip)
-        learner.schedule.step()
-        return metrics | {"lr": float(learner.schedule.get_last_lr()[0])}
+        return self.backward(learner, step) | learner.descent.step()
 
     def backward(self, learner: Learner, step: int) -> Metrics:
         """The loss on what is held, its gradient added to the parameters', and means over its tokens."""

@@ -1,11 +1,12 @@
-"""Optimizers and learning-rate schedules by name, the optimizer step, and the snapshot of weights."""
+"""Descent: optimizer, schedule and clipping in one; and the snapshot of weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import schedulefree
 import torch
@@ -27,51 +28,106 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 SCHEDULES = ("constant", "linear", "cosine")
 
 
-def check_optimizer(name: str) -> None:
-    """Raise `CasehardenError` for an optimizer that is not in the `OPTIMIZERS` table."""
-    if name not in OPTIMIZERS:
-        raise CasehardenError(f"there is no optimizer {name!r}.{nearest(name, OPTIMIZERS)}")
+@dataclass(frozen=True, kw_only=True)
+class Descends:
+    """How a method descends, in the fields that all methods have; each adds `lr` and `max_steps`.
+
+    `clip` bounds the gradients' global norm. A `schedule` other than ``constant`` ends at `max_steps`.
+    """
+
+    optimizer: str = "adamw"
+    schedule: str = "constant"
+    warmup: int = 0
+    weight_decay: float = 0.0
+    clip: float | None = 1.0
 
 
-def check_schedule(name: str, total: int | None) -> None:
-    """Raise `CasehardenError` for an unknown schedule, or for one that needs an end and has none."""
-    if name not in SCHEDULES:
-        raise CasehardenError(f"there is no schedule {name!r}.{nearest(name, SCHEDULES)}")
-    if name != "constant" and total is None:
-        raise CasehardenError(f"the {name} schedule needs max_steps, to know where it ends.")
+class Descending(Protocol):
+    """A method that descends: the fields of `Descends`, and its own learning rate and end."""
+
+    @property
+    def lr(self) -> float: ...
+    @property
+    def max_steps(self) -> int | None: ...
+    @property
+    def optimizer(self) -> str: ...
+    @property
+    def schedule(self) -> str: ...
+    @property
+    def warmup(self) -> int: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def clip(self) -> float | None: ...
 
 
-def make_optimizer(
-    name: str, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0
-) -> torch.optim.Optimizer:
-    """An optimizer of the `OPTIMIZERS` table, in training mode."""
-    check_optimizer(name)
-    optimizer = OPTIMIZERS[name](parameters, lr=lr, weight_decay=weight_decay)
-    if hasattr(optimizer, "train"):
-        optimizer.train()  # schedule-free averages: training weights and evaluation weights differ
-    return optimizer
+def check_descent(how: Descending) -> None:
+    """Raise `CasehardenError` for a rate, an optimizer or a schedule that cannot be."""
+    if how.lr <= 0:
+        raise CasehardenError(f"lr={how.lr} must be above 0.")
+    if how.optimizer not in OPTIMIZERS:
+        raise CasehardenError(f"there is no optimizer {how.optimizer!r}.{nearest(how.optimizer, OPTIMIZERS)}")
+    if how.schedule not in SCHEDULES:
+        raise CasehardenError(f"there is no schedule {how.schedule!r}.{nearest(how.schedule, SCHEDULES)}")
+    if how.schedule != "constant" and how.max_steps is None:
+        raise CasehardenError(f"the {how.schedule} schedule needs max_steps, to know where it ends.")
 
 
-def make_schedule(
-    name: str, optimizer: torch.optim.Optimizer, warmup: int, total: int | None
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """A schedule over `total` optimizer steps after `warmup` of them; only ``constant`` may be endless."""
-    check_schedule(name, total)
-    kind = "constant_with_warmup" if name == "constant" else name
-    schedule: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
-        kind, optimizer, num_warmup_steps=warmup, num_training_steps=total
-    )
-    return schedule
+class Descent:
+    """Optimizer, schedule and clipping of one method, made in the one right order. Track it to resume.
 
+    Making a schedule resets its optimizer's learning rate, so states are loaded only after both are made.
+    """
 
-def update(optimizer: torch.optim.Optimizer, clip: float | None) -> float:
-    """Clip the gradients' global norm to `clip`, step, clear them. Returns the norm before clipping."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    limit = clip if clip is not None else float("inf")
-    norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return float(norm)
+    def __init__(self, how: Descending, parameters: Iterable[nn.Parameter]) -> None:
+        check_descent(how)
+        self._how = how
+        self._parameters = list(parameters)
+        self.optimizer = self._fresh(how.lr)
+        self._schedule: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
+            "constant_with_warmup" if how.schedule == "constant" else how.schedule,
+            self.optimizer,
+            num_warmup_steps=how.warmup,
+            num_training_steps=how.max_steps,
+        )
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return float(self._schedule.get_last_lr()[0])
+
+    def step(self, gradient: Iterable[Tensor] | None = None) -> dict[str, float]:
+        """Clip, step, clear: with `gradient` if given, else with what the parameters have.
+
+        Reports ``grad_norm``, the global norm before clipping, and ``lr``, the rate after the schedule's step.
+        """
+        if gradient is not None:
+            for parameter, value in zip(self._parameters, gradient, strict=True):
+                parameter.grad = value
+        found = [p for p in self._parameters if p.grad is not None]
+        limit = self._how.clip if self._how.clip is not None else float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(found, limit)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._schedule.step()
+        return {"grad_norm": float(norm), "lr": self.lr}
+
+    def forget(self) -> None:
+        """Reset the optimizer's state, its moments and counts; the learning rate stays where the schedule is."""
+        self.optimizer.load_state_dict(self._fresh(self.lr).state_dict())
+
+    def _fresh(self, lr: float) -> torch.optim.Optimizer:
+        optimizer = OPTIMIZERS[self._how.optimizer](self._parameters, lr=lr, weight_decay=self._how.weight_decay)
+        if hasattr(optimizer, "train"):
+            optimizer.train()  # schedule-free averages: training weights and evaluation weights differ
+        return optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "schedule": self._schedule.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from caseharden.data.stream import Stream, derive_seed
 from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 from caseharden.lm.lm import LM
 from caseharden.train.adapters import LoRA
-from caseharden.train.optim import evaluation_weights
+from caseharden.train.optim import Descent, evaluation_weights
 
 Metrics = dict[str, float]
 """What one step reports.
@@ -215,6 +215,8 @@ class Run:
         for thing in self._tracked.values():
             if isinstance(thing, Run):
                 yield from thing._optimizers()
+            elif isinstance(thing, Descent):
+                yield thing.optimizer
             elif isinstance(thing, Optimizer):
                 yield thing
 
