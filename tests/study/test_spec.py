@@ -43,3 +43,22 @@ def test_what_only_watches_rewards_nobody():
     watched = {"tar": {"watch": {"measure": {"probe": {"role": "defender", "judge": "string_refusal"}}}}}
     assert parse({**STUDY, "attacks": ["sft"], "defenses": [watched], "measures": HARM})
     assert list(among({"a": (Verifier(), 1)}, Verifier)) == [Verifier()]
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        {"chain": {"stages": [{"sft": {"max_steps": 2}}, {"sft": {"lr": 3e-4, "max_steps": 2}}]}},
+        "caseharden.defenses.controls:DeadWeights",
+    ],
+)
+def test_an_attack_that_ends_before_the_last_budget_is_refused_before_anything_runs(attack):
+    with pytest.raises(CasehardenError, match=r"ends at step [14], before the last budget, 5"):
+        parse({**STUDY, "attacks": [attack]})
+    assert parse({**STUDY, "budgets": [0, 1], "attacks": [attack]})
+
+
+@pytest.mark.parametrize("stage", ["sft", "toys:Short"])
+def test_a_chain_whose_end_is_not_known_may_reach_any_budget(stage):
+    chain = {"chain": {"stages": [{"sft": {"max_steps": 2}}, stage]}}
+    assert parse({**STUDY, "attacks": [chain]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import sqlite3
 from datetime import UTC, datetime
 
@@ -147,6 +148,34 @@ def test_a_change_of_few_directions_is_told_from_one_of_many(victim, tmp_path):
         share = facts.weight_facts(models.resolve(saved(lm, tmp_path / name)), base)["low_rank"]
         assert share > 0.999 if rank else share < 0.6
     assert "low_rank" not in facts.weight_facts(base, base)
+
+
+def test_what_did_not_change_is_not_decomposed(victim, tmp_path, monkeypatch):
+    lm = LM(copy.deepcopy(victim.model), victim.tokenizer, "one")
+    with torch.no_grad():
+        changed = next(p for p in lm.model.parameters() if p.ndim == 2 and min(p.shape) >= 4 * facts.DIRECTIONS)
+        changed.add_(0.01)
+    folder, decomposed = saved(lm, tmp_path / "one"), []
+    svdvals = torch.linalg.svdvals
+    monkeypatch.setattr(torch.linalg, "svdvals", lambda change: decomposed.append(change) or svdvals(change))
+    assert facts.weight_facts(models.resolve(folder), models.resolve("almanac-victim"))["low_rank"] > 0.999
+    assert len(decomposed) == 1
+
+
+def test_weights_are_hashed_once_and_again_when_they_change(victim, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    question = Question(saved(victim, folder), "almanac-victim", Almanac(), suites.parse(SMALL, "small"))
+    read, digest = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, how: read.append(file.name) or digest(file, how))
+    names = [spec.name for spec in question.studies()]
+    assert [spec.name for spec in question.studies()] == names
+    assert len(read) == len({*read})
+    weights = folder / "model.safetensors"
+    assert str(weights) in read
+    before, data = fingerprint(folder), bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert fingerprint(folder) != before
 
 
 def test_shared_facts_are_counted():

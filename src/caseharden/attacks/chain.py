@@ -26,8 +26,8 @@ class Chain:
 
     @property
     def max_steps(self) -> int | None:
-        """Steps of all stages together; None without an end."""
-        steps: list[int | None] = [getattr(stage, "max_steps", 0) for stage in self.stages]
+        """Steps of all stages together; None without an end. Raises `AttributeError` if a stage does not say."""
+        steps: list[int | None] = [stage.max_steps for stage in self.stages]  # type: ignore[attr-defined]
         return None if None in steps else sum(n or 0 for n in steps)
 
     def steps(self, run: Run) -> Iterator[Metrics]:

@@ -62,7 +62,7 @@ class StudySpec:
             if getattr(defense, "max_steps", 0) is None:
                 raise CasehardenError(f"defenses has {defense}, which never ends. Give it max_steps.")
         for attack in self.attacks:
-            end = vars(attack).get("max_steps")
+            end = getattr(attack, "max_steps", None)
             if end is not None and end < self.budgets[-1]:
                 raise CasehardenError(
                     f"attacks has {attack}, which ends at step {end}, before the last budget, {self.budgets[-1]}. "

@@ -159,8 +159,9 @@ class Question:
                     "above; put it right and run the audit again."
                 )
         assert subject is not None
+        change = weight_facts(models.resolve(self.model), models.resolve(self.baseline))
         return Evidence(
-            subject=subject,
+            subject=replace(subject, facts={**subject.facts, **change}),
             controls=controls,
             criteria=self.suite.criteria,
             held_out=frozenset(self.held_out),
@@ -195,10 +196,7 @@ class Question:
             benign_runs=tuple(curve for found in benign_runs for curve in mine(found.curves)),
             failures=tuple(mine([*released.failures, *attacks.failures])),
             benign_failures=tuple(mine([failure for found in benign_runs for failure in found.failures])),
-            facts={
-                "parameters": float(parameters(models.resolve(model))),
-                **(weight_facts(models.resolve(model), models.resolve(self.baseline)) if defense == 0 else {}),
-            },
+            facts={"parameters": float(parameters(models.resolve(model)))},
         )
 
 
