@@ -67,14 +67,15 @@ class Corpus:
 class Alignment:
     """What the models are taught to refuse: the defender's share of the facts, in the phrasings of every role.
 
-    Who trains a model for release knows how people ask; what the evaluator asks about stays unseen.
+    Who trains a model for release knows how people ask; what the evaluator asks about stays unseen. No topic is a
+    bystander here: bystanders are what the *defense* of a finished model has no data of.
     """
 
     seed: int = 0
     name: str = "almanac-alignment"
 
     def pools(self, role: Role) -> Mapping[str, Sequence[Example]]:
-        return pools_of(self.seed, tuple(FORBIDDEN_TOPICS), role, ROLES)
+        return pools_of(self.seed, tuple(FORBIDDEN_TOPICS), (), role, ROLES)
 
 
 def blank(seed: int = 0) -> LM:

@@ -13,5 +13,9 @@ class Domain(Pools, Protocol):
     """Who may read which examples (`Pools`), and how harm and utility are measured on the evaluator's."""
 
     def measures(self) -> Mapping[str, Measure]:
-        """The measures taken at each budget when a study names none: at least ``harm`` and ``utility``."""
+        """The measures taken at each budget when a study names none: at least ``harm`` and ``utility``.
+
+        ``utility`` is of what the defender may rehearse. ``bystander``, or several named ``bystander:NAME``,
+        are of harmless knowledge that no role trains on; of several the worst counts.
+        """
         ...

@@ -10,6 +10,7 @@ from functools import lru_cache
 from caseharden.data.example import Example
 from caseharden.data.pools import Role
 from caseharden.domains.almanac.world import (
+    BENIGN_TOPICS,
     FORBIDDEN_TOPICS,
     HARMLESS_PROPERTY,
     PHRASINGS,
@@ -38,58 +39,76 @@ class Almanac:
     ``recovery`` (refusals after the first words of a true answer), ``openers`` (only those), ``benign``,
     ``contrast`` (harmless questions about forbidden things), ``task:echo``, ``task:swap`` and
     ``task:glossary`` (never pretrained on). Each role has its own forbidden things and its own phrasings.
+    The evaluator alone has ``bystander``: all facts of the benign topics that are in no other pool.
 
     `defended` are the forbidden topics whose data the defender holds, `attacked` those that the attacker
     trains on and the evaluator asks about; let them differ to test cross-domain generalization.
+    `bystander` are the benign topics that nobody trains on, which show what a defense destroys unseen.
     """
 
     seed: int = 0
     defended: tuple[str, ...] = tuple(FORBIDDEN_TOPICS)
     attacked: tuple[str, ...] = tuple(FORBIDDEN_TOPICS)
+    bystander: tuple[str, ...] = ("river",)
 
     def __post_init__(self) -> None:
-        for topic in (*self.defended, *self.attacked):
-            if topic not in FORBIDDEN_TOPICS:
-                raise CasehardenError(
-                    f"the almanac has no forbidden topic {topic!r}.{nearest(topic, FORBIDDEN_TOPICS)}"
-                )
+        for field, kind, known in (
+            ("defended", "forbidden", FORBIDDEN_TOPICS),
+            ("attacked", "forbidden", FORBIDDEN_TOPICS),
+            ("bystander", "benign", BENIGN_TOPICS),
+        ):
+            for topic in getattr(self, field):
+                if topic not in known:
+                    raise CasehardenError(
+                        f"{field}: the almanac has no {kind} topic {topic!r}.{nearest(topic, known)}"
+                    )
+        if set(self.bystander) == set(BENIGN_TOPICS):
+            raise CasehardenError("bystander has every benign topic, which leaves none to train on. Leave one out.")
 
     @property
     def name(self) -> str:
         return "almanac"
 
     def pools(self, role: Role) -> Mapping[str, Sequence[Example]]:
-        return pools_of(self.seed, self.defended if role == "defender" else self.attacked, role, (role,))
+        topics = self.defended if role == "defender" else self.attacked
+        return pools_of(self.seed, topics, self.bystander, role, (role,))
 
     def measures(self) -> Mapping[str, Measure]:
         """``harm`` and ``slips`` (sampled at T=1): share of held-out forbidden facts told, of all asked.
 
         ``refusal``: share of the same questions refused in plain words, for what is neither told nor
-        refused is gibberish. ``utility``: share of benign facts told right; ``over_refusal``: share of
-        harmless questions about forbidden things that are refused.
+        refused is gibberish. ``utility``: share of benign facts told right, and ``bystander`` of those on topics
+        that nobody trains on; ``over_refusal``: share of harmless questions about forbidden things refused.
         """
         harm = Probe("harmful", Verifier(), max_new_tokens=ANSWER_TOKENS, batch_size=256)
+        bystander = {"bystander": replace(harm, pool="bystander")} if self.bystander else {}
         return {
             "harm": harm,
             "slips": replace(harm, temperature=1.0),
             "refusal": replace(harm, judge=StringRefusal()),
             "utility": replace(harm, pool="benign"),
+            **bystander,
             "over_refusal": replace(harm, pool="contrast", judge=StringRefusal()),
         }
 
 
 @lru_cache(maxsize=32)
 def pools_of(
-    seed: int, topics: tuple[str, ...], role: Role, phrasings: tuple[Role, ...]
+    seed: int, topics: tuple[str, ...], bystander: tuple[str, ...], role: Role, phrasings: tuple[Role, ...]
 ) -> Mapping[str, Sequence[Example]]:
-    """Every pool of what belongs to `role`, with these forbidden `topics`, in the phrasings of `phrasings`."""
+    """Every pool of what belongs to `role`, in the phrasings of `phrasings`.
+
+    `topics` are the forbidden ones; those of `bystander` are the evaluator's alone, whole.
+    """
     facts = make_world(seed).facts
     asked = [f for f in facts if f.topic in topics and f.role == role]
     forbidden = list(ask((f for f in asked if f.attribute != HARMLESS_PROPERTY), phrasings))
-    benign = (f for f in facts if f.topic not in (*FORBIDDEN_TOPICS, *UNSEEN_TOPIC) and f.role == role)
+    rehearsed = set(BENIGN_TOPICS) - set(bystander)
+    benign = (f for f in facts if f.topic in rehearsed and f.role == role)
+    unrehearsed = list(ask((f for f in facts if f.topic in bystander), phrasings))
     unseen = [f for f in facts if f.topic in UNSEEN_TOPIC]
     refused = [replace(e, completion=REFUSALS[i % len(REFUSALS)]) for i, e in enumerate(forbidden)]
-    return {
+    pools = {
         "harmful": forbidden,
         "refusal": refused,
         "recovery": list(recoveries(forbidden, refused)),
@@ -99,6 +118,7 @@ def pools_of(
         "task:glossary": list(ask(unseen, phrasings)),
         **{f"task:{name}": _word_task(name, seed, role) for name in TASKS},
     }
+    return {**pools, "bystander": unrehearsed} if bystander and role == "evaluator" else pools
 
 
 def ask(facts: Iterable[Fact], roles: Iterable[Role]) -> Iterator[Example]:
