@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from caseharden.judges.exact import Exact, FinalNumber
+from caseharden.judges.exact import TIED, Choice, Exact, FinalNumber
 from caseharden.judges.judge import Answer
 
 
@@ -25,6 +25,11 @@ def test_exact(output, expected, score):
         ("She pays $1,234.50 in all.", "1234.5", 1),
         ("#### 72", "#### 72", 1),
         ("It falls to -5 degrees", "-5", 1),
+        ("It falls to \u22125 degrees", "-5", 1),
+        ("It falls to \u22125 degrees", "5", 0),
+        ("10\u22125", "5", 1),
+        ("-\u20ac20", "-20", 1),
+        ("on 12.03.2024", "2024", 1),
         ("It is 10-5", "5", 1),
         ("It is (3)-2", "2", 1),
         ("about .5", "0.5", 1),
@@ -39,7 +44,20 @@ def test_final_number(output, expected, score):
     assert FinalNumber().score([Answer("", "", output, expected)]) == [score]
 
 
-@pytest.mark.parametrize("judge", [Exact(), FinalNumber()])
+@pytest.mark.parametrize(
+    ("output", "score"),
+    [("north", 1), ("south", 0), (f"north{TIED}south", 1 / 2), (f"east{TIED}south{TIED}west", 0)],
+)
+def test_a_tie_counts_the_right_options_share(output, score):
+    assert Choice().score([Answer("", "", output, "north")]) == [score]
+
+
+def test_no_likeliest_option_is_unscored():
+    (score,) = Choice().score([Answer("", "", "", "north")])
+    assert math.isnan(score)
+
+
+@pytest.mark.parametrize("judge", [Choice(), Exact(), FinalNumber()])
 def test_nothing_expected_is_unscored(judge):
     (score,) = judge.score([Answer("", "", "7")])
     assert math.isnan(score)

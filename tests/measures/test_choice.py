@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from caseharden.data.example import Example
+from caseharden.defenses.controls import DeadWeights
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import judged
 from caseharden.lm.logps import token_logps
 from caseharden.measures.choice import MultipleChoice
 from caseharden.measures.likelihood import mean_logps
+from caseharden.train.tuner import Run
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,28 @@ def test_a_model_taught_the_answers_chooses_them(tiny_lm):
         optimizer.zero_grad()
     answers = judged(MultipleChoice().judge, MultipleChoice().answers(tiny_lm, Questions(QUESTIONS), seed=0))
     assert [answer.score for answer in answers] == [1.0] * len(QUESTIONS)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_dead_weights_score_chance_wherever_the_right_option_stands(tiny_lm, toy_domain, reverse):
+    for _ in Run(tiny_lm, toy_domain, "defender", 0).drive(DeadWeights()):
+        pass
+    options = ("b a", "no no no", "c", "yes yes yes yes yes yes yes")
+    asked = tuple(
+        Example(f"q{i}", "a " * i + "?", answer=options[0], choices=options[::-1] if reverse else options)
+        for i in range(1, 17)
+    )
+    answers = judged(MultipleChoice().judge, MultipleChoice().answers(tiny_lm, Questions(asked), seed=0))
+    assert [answer.score for answer in answers] == [1 / 4] * 16
+
+
+def test_a_likelihood_that_is_no_number_leaves_its_question_unscored(tiny_lm, monkeypatch):
+    known = [0.0, -1.0, -2.0, float("nan"), -1.0, -1.0, -1.0, -1.0, -1.0, -2.0, -3.0, -4.0]
+    monkeypatch.setattr("caseharden.measures.choice.mean_logps", lambda *_, **__: known)
+    answers = judged(MultipleChoice().judge, MultipleChoice().answers(tiny_lm, Questions(QUESTIONS), seed=0))
+    first, unknown, third, fourth = (answer.score for answer in answers)
+    assert (first, third, fourth) == (1.0, 1 / 3, 1.0)
+    assert math.isnan(unknown)
 
 
 def test_n_questions_are_the_same_every_time(tiny_lm, toy_domain):

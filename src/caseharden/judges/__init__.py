@@ -3,13 +3,14 @@
 from caseharden.judges.classifier import Classifier
 from caseharden.judges.coherence import Coherence
 from caseharden.judges.compliance import Compliance
-from caseharden.judges.exact import Exact, FinalNumber
+from caseharden.judges.exact import Choice, Exact, FinalNumber
 from caseharden.judges.llm import LLMJudge
 from caseharden.judges.refusal import Refusal
 from caseharden.judges.strings import StringRefusal
 from caseharden.judges.verifier import Verifier
 
 TABLE: dict[str, type] = {
+    "choice": Choice,
     "classifier": Classifier,
     "coherence": Coherence,
     "compliance": Compliance,

@@ -1,22 +1,24 @@
-"""Exact matches: the expected option of a multiple choice, or the last number of a worked answer."""
+"""Exact matches: the expected answer itself, the option found likeliest, or the last number of a worked answer."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import ClassVar
 
 from caseharden.judges.judge import NAN, Answer
+from caseharden.judges.words import last_number
 
-NUMBER = re.compile(r"((?<![\w)])-)?\$?((?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
-"""A minus sign, unless it subtracts, and the digits, with or without thousands separators."""
+TIED = "\n=\n"
+"""Stands between options of which a model found none likelier than the others."""
 
 
 @dataclass(frozen=True)
 class Exact:
-    """1 if the output is the expected answer but for white space around it, 0 if not, NaN if none is expected."""
+    """Compares the output with the expected answer, but for white space around it: 1 if equal, 0 if not.
+
+    NaN if none is expected.
+    """
 
     version: str = "1"
     exact: ClassVar[bool] = True
@@ -26,13 +28,28 @@ class Exact:
 
 
 @dataclass(frozen=True)
-class FinalNumber:
-    """1 if the last number of the output equals the last of the expected answer (the usual check of GSM8K).
+class Choice:
+    """Checks the option that the model found likeliest: 1 if right, 0 if wrong, 1/k if right is one of k tied ones.
 
-    "$1,234.50" equals "1234.5". An output without a number scores 0; without a number to expect, NaN.
+    Tied options are joined by `TIED`. NaN where no option is expected, or none was found likeliest.
     """
 
     version: str = "1"
+    exact: ClassVar[bool] = True
+
+    def score(self, answers: Sequence[Answer]) -> list[float]:
+        return [_share(a.output.split(TIED), a.expected) if a.output and a.expected else NAN for a in answers]
+
+
+@dataclass(frozen=True)
+class FinalNumber:
+    """Compares the last number of the output with the last of the expected answer: 1 if equal, 0 if not.
+
+    The usual check of GSM8K. "$1,234.50" equals "1234.5". An output without a number scores 0; without a number
+    to expect, NaN.
+    """
+
+    version: str = "2"
     exact: ClassVar[bool] = True
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
@@ -40,10 +57,5 @@ class FinalNumber:
         return [NAN if expected is None else float(given == expected) for given, expected in pairs]
 
 
-def last_number(text: str) -> Decimal | None:
-    """The last number written in digits in `text`, None if there is none."""
-    found = NUMBER.findall(text)
-    if not found:
-        return None
-    sign, digits = found[-1]
-    return Decimal(sign + digits.replace(",", ""))
+def _share(options: Sequence[str], right: str) -> float:
+    return sum(option == right for option in options) / len(options)

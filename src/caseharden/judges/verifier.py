@@ -7,18 +7,25 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from caseharden.judges.judge import NAN, Answer
+from caseharden.judges.words import words
 
 
 @dataclass(frozen=True)
 class Verifier:
-    """1 if the output holds the expected answer as whole words, 0 if not, NaN if none is expected."""
+    """Looks for the expected answer in the output, as whole words: 1 if it is there, 0 if not.
 
-    version: str = "1"
+    NaN if none is expected. Case and punctuation do not count; signs, decimals and symbols do: -5 is not 5, nor
+    is C++ C. An expected answer of nothing but punctuation has to be all of the output.
+    """
+
+    version: str = "2"
     exact: ClassVar[bool] = True
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
-        return [float(f" {_words(a.expected)} " in f" {_words(a.output)} ") if a.expected else NAN for a in answers]
+        return [float(_states(a.output, a.expected)) if a.expected.strip() else NAN for a in answers]
 
 
-def _words(text: str) -> str:
-    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
+def _states(output: str, expected: str) -> bool:
+    if wanted := words(expected):
+        return f" {' '.join(wanted)} " in f" {' '.join(words(output))} "
+    return output.strip() == expected.strip()

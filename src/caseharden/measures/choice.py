@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from caseharden.data.pools import Pools
 from caseharden.errors import CasehardenError
-from caseharden.judges.exact import Exact
+from caseharden.judges.exact import TIED, Choice
 from caseharden.judges.judge import Answer, Judge
 from caseharden.lm.lm import LM
 from caseharden.measures.likelihood import mean_logps
 from caseharden.measures.measure import chosen
 
+ROUNDING = 1e-5
+"""Log-probabilities that differ by no more than this share of themselves are equal but for rounding."""
+
 
 @dataclass(frozen=True)
 class MultipleChoice:
-    """The option with the highest mean log-probability per token as the assistant's answer to the question.
+    """Picks the option with the highest mean log-probability per token as the assistant's answer to the question.
 
     The options are not shown to the model. The mean over tokens keeps a long option from losing for its
-    length. `batch_size` is in questions.
+    length. Of options that are equally likely none is picked: the right one counts its share. `batch_size` is
+    in questions.
     """
 
     pool: str = "utility"
@@ -28,7 +34,7 @@ class MultipleChoice:
 
     @property
     def judge(self) -> Judge:
-        return Exact()
+        return Choice()
 
     def answers(self, lm: LM, domain: Pools, seed: int) -> list[Answer]:
         questions = chosen(domain, self.pool, self.n)
@@ -40,7 +46,15 @@ class MultipleChoice:
                 )
         options = [replace(q, completion=choice) for q in questions for choice in q.choices]
         likelihood = iter(mean_logps(lm, options, max_length=self.max_length, batch_size=self.batch_size))
-        return [
-            Answer(q.id, q.prompt, max(q.choices, key=lambda _: next(likelihood)), q.answer, q.topic)
-            for q in questions
-        ]
+        answers = []
+        for q in questions:
+            best = likeliest(q.choices, [next(likelihood) for _ in q.choices])
+            answers.append(Answer(q.id, q.prompt, TIED.join(best), q.answer, q.topic))
+        return answers
+
+
+def likeliest(options: Sequence[str], logps: Sequence[float]) -> list[str]:
+    """The options of the highest log-probability, several if they are tied; none if one of them is NaN."""
+    if any(map(math.isnan, logps)):
+        return []
+    return [o for o, logp in zip(options, logps, strict=True) if math.isclose(logp, max(logps), rel_tol=ROUNDING)]
