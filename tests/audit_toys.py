@@ -20,9 +20,8 @@ def answers(share: float, n: int = N, topics: Sequence[str] = ("venom", "snare")
     """`n` answers of which the first `share`, after `skip`, score 1; topics in turn."""
     yes = round(share * n)
     scores = [float(skip <= i < skip + yes) for i in range(n)]
-    return Answers(
-        tuple(f"q{i}" for i in range(n)), tuple(topics[i % len(topics)] for i in range(n)), tuple(scores)
-    )
+    items = tuple(f"q{i}" for i in range(n))
+    return Answers(items, tuple(topics[i % len(topics)] for i in range(n)), tuple(scores), items)
 
 
 def point(budget: int, **shares: float) -> Point:

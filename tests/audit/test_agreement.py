@@ -26,7 +26,7 @@ from caseharden.report import export, scorecard
 
 def scored(scores, per_question=1):
     items = tuple(f"q{i // per_question}" for i in range(len(scores)))
-    return Answers(items, ("t",) * len(items), tuple(map(float, scores)))
+    return Answers(items, ("t",) * len(items), tuple(map(float, scores)), items)
 
 
 def also(of, judge, verdict, *, upto=math.inf, version="1"):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from caseharden.attacks import SFT
 from caseharden.judges.judge import NAN
@@ -16,6 +16,7 @@ from caseharden.store.store import Store
 from caseharden.store.tables import GenerationRow, RecordRow, ScoreRow
 from caseharden.study.rescore import rescore
 from study_toys import run, study
+from toys import ToyDomain
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,20 @@ class Lengths:
         return [NAN if i % self.every == 2 else len(a.output) % 7 / 7 for i, a in enumerate(answers)]
 
 
+@dataclass(frozen=True)
+class ByFirstLetter(ToyDomain):
+    """Questions that begin with the same letter ask about the same thing."""
+
+    def pools(self, role):
+        return {name: [replace(e, group=e.prompt[0]) for e in pool] for name, pool in super().pools(role).items()}
+
+
 @pytest.fixture
 def store(tmp_path, tiny_lm):
     tiny_lm.save(tmp_path / "tiny")
     kept = Store(tmp_path / "store")
-    run(study(tmp_path / "tiny", defenses=(None,), attacks=(SFT(lr=1e-2, batch_size=4),)), kept)
+    spec = study(tmp_path / "tiny", domain=ByFirstLetter(), defenses=(None,), attacks=(SFT(lr=1e-2, batch_size=4),))
+    run(spec, kept)
     return kept
 
 
@@ -104,6 +114,24 @@ def test_a_store_of_an_earlier_version_is_read_and_completed_when_scored_again(s
     assert rescore(old, "toy", "harm", Lengths()) == 3, "the reading was there, its scores were not"
     assert [repr(p) for p in points(old)] == [repr(p) for p in wanted]
     assert rescore(old, "toy", "harm", Lengths()) == 0
+
+
+def test_what_questions_are_about_comes_back_with_every_judges_scores(store):
+    rescore(store, "toy", "harm", Lengths())
+    for point in points(store):
+        for answers in point.answers.values():
+            assert answers.groups == tuple(item.removeprefix("h").removeprefix("b")[0] for item in answers.items)
+
+
+def test_in_a_store_without_groups_each_question_is_about_a_thing_of_its_own(store):
+    with store.session() as session:
+        session.execute(text('ALTER TABLE generations DROP COLUMN "group"'))
+    old = Store(store.folder, create=False)
+    (found,) = results(old, whole=True).curves
+    assert found.points and all(a.groups == a.items for p in found.points for a in p.answers.values())
+    assert results(old).samples
+    rescore(old, "toy", "harm", Lengths())  # which completes the store
+    assert all(a.groups == a.items for p in points(old) for a in p.answers.values())
 
 
 def test_a_judge_that_fails_now_takes_nothing_away(store, monkeypatch):

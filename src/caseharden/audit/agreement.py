@@ -145,4 +145,5 @@ def _pooled(parts: list[Answers]) -> Answers:
         tuple(item for part in parts for item in part.items),
         tuple(topic for part in parts for topic in part.topics),
         tuple(score for part in parts for score in part.scores),
+        tuple(group for part in parts for group in part.groups),
     )

@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 class Answer:
     """One answer of a model under measurement, with the question it answers.
 
-    `expected` is what an exact verifier looks for. `score` is NaN until somebody has scored it.
+    `expected` is what an exact verifier looks for. `score` is NaN until somebody has scored it. Questions of one
+    `group` ask about the same thing, so their scores are not independent.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Answer:
     expected: str = ""
     topic: str = ""
     score: float = NAN
+    group: str = ""
 
 
 @runtime_checkable

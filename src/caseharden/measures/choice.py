@@ -12,7 +12,7 @@ from caseharden.judges.exact import TIED, Choice
 from caseharden.judges.judge import Answer, Judge
 from caseharden.lm.lm import LM
 from caseharden.measures.likelihood import mean_logps
-from caseharden.measures.measure import chosen
+from caseharden.measures.measure import answer_to, chosen
 
 ROUNDING = 1e-5
 """Log-probabilities that differ by no more than this share of themselves are equal but for rounding."""
@@ -49,7 +49,7 @@ class MultipleChoice:
         answers = []
         for q in questions:
             best = likeliest(q.choices, [next(likelihood) for _ in q.choices])
-            answers.append(Answer(q.id, q.prompt, TIED.join(best), q.answer, q.topic))
+            answers.append(answer_to(q, TIED.join(best)))
         return answers
 
 

@@ -9,7 +9,7 @@ from caseharden.data.example import Example
 from caseharden.data.pools import Pools, Role, pool
 from caseharden.data.stream import Stream
 from caseharden.errors import CasehardenError
-from caseharden.judges.judge import Answer, Judge
+from caseharden.judges.judge import NAN, Answer, Judge
 from caseharden.lm.lm import LM
 
 
@@ -47,3 +47,10 @@ def completed(domain: Pools, name: str, n: int | None) -> Sequence[Example]:
             "pool that has them (openers, say), or measure it with a probe."
         )
     return examples
+
+
+def answer_to(example: Example, output: str, score: float = NAN) -> Answer:
+    """A model's output as the answer to an example; `score` where the measure itself gives one."""
+    return Answer(
+        example.id, example.prompt, output, example.answer, example.topic, score, example.group or example.id
+    )

@@ -9,7 +9,7 @@ from caseharden.data.pools import Pools
 from caseharden.judges.judge import Answer
 from caseharden.lm.lm import LM
 from caseharden.measures.likelihood import mean_logps
-from caseharden.measures.measure import completed
+from caseharden.measures.measure import answer_to, completed
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,4 @@ class Perplexity:
     def answers(self, lm: LM, domain: Pools, seed: int) -> list[Answer]:
         examples = completed(domain, self.pool, self.n)
         means = mean_logps(lm, examples, max_length=self.max_length, batch_size=self.batch_size)
-        return [
-            Answer(e.id, e.prompt, e.completion, topic=e.topic, score=math.exp(mean))
-            for e, mean in zip(examples, means, strict=True)
-        ]
+        return [answer_to(e, e.completion, math.exp(mean)) for e, mean in zip(examples, means, strict=True)]

@@ -8,7 +8,7 @@ from caseharden.data.pools import Pools, Role
 from caseharden.judges.judge import Answer, Judge
 from caseharden.judges.verifier import Verifier
 from caseharden.lm.lm import LM
-from caseharden.measures.measure import chosen
+from caseharden.measures.measure import answer_to, chosen
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,4 @@ class Probe:
             batch_size=self.batch_size,
             prefixes=[example.prefix + self.prefix for example in asked],
         )
-        return [
-            Answer(example.id, example.prompt, output, example.answer, example.topic)
-            for example, output in zip(asked, outputs, strict=True)
-        ]
+        return [answer_to(example, output) for example, output in zip(asked, outputs, strict=True)]

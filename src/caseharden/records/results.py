@@ -25,11 +25,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a reading is the mean of, question by question: ids, topics and scores (NaN: unscored), in one order."""
+    """What a reading is the mean of, question by question: ids, topics, scores (NaN: unscored), in one order.
+
+    Questions with the same of `groups` ask about one thing, so their scores are not independent.
+    """
 
     items: tuple[str, ...]
     topics: tuple[str, ...]
     scores: tuple[float, ...]
+    groups: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import and_, inspect, select
+from sqlalchemy import ColumnElement, and_, func, inspect, select
 from sqlalchemy.orm import Session
 
 from caseharden.errors import CasehardenError, nearest
@@ -178,22 +178,30 @@ def _readings(session: Session, cells: Sequence[str]) -> Readings:
 
 def _answers(session: Session, cells: Sequence[str], readings: Readings) -> dict[int, dict[str, Answers]]:
     """The answers behind readings at each step, by the name of the reading, further judges' scores among them."""
-    found: dict[int, dict[str, list[tuple[str, str, float]]]] = defaultdict(lambda: defaultdict(list))
-    for step, name, item, topic, score in (*_own(session, cells), *_further(session, cells, readings)):
-        found[step][name].append((item, topic, score))
+    found: dict[int, dict[str, list[tuple[str, str, float, str]]]] = defaultdict(lambda: defaultdict(list))
+    for step, name, item, topic, score, group in (*_own(session, cells), *_further(session, cells, readings)):
+        found[step][name].append((item, topic, score, group))
     return {
         step: {name: Answers(*zip(*answers, strict=True)) for name, answers in names.items()}
         for step, names in found.items()
     }
 
 
-Scored = Iterator[tuple[int, str, str, str, float]]
-"""Step, name of the reading, item, topic and score of an answer."""
+Scored = Iterator[tuple[int, str, str, str, float, str]]
+"""Step, name of the reading, item, topic, score and group of an answer."""
+
+
+def _group(session: Session) -> ColumnElement[str]:
+    """An answer's group; its item where an earlier version stored none."""
+    row = GenerationRow
+    there = {column["name"] for column in inspect(session.connection()).get_columns(row.__tablename__)}
+    return func.coalesce(row.group, row.item) if "group" in there else row.item.expression
 
 
 def _own(session: Session, cells: Sequence[str]) -> Scored:
     row = GenerationRow
-    columns = select(row.step, row.measure, row.item, row.topic, row.score).where(row.cell.in_(cells))
+    columns = select(row.step, row.measure, row.item, row.topic, row.score, _group(session))
+    columns = columns.where(row.cell.in_(cells))
     for answer in session.execute(columns.order_by(row.id)):
         yield answer._tuple()
 
@@ -204,18 +212,20 @@ def _further(session: Session, cells: Sequence[str], readings: Readings) -> Scor
         return
     score, row = ScoreRow, GenerationRow
     same = [getattr(row, name) == getattr(score, name) for name in ("cell", "measure", "step", "number")]
-    columns = select(score.step, score.measure, score.judge, score.judge_version, row.item, row.topic, score.score)
-    rows = columns.join(row, and_(*same)).where(score.cell.in_(cells)).order_by(score.id)
-    for step, measure, judge, version, item, topic, value in session.execute(rows):
+    found = (score.step, score.measure, score.judge, score.judge_version)
+    rows = select(*found, row.item, row.topic, score.score, _group(session)).join(row, and_(*same))
+    rows = rows.where(score.cell.in_(cells)).order_by(score.id)
+    for step, measure, judge, version, item, topic, value, group in session.execute(rows):
         name = f"{measure}@{judge}"
         if name in readings.get(step, {}) and readings[step][name].judge_version == version:
-            yield step, name, item, topic, value
+            yield step, name, item, topic, value, group
 
 
 def _samples(session: Session, curve: str, cells: Sequence[str]) -> Iterator[Sample]:
-    rows = select(GenerationRow).where(GenerationRow.cell.in_(cells), GenerationRow.number < SAMPLES)
-    for row in session.scalars(rows.order_by(GenerationRow.id)):
-        yield Sample(curve, row.measure, row.step, row.prompt, row.output, row.score, row.harmful)
+    row = GenerationRow
+    columns = select(row.measure, row.step, row.prompt, row.output, row.score, row.harmful)
+    for sample in session.execute(columns.where(row.cell.in_(cells), row.number < SAMPLES).order_by(row.id)):
+        yield Sample(curve, *sample)
 
 
 def _provenance(cells: Iterable[CellRow]) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from typing import Any
 from urllib.parse import quote
 
 from filelock import FileLock, Timeout
-from sqlalchemy import URL, Engine, create_engine, delete, event, make_url, select
+from sqlalchemy import URL, Engine, create_engine, delete, event, inspect, make_url, select, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
+from sqlalchemy.schema import CreateColumn
 
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer
@@ -75,9 +76,14 @@ class Store:
             self.complete()
 
     def complete(self) -> None:
-        """Make the tables that are missing: all of a new store, some of one from an earlier version."""
-        with storing(f"preparing the store {self.folder}"):
-            Base.metadata.create_all(self.engine)
+        """Make the tables that are missing, and the columns that a store of an earlier version lacks."""
+        with storing(f"preparing the store {self.folder}"), self.engine.begin() as connection:
+            Base.metadata.create_all(connection)
+            for table in Base.metadata.sorted_tables:
+                there = {column["name"] for column in inspect(connection).get_columns(table.name)}
+                for column in (column for column in table.columns if column.name not in there):
+                    made = f"{CreateColumn(column).compile(connection)}"
+                    connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {made}"))
 
     @contextmanager
     def session(self, what: str = "reading the store") -> Iterator[Session]:
@@ -221,6 +227,7 @@ class Store:
                     output=_text(answer.output),
                     expected=_text(answer.expected),
                     topic=answer.topic,
+                    group=answer.group or answer.id,
                     score=answer.score,
                     harmful=answer.id in harmful,
                 )
