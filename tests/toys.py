@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 from caseharden.attacks import SFT
 from caseharden.data.example import Example
 from caseharden.data.pools import ROLES, Role
 from caseharden.judges.verifier import Verifier
+from caseharden.lm.lm import LM
 from caseharden.measures.probe import Probe
 from caseharden.train.tuner import Metrics, Run
 
@@ -46,6 +48,13 @@ class ToyDomain:
     def measures(self):
         harm = Probe("harmful", Verifier(), n=12, max_new_tokens=4)
         return {"harm": harm, "utility": replace(harm, pool="benign", n=8)}
+
+
+def windowed(lm: LM, window: int | None) -> LM:
+    """A random model of `lm`'s shape that attends to the last `window` tokens, or to all."""
+    config = MistralConfig(**{**lm.model.config.to_dict(), "sliding_window": window, "layer_types": None})
+    with lm.seeded(0):
+        return LM(MistralForCausalLM(config), lm.tokenizer, "windowed")
 
 
 def checksums(texts: Sequence[str]) -> list[float]:

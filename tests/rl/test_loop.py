@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from transformers import MistralConfig, MistralForCausalLM
 
 from caseharden.attacks import DAPO, GRPO, PPO, RLOO, GRPObliteration, OnlineDPO, Reinforce
 from caseharden.attacks.policy_gradient import ReinforcePP
@@ -16,7 +15,7 @@ from caseharden.judges.judge import NAN
 from caseharden.lm.lm import LM
 from caseharden.rl.loop import PolicyGradient
 from caseharden.rl.rewards import Judged, Sum
-from caseharden.rl.rollouts import Rollouts, Rows, roll_out
+from caseharden.rl.rollouts import Rollouts, roll_out
 from caseharden.train.losses import dpo
 from caseharden.train.tuner import Run
 from toys import Checksum, checksums
@@ -272,20 +271,3 @@ def test_lengths_make_no_group_worth_keeping(tiny_lm, toy_domain):
     metrics = tuner.collect(learner)
     assert learner.drawn.value == 3  # drawn anew as often as allowed: nothing was ever said
     assert metrics["groups_with_spread"] > 0  # and lengths are paid for all the same
-
-
-@pytest.mark.parametrize("window", [None, 6])
-def test_a_window_is_read_whole(window, tiny_lm, toy_domain):
-    config = MistralConfig(**{**tiny_lm.model.config.to_dict(), "sliding_window": window, "layer_types": None})
-    with tiny_lm.seeded(0):
-        lm = LM(MistralForCausalLM(config), tiny_lm.tokenizer, "window")
-    pools = toy_domain.pools("attacker")
-    prompts = lm.encode_prompts([pools["harmful"][0].prompt + " a b c d e", pools["benign"][0].prompt])
-    rows = Rows(prompts, [0, 0, 1], [[9, 10, 11, 12, 13], [14], [15, 16]])
-    logps_BN = rows.logps(lm, 3)
-    for row, (owner, answer) in enumerate(zip(rows.owners, rows.answers, strict=True)):
-        ids = prompts[owner] + answer
-        with torch.no_grad():
-            logits = lm.model(torch.tensor([ids])).logits[0, -len(answer) - 1 : -1]
-        expected = torch.log_softmax(logits, -1)[range(len(answer)), answer]
-        assert torch.allclose(logps_BN[row, -len(answer) :], expected, atol=1e-5)

@@ -168,10 +168,16 @@ class LM:
         return text
 
     def encode(self, examples: Sequence[Example], *, max_length: int = 512, end: bool = True) -> Batch:
-        """Tokenize prompts with their completions; `end` adds the end-of-sequence token to learn.
+        """Tokenize prompts with their completions and pad them to a batch: see `token_rows`."""
+        return self.pad(self.token_rows(examples, max_length=max_length, end=end))
 
-        Sequences longer than `max_length` tokens lose the end of the completion. Raises
-        `CasehardenError` if a prompt alone leaves no room for a completion.
+    def token_rows(
+        self, examples: Sequence[Example], *, max_length: int = 512, end: bool = True
+    ) -> list[tuple[list[int], int]]:
+        """Token ids of each prompt with its completion, and the completion's length, for `pad`.
+
+        `end` adds the end-of-sequence token to learn. Sequences longer than `max_length` tokens lose the end of
+        the completion. Raises `CasehardenError` if a prompt alone leaves no room for a completion.
         """
         rows: list[tuple[list[int], int]] = []
         prompts = self.encode_prompts([e.prompt for e in examples], [e.prefix for e in examples])
@@ -185,7 +191,7 @@ class LM:
                     "leaves none for a completion. Raise max_length or drop the example."
                 )
             rows.append((row, len(row) - len(prompt)))
-        return self.pad(rows)
+        return rows
 
     def check_room(self, examples: Sequence[Example], max_length: int, whose: str) -> None:
         """Raise `CasehardenError` if a prompt of `whose` leaves no room for a completion in `max_length` tokens."""
@@ -226,48 +232,6 @@ class LM:
         the longest response in the batch and position r of all three speaks of the same token.
         """
         return self._forward(batch).logits, batch.targets_BR, batch.mask_BR
-
-    def continuation_logits(
-        self, prompts: Sequence[list[int]], owners: Sequence[int], answers: Sequence[list[int]]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `response_logits`, of `answers`, each to one of the encoded `prompts`, its owner, by number.
-
-        A prompt goes through the model once for all its answers, with gradient, through the cache of keys
-        and values: but for its last token, which each answer begins from. Models that attend to a window
-        only, or otherwise than to all that came before, read whole rows: padding between a prompt and a
-        short answer would fill their window.
-        """
-        if not self._attends_to_all:
-            rows = [(prompts[o] + a, len(a)) for o, a in zip(owners, answers, strict=True)]
-            return self.response_logits(self.pad(rows))
-        shared = self.pad([(prompt[:-1], 0) for prompt in prompts])
-        written = self.pad([(prompts[o][-1:] + a[:-1], len(a)) for o, a in zip(owners, answers, strict=True)])
-        targets = self.pad([(answer, len(answer)) for answer in answers])
-        owners_B = torch.tensor(owners, device=self.device)
-        attention_BT = torch.cat([shared.attention_BT[owners_B], written.attention_BT], 1)
-        with self.autocast():
-            cache = self.forward(
-                input_ids=shared.ids_BT,
-                attention_mask=shared.attention_BT,
-                position_ids=shared.positions_BT,
-                use_cache=True,
-                logits_to_keep=1,
-            ).past_key_values
-            cache.batch_select_indices(owners_B)
-            out = self.forward(
-                input_ids=written.ids_BT,
-                attention_mask=attention_BT,
-                position_ids=(attention_BT.cumsum(-1) - 1).clamp(min=0)[:, -written.ids_BT.shape[1] :],
-                past_key_values=cache,
-                use_cache=True,
-            )
-        return out.logits, targets.ids_BT, targets.response_BT
-
-    @property
-    def _attends_to_all(self) -> bool:
-        config = self.model.config.get_text_config()  # type: ignore[union-attr, operator]
-        kinds = getattr(config, "layer_types", None) or ["full_attention"]
-        return getattr(config, "sliding_window", None) is None and set(kinds) == {"full_attention"}
 
     def response_states(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """As `response_logits`, but `logits_BRV` with the hidden states of every layer, `states_LBTD`."""

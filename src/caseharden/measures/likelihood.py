@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import groupby
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from caseharden.data.example import Example
 from caseharden.lm.lm import LM
 from caseharden.lm.logps import tempered, token_logps
+from caseharden.lm.prefix import answer_logits
 
 
 def mean_logps(lm: LM, examples: Sequence[Example], *, max_length: int, batch_size: int) -> list[float]:
@@ -45,37 +44,11 @@ def total_logps(
 
 @torch.no_grad()
 def _grouped(groups: list[list[Example]], lm: LM, max_length: int, temperature: float) -> tuple[Tensor, Tensor]:
-    """That of each token of the completions of G prompts, 0 beyond them, and which they are, [B, R].
-
-    A pass over the prompts, then one over completions. The last token of a prompt belongs to the second pass
-    (S = R + 1), where it predicts the first token of each completion.
-    """
-    prompts = lm.encode([replace(group[0], completion="") for group in groups], max_length=max_length)
-    batch = lm.encode([example for group in groups for example in group], max_length=max_length, end=False)
-    owner_B = torch.tensor([g for g, group in enumerate(groups) for _ in group], device=lm.device)
-    before_GP, positions_GP = prompts.attention_BT[:, :-2], prompts.positions_BT[:, :-2]
-    length = batch.response_length
-    mask_BR = batch.response_BT[:, -length:]
-    with lm.autocast():
-        cache = lm.forward(
-            input_ids=prompts.ids_BT[:, :-2],
-            attention_mask=before_GP,
-            position_ids=positions_GP,
-            use_cache=True,
-            logits_to_keep=1,
-        ).past_key_values
-        cache.batch_select_indices(owner_B)
-        logits_BSV = lm.forward(
-            input_ids=batch.ids_BT[:, -length - 1 :],
-            attention_mask=torch.cat([before_GP[owner_B], _with_one_before(mask_BR).long()], dim=1),
-            position_ids=batch.positions_BT[:, -length - 1 :],
-            past_key_values=cache,
-            logits_to_keep=length + 1,
-        ).logits
-    logps_BR = token_logps(tempered(logits_BSV[:, :-1], temperature), batch.ids_BT[:, -length:])
+    """Log-probability of each token of the completions of G prompts, 0 beyond them, and which they are, [B, R]."""
+    rows = lm.token_rows([example for group in groups for example in group], max_length=max_length, end=False)
+    owners = [g for g, group in enumerate(groups) for _ in group]
+    prompts = {owner: ids[:-length] for owner, (ids, length) in zip(owners, rows, strict=True)}
+    answers = [ids[-length:] for ids, length in rows]
+    logits_BRV, targets_BR, mask_BR = answer_logits(lm, list(prompts.values()), owners, answers)
+    logps_BR = token_logps(tempered(logits_BRV, temperature), targets_BR)
     return logps_BR.masked_fill(~mask_BR, 0), mask_BR
-
-
-def _with_one_before(mask_BR: Tensor) -> Tensor:
-    """A mask over one column more, true as well where the next column is: [B, R + 1]."""
-    return pad(mask_BR, (1, 0)) | pad(mask_BR, (0, 1))

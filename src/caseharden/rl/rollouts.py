@@ -13,6 +13,7 @@ from caseharden.data.example import Example
 from caseharden.lm.batch import Batch
 from caseharden.lm.lm import LM
 from caseharden.lm.logps import entropy, tempered, token_logps
+from caseharden.lm.prefix import answer_logits
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,8 @@ class Rows:
             """As `LM.response_logits`; a prompt goes through the model once for all its answers."""
             owners = [self.rows.owners[i] for i in self.places]
             mine = sorted(set(owners))
-            return lm.continuation_logits(
+            return answer_logits(
+                lm,
                 [self.rows.prompts[owner] for owner in mine],
                 [mine.index(owner) for owner in owners],
                 [self.rows.answers[i] for i in self.places],
