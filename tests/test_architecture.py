@@ -49,7 +49,7 @@ ARROWS: dict[str, set[str]] = {
     },
     # what is made of it
     "audit": {"records", "errors"},
-    "certificate": {"audit", "records", "errors"},
+    "certificate": {"report", "audit", "records", "errors"},
     "report": {"audit", "records", "errors"},
     "suites": {
         *("study", "store", "audit", "domains", "train", "measures", "records"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -22,6 +22,7 @@ from caseharden.errors import CasehardenError
 from caseharden.records.results import Answers
 from caseharden.records.statistics import reading
 from caseharden.report import export, scorecard
+from caseharden.report.document import answer, document
 
 
 def scored(scores, per_question=1):
@@ -114,7 +115,7 @@ def test_judges_that_agree_change_nothing():
     (one,) = found.judges
     assert one.verdicts == {"verifier": "holds", "strict": "holds"} and not one.dependent
     assert one.kappa.value == 1 and not found.judge_dependent
-    assert found.verdict("resistance") == "holds" and "depends on the judge" not in scorecard.answer(found)
+    assert found.verdict("resistance") == "holds" and "depends on the judge" not in answer(found)
 
 
 def test_a_verdict_that_another_judge_does_not_share_is_said_to_depend_on_it():
@@ -126,13 +127,13 @@ def test_a_verdict_that_another_judge_does_not_share_is_said_to_depend_on_it():
     assert one.verdicts == {"verifier": "holds", "strict": "fails"}
     assert found.verdict("resistance") == "judge-dependent"
     assert found.subject["resistance"].verdict == "holds", "the own judge's verdict stays on record"
-    said = scorecard.answer(found)
+    said = answer(found)
     assert "resistance depends on the judge (holds by verifier, fails by strict)" in said
     assert "resistance" not in said.split(";")[0]
-    text = scorecard.markdown(found)
+    text = scorecard.markdown(document(found))
     assert "## Resistance: judge-dependent" in text and "| hardened | judge-dependent" in text
-    data = json.loads(export.dumped(scorecard.document(found)))
-    assert data["judges"][0]["dependent"] is True and data["judges"][0]["verdicts"]["strict"] == "fails"
+    data = json.loads(export.dumped(asdict(document(found))))
+    assert data["judges"][0]["numbers"]["verdicts"]["strict"] == "fails"
 
 
 def test_the_certificate_says_what_the_own_judge_found():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -15,6 +15,7 @@ from caseharden.audit.evidence import Criteria, Price
 from caseharden.errors import CasehardenError
 from caseharden.lm import facts
 from caseharden.report import export, scorecard
+from caseharden.report.document import document
 from caseharden.suites import suite as suites
 
 N = 1000.0
@@ -90,11 +91,11 @@ def test_a_model_of_unknown_size_has_tokens_but_no_price():
 
 
 def test_the_scorecard_tells_costs_and_its_data_are_json():
-    found = assess(case(measured("hardened", [50] * 3)))
-    text = scorecard.markdown(found)
+    doc = document(assess(case(measured("hardened", [50] * 3))))
+    text = scorecard.markdown(doc)
     assert "hardened: 50 steps, 400 examples" in text and "undefended: 1 step, 8 examples" in text
-    data = json.loads(export.dumped(scorecard.document(found)))
-    assert data["costs"]["subject"]["cost"]["tokens"] == 7000
+    data = json.loads(export.dumped(asdict(doc)))
+    assert data["costs"][0]["numbers"]["cost"]["tokens"] == 7000
     assert data["criteria"]["price"] == {"per_gpu_hour": 2.0, "throughput": 2e14}
 
 

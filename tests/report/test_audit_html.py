@@ -22,8 +22,9 @@ from caseharden.audit.evidence import Evidence, Measured
 from caseharden.audit.flags import FLAGS, Raised
 from caseharden.records.results import Failure, Results, Sample
 from caseharden.report import audit_charts
-from caseharden.report.audit_html import between, estimate, render, write_audit_html
-from caseharden.report.contenders import contenders, pareto_front
+from caseharden.report.audit_html import render, write_audit_html
+from caseharden.report.contenders import Contender, contenders, pareto_front
+from caseharden.report.document import document
 from kiln import HARMFUL_TEXT, HOSTILE_TEXT, Tags
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -70,6 +71,10 @@ def text_of(tags: Tags) -> str:
     return " ".join(tags.text.split())
 
 
+def everyone(found: Assessment) -> list[Contender]:
+    return contenders(document(found), found.evidence)
+
+
 def changed(found: Assessment, **changes: Any) -> Assessment:
     """With another condition of resistance."""
     resistance = replace(found.subject["resistance"], **changes)
@@ -78,7 +83,7 @@ def changed(found: Assessment, **changes: Any) -> Assessment:
 
 def test_the_scorecard_comes_first(found: Assessment, tags: Tags) -> None:
     headings = [a["id"] for name, a in tags.found if name in ("h2", "h3") and a.get("id")]
-    wanted = "scorecard controls flags survival utility topics benign_runs measurements failures samples provenance"
+    wanted = "scorecard controls flags survival utility topics benign measurements failures samples provenance"
     assert headings == wanted.split()
     text = text_of(tags)
     assert "The controls stand" in text and "held out from the defense" in text and "Pareto" in text
@@ -90,7 +95,7 @@ def test_the_scorecard_comes_first(found: Assessment, tags: Tags) -> None:
 
 def test_every_number_of_a_chart_is_in_a_table(found: Assessment, tags: Tags) -> None:
     text = text_of(tags)
-    survival = contenders(found)[0].survival
+    survival = everyone(found)[0].survival
     assert [survival.runs, survival.broken, survival.last] == [3, 2, 100]
     for step in survival.steps:
         assert f"under audit {step.time - 0.5:g} {step.at_risk} {step.events} {step.survival:.3f}" in text
@@ -179,19 +184,14 @@ def test_controls_that_were_not_run(found: Assessment) -> None:
 
 
 def test_what_is_no_number_is_said(found: Assessment) -> None:
-    nothing = changed(found, estimate=math.nan, low=0.0, high=math.inf).subject["resistance"]
-    assert (estimate(nothing), between(nothing)) == ("not known", "nothing is ruled out")
     endless = changed(found, estimate=math.inf, low=5.0, high=math.inf)
-    assert (estimate(endless.subject["resistance"]), between(endless.subject["resistance"])) == ("∞", "5× to ∞")
     assert "∞ steps to break" in text_of(Tags(render(endless)))
-    change = replace(found.subject["stability"], estimate=-0.0156, low=-math.inf, high=0.01)
-    assert (estimate(change), between(change)) == ("−0.016", "−∞ to +0.010")
     for page in (render(changed(found, estimate=math.nan, low=math.nan, high=math.nan)), render(endless)):
         assert not re.search(r"\b(nan|inf)\b", Tags(page).text, re.I)
         assert not re.search(r"\b(NaN|Infinity)\b", page[page.index('id="charts"') :].split("</script>")[0])
 
 
-def test_unscored_answers_and_an_audit_without_lessons() -> None:
+def test_unscored_answers_and_an_audit_without_benign_tasks() -> None:
     subject, base = measured("hardened", [20, 50, None], learns=()), measured("base", [1, 1, 2], learns=())
     gap = replace(subject.curves[0].points[-1].readings["harm"], value=math.nan, low=math.nan, high=math.nan, n=0)
     points = subject.curves[0].points
@@ -250,13 +250,13 @@ def test_headings_tables_and_labels_can_be_read_aloud(tags: Tags) -> None:
 
 
 def test_charts_are_valid_for_plotly(found: Assessment) -> None:
-    everyone = contenders(found)
+    models = everyone(found)
     criteria = replace(found.evidence.criteria, horizon=50)
-    worst = [one for contender in everyone for one in contender.plotted([contender.worst], str)]
-    taught = everyone[0].plotted(everyone[0].measured.learning, str)
+    worst = [one for contender in models for one in contender.plotted([contender.worst], str)]
+    taught = models[0].plotted(models[0].measured.learning, str)
     for chart in (
-        audit_charts.survival(everyone, criteria),
-        audit_charts.plane(everyone, worst, criteria),
+        audit_charts.survival(models, criteria),
+        audit_charts.plane(models, worst, criteria),
         audit_charts.learning("glossary", taught, criteria),
     ):
         go.Figure({"data": chart.views[0].data, "layout": chart.layout})  # raises on an unknown property or value

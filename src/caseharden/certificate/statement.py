@@ -7,27 +7,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import caseharden
 from caseharden.audit.assessment import Assessment
 from caseharden.audit.conditions import Condition
 from caseharden.certificate.certificate import FORMAT, digest
 from caseharden.records.results import Curve, Results
+from caseharden.report.document import document
 
 
 def statement(
     found: Assessment, weights: Mapping[str, str], domain: str, suite: str, issued: datetime
 ) -> dict[str, Any]:
     """The statement of an audit; `weights` are fingerprints of the subject's and the baseline's, by those names."""
-    evidence, provenance = found.evidence, found.evidence.provenance
-    curves, criteria = evidence.subject.curves, evidence.criteria
+    evidence, doc = found.evidence, document(found)
+    curves, criteria, provenance = evidence.subject.curves, doc.criteria, doc.provenance
     every = list(records(evidence.studies))
     attacks = {str((curve.attack, dict(curve.fields))): curve for curve in curves}.values()
     return {
         "format": FORMAT,
-        "subject": {"name": evidence.subject.name, "weights": weights["subject"]},
+        "subject": {"name": doc.subject.name, "weights": weights["subject"]},
         "baseline": {"name": evidence.undefended.name, "weights": weights["baseline"]},
         "harness": {
-            "caseharden": caseharden.__version__,
+            "caseharden": doc.caseharden,
             "code": provenance["code"],
             "packages": provenance["packages"],
         },
@@ -49,9 +49,9 @@ def statement(
                 {(r["measure"], r["judge"], r["judge_version"]) for r in every if r["judge"]}
             )
         ],
-        "conditions": [_condition(condition) for condition in found.subject.values()],
-        "controls": {"trusted": found.trusted, "findings": list(found.reasons_to_doubt)},
-        "flags": [{"name": one.flag.name, "detail": detail} for one in found.flags for detail in one.details],
+        "conditions": [_condition(condition) for condition in doc.subject.conditions.values()],
+        "controls": {"trusted": doc.trusted, "findings": list(doc.reasons_to_doubt)},
+        "flags": [{"name": flag.name, "detail": detail} for flag in doc.flags for detail in flag.details],
         "records": {"count": len(every), "sha256": digest(every)},
         "issued": issued.isoformat(timespec="seconds"),
     }

@@ -47,10 +47,13 @@ def audit(
     threads: studies.Threads = None,
 ) -> None:
     """Attack a model and its controls, and judge resistance, stability, generalization and trainability."""
+    from dataclasses import asdict
+
     from caseharden.audit.assessment import assess
     from caseharden.certificate.keys import load_key
     from caseharden.domains.domain import Domain
     from caseharden.report import audit_html, export, scorecard
+    from caseharden.report.document import document
     from caseharden.study.build import build
     from caseharden.study.spec import read_yaml
     from caseharden.suites import suite as suites
@@ -74,11 +77,12 @@ def audit(
         complete &= studies.follow(spec, kept, update=True, retry_failed=True, threads=threads)
     found = assess(question.evidence(kept))
     console = Console()
-    console.print(scorecard.scorecard(found))
+    doc = document(found)
+    console.print(scorecard.scorecard(doc))
     if json:
-        export.save(json, export.dumped(scorecard.document(found)))
+        export.save(json, export.dumped(asdict(doc)))
     if markdown:
-        export.save(markdown, scorecard.markdown(found))
+        export.save(markdown, scorecard.markdown(doc))
     if html:
         audit_html.write_audit_html(found, html, reveal)
     if figures:

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 
 from caseharden.audit.assessment import Assessment
-from caseharden.audit.conditions import Condition, describe, matrix, task
+from caseharden.audit.conditions import describe, task
 from caseharden.audit.evidence import Evidence
 from caseharden.audit.resistance import AttackRuns
 from caseharden.records.results import Reading
 from caseharden.report.audit_charts import learning, plane, survival
-from caseharden.report.contenders import Contender, absent, contenders, pareto_front
+from caseharden.report.contenders import Contender, contenders, pareto_front
+from caseharden.report.document import document
 from caseharden.report.export import save
 from caseharden.report.page import Table, drawers, flat, harmful, page, tables
-from caseharden.report.scorecard import answer
 from caseharden.report.style import MARKERS, Plotted, counted, short
 
 SAMPLES_EACH = 2
 """How many samples the page shows of one measure at one budget of one attack; the store has them all."""
 DETAILS_SHOWN = 3
 """How many places of a flag stand on the page unfolded."""
-
-ASKED = {
-    "resistance": "Does it stay harmless under attack?",
-    "stability": "Is it as useful and as safe as before, unattacked?",
-    "generalization": "Also on questions that the defense never saw?",
-    "trainability": "Is it as quick to learn benign tasks?",
-}
 
 
 @dataclass(frozen=True)
@@ -63,8 +55,8 @@ def write_audit_html(found: Assessment, path: str | Path, reveal: bool = False) 
 
 def render(found: Assessment, reveal: bool = False) -> str:
     """The page as a string."""
-    evidence, criteria = found.evidence, found.evidence.criteria
-    everyone = contenders(found)
+    evidence, criteria, doc = found.evidence, found.evidence.criteria, document(found)
+    everyone = contenders(doc, evidence)
     pair = [contender for contender in everyone if contender.control in (None, "undefended")]
     names = short((runs.attack, runs.fields) for contender in everyone for runs in contender.measured.attacks)
 
@@ -78,28 +70,23 @@ def render(found: Assessment, reveal: bool = False) -> str:
     budgets = sorted({point.budget for one in plotted for point in one.runs.points})
     samples = [sample for study in evidence.studies for sample in study.samples]
     charts = [survival(everyone, criteria), plane(everyone, worst, criteria)]
-    taught = benign_runs(pair, len(charts))
-    harm = {contender.label: matrix(contender.measured, criteria) for contender in pair}
-    topics = sorted({topic for rows in harm.values() for row in rows.values() for topic in row})
+    taught = benign_tasks(pair, len(charts))
+    topics = sorted({topic for one in pair for harm in one.model.topics.values() for topic in harm})
     return page(
         "audit.html.j2",
-        [*charts, *(learning(lesson.task, lesson.plotted, criteria) for lesson in taught)],
-        found=found,
+        [*charts, *(learning(one.task, one.plotted, criteria) for one in taught)],
+        doc=doc,
         criteria=criteria,
         reveal=reveal,
-        answer=answer(found),
-        asked=ASKED,
-        estimate=estimate,
-        between=between,
+        held_out=evidence.held_out,
         contenders=everyone,
-        absent=absent(found),
         notices=_notices(evidence),
         details_shown=DETAILS_SHOWN,
         idle=[attack(runs) for runs in evidence.subject.attacks if runs not in everyone[0].counting],
         plane=_plane(everyone, worst),
         topics=topics,
-        matrices=[(contender, _matrix(contender, harm[contender.label], topics, attack)) for contender in pair],
-        benign_runs=taught,
+        matrices=[(contender, _matrix(contender, topics, attack)) for contender in pair],
+        benign_tasks=taught,
         tables=tables(plotted, budgets),
         budgets=budgets,
         failures=[failure for one in evidence.everyone for failure in one.failures],
@@ -109,28 +96,7 @@ def render(found: Assessment, reveal: bool = False) -> str:
     )
 
 
-def estimate(condition: Condition) -> str:
-    """The estimate in words: a ratio with its sign, a change with a plus or minus."""
-    return "not known" if math.isnan(condition.estimate) else _told(condition, condition.estimate)
-
-
-def between(condition: Condition) -> str:
-    """Its interval in words; where nothing is ruled out, that."""
-    low, high = condition.low, condition.high
-    if math.isnan(low) or math.isnan(high) or (high == math.inf and low <= 0):
-        return "nothing is ruled out"
-    return f"{_told(condition, low)} to {_told(condition, high)}"
-
-
-def _told(condition: Condition, value: float) -> str:
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    if condition.name == "stability":
-        return f"{value:+.3f}".replace("-", "−")
-    return f"{value:.3g}×"
-
-
-def benign_runs(pair: Sequence[Contender], first: int) -> list[BenignTask]:
+def benign_tasks(pair: Sequence[Contender], first: int) -> list[BenignTask]:
     """Every benign task that was tried; its chart's number counts from `first`."""
     found: list[BenignTask] = []
     for name in dict.fromkeys(task(runs) for contender in pair for runs in contender.measured.learning):
@@ -164,12 +130,8 @@ def _plane(everyone: Sequence[Contender], worst: Sequence[Plotted]) -> list[tupl
     )
 
 
-def _matrix(
-    contender: Contender,
-    harm: Mapping[str, Mapping[str, Reading]],
-    topics: Sequence[str],
-    attack: Callable[[AttackRuns], str],
-) -> list[Row]:
+def _matrix(contender: Contender, topics: Sequence[str], attack: Callable[[AttackRuns], str]) -> list[Row]:
+    harm = contender.model.topics
     return [
         Row(attack(runs), runs in contender.counting, [harm[describe(runs)].get(topic) for topic in topics])
         for runs in contender.measured.attacks

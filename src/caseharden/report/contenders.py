@@ -1,26 +1,26 @@
-"""The models of an audit as its page shows them: what each is called, how it is plotted, and what became of it."""
+"""The models of an audit as its page plots them, and what became of each under attack."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from caseharden.audit.assessment import MUST, Assessment, Verdicts
 from caseharden.audit.conditions import span, worst_case
 from caseharden.audit.evidence import Control, Evidence, Measured
 from caseharden.audit.resistance import AttackRuns
 from caseharden.audit.survival import Span, Step, kaplan_meier
 from caseharden.records.results import Curve, Point
+from caseharden.report.document import Document, Model
 from caseharden.report.style import COLORS, CONTROL, MARKERS, Plotted, Style
 
-SUBJECT = ("under audit", Style(COLORS[0], MARKERS[0], "solid"))
-CONTROLS: Mapping[Control, tuple[str, Style]] = {
-    "undefended": ("undefended", CONTROL),
-    "known_broken": ("known to be broken", Style(COLORS[1], MARKERS[1], "dash")),
-    "dead": ("dead weights", Style(COLORS[3], MARKERS[4], "dot")),
-    "never_learned": ("never learned", Style(COLORS[2], MARKERS[2], "dashdot")),
+STYLES: Mapping[Control | None, Style] = {
+    None: Style(COLORS[0], MARKERS[0], "solid"),
+    "undefended": CONTROL,
+    "known_broken": Style(COLORS[1], MARKERS[1], "dash"),
+    "dead": Style(COLORS[3], MARKERS[4], "dot"),
+    "never_learned": Style(COLORS[2], MARKERS[2], "dashdot"),
 }
 
 
@@ -39,14 +39,23 @@ class SurvivalCurve:
 
 @dataclass(frozen=True)
 class Contender:
-    """The model under audit, or one of its controls; `control` is None for the former."""
+    """One model of an audit: what the document says of it (`model`), and what was measured."""
 
-    control: Control | None
+    model: Model
     measured: Measured
-    verdicts: Verdicts
-    label: str
-    style: Style
     evidence: Evidence
+
+    @property
+    def control(self) -> Control | None:
+        return self.model.control
+
+    @property
+    def label(self) -> str:
+        return self.model.label
+
+    @property
+    def style(self) -> Style:
+        return STYLES[self.control]
 
     @cached_property
     def counting(self) -> tuple[AttackRuns, ...]:
@@ -74,39 +83,16 @@ class Contender:
             steps=kaplan_meier([survival_span(curve) for curve in curves], self.evidence.criteria.confidence),
         )
 
-    @property
-    def must(self) -> str:
-        """What this control has to do for the audit to be believed, in words."""
-        return " and ".join(_demands(self.control))
-
-    def control_failed(self, condition: str) -> bool:
-        """Whether this control got another verdict on the condition than it must."""
-        allowed = MUST[self.control].get(condition) if self.control else None
-        return allowed is not None and self.verdicts[condition].verdict not in allowed
-
-    @property
-    def stands(self) -> bool:
-        return not any(self.control_failed(name) for name in self.verdicts)
-
     def plotted(self, runs: Sequence[AttackRuns], attack: Callable[[AttackRuns], str]) -> list[Plotted]:
         return [Plotted(each, self.style, self.label, attack(each)) for each in runs]
 
 
-def contenders(found: Assessment) -> list[Contender]:
+def contenders(doc: Document, evidence: Evidence) -> list[Contender]:
     """The model under audit first, then its controls."""
-    evidence = found.evidence
-    first = Contender(None, evidence.subject, found.subject, *SUBJECT, evidence)
-    others = [
-        Contender(name, evidence.controls[name], found.controls[name], *look, evidence)
-        for name, look in CONTROLS.items()
-        if name in found.controls
+    return [
+        Contender(model, evidence.controls[model.control] if model.control else evidence.subject, evidence)
+        for model in doc.models
     ]
-    return [first, *others]
-
-
-def absent(found: Assessment) -> list[tuple[str, str]]:
-    """Controls that were not run: their names, and what they would have to do."""
-    return [(CONTROLS[name][0], " and ".join(_demands(name))) for name in MUST if name not in found.controls]
 
 
 def survival_span(curve: Curve) -> Span:
@@ -125,9 +111,3 @@ def pareto_front(points: Sequence[Point]) -> list[bool]:
         and not any(other != mine and other[0] >= mine[0] and other[1] >= mine[1] for other in at)
         for mine in at
     ]
-
-
-def _demands(control: Control | None) -> Iterator[str]:
-    verbs = {"fails": "fail", "holds": "hold"}
-    for condition, allowed in (MUST[control] if control else {}).items():
-        yield f"{' or '.join(verbs[word] for word in allowed)} {condition}"

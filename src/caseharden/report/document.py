@@ -1,0 +1,218 @@
+"""One document of an audit, its numbers and words in reading order: renderers lay it out and add nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import caseharden
+from caseharden.audit.agreement import Agreement
+from caseharden.audit.assessment import MUST, Assessment, Verdicts
+from caseharden.audit.conditions import Condition, matrix
+from caseharden.audit.cost import Broken
+from caseharden.audit.evidence import Control, Criteria
+from caseharden.audit.flags import Raised
+from caseharden.records.results import Reading
+
+QUESTIONS = {
+    "resistance": "Does it stay harmless under attack?",
+    "stability": "Is it as useful and as safe as before, unattacked?",
+    "generalization": "Also on questions that the defense never saw?",
+    "trainability": "Is it as quick to learn benign tasks?",
+}
+LABELS: Mapping[Control, str] = {
+    "undefended": "undefended",
+    "known_broken": "known to be broken",
+    "dead": "dead weights",
+    "never_learned": "never learned",
+}
+ANSWERS = {
+    "holds": ("holds", "hold"),
+    "fails": ("fails", "fail"),
+    "inconclusive": ("is inconclusive", "are inconclusive"),
+}
+"""A verdict as said of one condition, and of several."""
+
+
+@dataclass(frozen=True)
+class Judged(Condition):
+    """A condition in words. `shown` is the verdict, ``judge-dependent`` where another judge finds otherwise.
+
+    `value` and `interval` are the estimate and its interval; `must` says what a control must be found to do here,
+    `misplaced` that it was found otherwise.
+    """
+
+    question: str
+    shown: str
+    value: str
+    interval: str
+    must: str
+    misplaced: bool
+
+    @property
+    def reading(self) -> str:
+        """The estimate with its interval."""
+        return self.value if math.isnan(self.estimate) else f"{self.value}, {self.interval}"
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model under audit (`control` is None) or one of its controls; `topics` is harm by attack and topic."""
+
+    control: Control | None
+    label: str
+    name: str
+    conditions: Mapping[str, Judged]
+    topics: Mapping[str, Mapping[str, Reading]]
+
+    @property
+    def must(self) -> str:
+        """What an audit must find of this control to be believed."""
+        return " and ".join(one.must for one in self.conditions.values() if one.must)
+
+    @property
+    def misplaced(self) -> bool:
+        return any(one.misplaced for one in self.conditions.values())
+
+
+@dataclass(frozen=True)
+class Line:
+    """A sentence, and the numbers that it is made of."""
+
+    about: str
+    text: str
+    numbers: Broken | Agreement
+
+
+@dataclass(frozen=True)
+class Flagged:
+    """A flag that was raised: every place where, what it means and what to do."""
+
+    name: str
+    details: tuple[str, ...]
+    meaning: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """An audit in words and numbers; as JSON it is these fields, by their names."""
+
+    caseharden: str
+    answer: str
+    """The audit in one sentence."""
+    trusted: bool
+    reasons_to_doubt: tuple[str, ...]
+    subject: Model
+    controls: tuple[Model, ...]
+    missing: Mapping[str, str]
+    """Controls that were not run, and what they would have to do."""
+    limits: str
+    """What counts as broken, stable and trainable."""
+    costs: tuple[Line, ...]
+    judges: tuple[Line, ...]
+    flags: tuple[Flagged, ...]
+    criteria: Criteria
+    studies: tuple[str, ...]
+    provenance: Mapping[str, Any]
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """All that were audited, the one under audit first."""
+        return self.subject, *self.controls
+
+
+def document(found: Assessment) -> Document:
+    """Everything that an audit found, in the order in which it is read."""
+    evidence, criteria = found.evidence, found.evidence.criteria
+    return Document(
+        caseharden=caseharden.__version__,
+        answer=answer(found),
+        trusted=found.trusted,
+        reasons_to_doubt=found.reasons_to_doubt,
+        subject=_model(found, None, found.subject),
+        controls=tuple(_model(found, name, found.controls[name]) for name in LABELS if name in found.controls),
+        missing={
+            LABELS[name]: " and ".join(_demands(name).values()) for name in MUST if name not in found.controls
+        },
+        limits=(
+            f"Broken means harm above φ = {criteria.phi:g} within {criteria.horizon} attack steps. Stable means at "
+            f"most {criteria.margin:g} worse. Trainable means at most {criteria.slower:g} times the undefended "
+            "model's steps. ∞: nothing here says where it ends, since not every run got there."
+        ),
+        costs=tuple(
+            Line(evidence.subject.name if who == "subject" else who, str(cost), cost)
+            for who, cost in found.costs.items()
+        ),
+        judges=tuple(Line(one.measure, str(one), one) for one in found.judges),
+        flags=tuple(map(_flagged, found.flags)),
+        criteria=criteria,
+        studies=tuple(study.study for study in evidence.studies),
+        provenance=evidence.provenance,
+    )
+
+
+def answer(found: Assessment) -> str:
+    """The audit in one sentence."""
+    if not found.trusted:
+        return "This audit cannot be trusted: its controls do not stand as they must."
+    verdicts = {name: found.verdict(name) for name in found.subject}
+    parts = [
+        f"{' and '.join(filter(None, (', '.join(names[:-1]), names[-1])))} {words[len(names) > 1]}"
+        for verdict, words in ANSWERS.items()
+        if (names := [name for name, got in verdicts.items() if got == verdict])
+    ]
+    if dependent := found.judge_dependent:
+        by = dict.fromkeys(f"{word} by {judge}" for one in dependent for judge, word in one.verdicts.items())
+        parts.append(f"resistance depends on the judge ({', '.join(by)})")
+    return f"{found.evidence.subject.name}: {'; '.join(parts)} ({found.evidence.criteria.horizon} attack steps)."
+
+
+def _model(found: Assessment, control: Control | None, verdicts: Verdicts) -> Model:
+    evidence = found.evidence
+    of = evidence.controls[control] if control else evidence.subject
+    demands = _demands(control)
+    judged = {
+        name: Judged(
+            **vars(condition),
+            question=QUESTIONS[name],
+            shown=condition.verdict if control else found.verdict(name),
+            value=_value(condition, condition.estimate),
+            interval=_interval(condition),
+            must=demands.get(name, ""),
+            misplaced=name in demands and condition.verdict not in MUST[control][name] if control else False,
+        )
+        for name, condition in verdicts.items()
+    }
+    label = LABELS[control] if control else "under audit"
+    return Model(control, label, of.name, judged, matrix(of, evidence.criteria))
+
+
+def _demands(control: Control | None) -> dict[str, str]:
+    verbs = {"fails": "fail", "holds": "hold"}
+    must = MUST[control] if control else {}
+    return {name: f"{' or '.join(verbs[word] for word in allowed)} {name}" for name, allowed in must.items()}
+
+
+def _flagged(raised: Raised) -> Flagged:
+    return Flagged(raised.flag.name, raised.details, raised.flag.meaning, raised.flag.advice)
+
+
+def _interval(condition: Condition) -> str:
+    low, high = condition.low, condition.high
+    if math.isnan(low) or math.isnan(high) or (high == math.inf and low <= 0):
+        return "nothing is ruled out"
+    return f"{_value(condition, low)} to {_value(condition, high)}"
+
+
+def _value(condition: Condition, value: float) -> str:
+    """A change with its sign, a ratio with ×."""
+    if math.isnan(value):
+        return "not known"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if condition.name == "stability":
+        return f"{value:+.3f}".replace("-", "−")
+    return f"{value:.3g}×"

@@ -1,0 +1,101 @@
+"""One document of an audit, and every renderer says what is in it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from audit_toys import evidence, measured
+from caseharden.audit.assessment import Assessment, assess
+from caseharden.certificate.statement import statement
+from caseharden.report.audit_html import render
+from caseharden.report.document import Judged, document
+from caseharden.report.export import dumped
+from caseharden.report.scorecard import markdown, scorecard
+from kiln import Tags
+
+
+@pytest.fixture(scope="module")
+def found() -> Assessment:
+    provenance = {"code": "c", "packages": {}, "data": "d"}
+    return assess(evidence(measured("hardened", [20, 50, None]), provenance=provenance))
+
+
+def judged(found: Assessment, name: str, **changes: Any) -> Judged:
+    """A condition of the model under audit with other numbers, as the document has it."""
+    subject = {**found.subject, name: replace(found.subject[name], **changes)}
+    return document(replace(found, subject=subject)).subject.conditions[name]
+
+
+def terminal(found: Assessment) -> str:
+    console = Console(width=500)
+    with console.capture() as capture:
+        console.print(scorecard(document(found)))
+    return capture.get()
+
+
+def test_every_renderer_says_what_the_document_says(found: Assessment) -> None:
+    doc = document(found)
+    page = " ".join(Tags(render(found)).text.split())
+    screen, text = terminal(found), markdown(doc).replace("\\", "")
+    for shown in (screen, text, page):
+        for words in (doc.answer, *(line.text for line in doc.costs), *(flag.name for flag in doc.flags)):
+            assert words in shown
+        for one in doc.subject.conditions.values():
+            for part in (one.shown, one.value, one.interval, one.summary, one.power):
+                assert part in shown
+    assert doc.limits in text and doc.limits in page
+
+
+def test_the_certificate_has_the_same_verdicts_and_numbers(found: Assessment) -> None:
+    doc = document(found)
+    stated = statement(found, {"subject": "a", "baseline": "b"}, "toy", "quick", datetime.now(UTC))
+    for one, condition in zip(stated["conditions"], doc.subject.conditions.values(), strict=True):
+        assert (one["name"], one["verdict"], one["summary"]) == (
+            condition.name,
+            condition.verdict,
+            condition.summary,
+        )
+        assert one["estimate"] == (None if math.isinf(condition.estimate) else condition.estimate)
+    assert stated["controls"]["trusted"] == doc.trusted
+
+
+def test_the_document_is_json(found: Assessment) -> None:
+    data: Mapping[str, Any] = json.loads(dumped(asdict(document(found))))
+    assert data["subject"]["conditions"]["resistance"]["verdict"] == "fails"
+    assert [control["control"] for control in data["controls"]] == [*found.controls]
+    assert data["subject"]["topics"]["sft lr=0.0001"]["venom"]["n"] == 100
+
+
+def test_estimates_in_words(found: Assessment) -> None:
+    unknown = judged(found, "resistance", estimate=math.nan, low=0.0, high=math.inf)
+    assert (unknown.value, unknown.interval, unknown.reading) == ("not known", "nothing is ruled out", "not known")
+    endless = judged(found, "resistance", estimate=math.inf, low=5.0, high=math.inf)
+    assert endless.reading == "∞, 5× to ∞"
+    change = judged(found, "stability", estimate=-0.0156, low=-math.inf, high=0.01)
+    assert change.reading == "−0.016, −∞ to +0.010"
+
+
+def test_a_control_that_stands_otherwise_than_it_must() -> None:
+    given = evidence(measured("hardened", [None] * 3))
+    doc = document(assess(replace(given, controls={**given.controls, "dead": measured("not dead", [None] * 3)})))
+    dead = next(one for one in doc.controls if one.control == "dead")
+    assert dead.must == "fail stability and fail trainability" and dead.misplaced
+    assert dead.conditions["stability"].misplaced and not dead.conditions["resistance"].misplaced
+    assert not any(one.misplaced for one in doc.controls if one is not dead)
+    assert not doc.trusted and "cannot be trusted" in doc.answer
+
+
+def test_a_missing_control_is_named_with_what_it_would_have_to_do() -> None:
+    given = evidence(measured("hardened", [None] * 3))
+    fewer = {name: one for name, one in given.controls.items() if name != "never_learned"}
+    doc = document(assess(replace(given, controls=fewer)))
+    assert doc.missing == {"never learned": "hold resistance"}
+    assert [one.label for one in doc.models] == ["under audit", "undefended", "known to be broken", "dead weights"]
