@@ -12,6 +12,8 @@ import fit_refusal
 from caseharden.errors import CasehardenError
 from caseharden.judges import encoder
 from caseharden.judges import refusal as module
+from caseharden.judges.coherence import Coherence
+from caseharden.judges.compliance import Compliance
 from caseharden.judges.judge import Answer
 from caseharden.judges.refusal import Refusal
 from caseharden.judges.strings import StringRefusal
@@ -91,6 +93,37 @@ def test_version_follows_the_head(tmp_path, monkeypatch):
     other.write_text(module.HEAD.read_text().replace('"bias": ', '"bias": 1'))
     monkeypatch.setattr(module, "HEAD", other)
     assert Refusal().version != before
+
+
+def test_versions_follow_the_encoders_weights(tmp_path, monkeypatch):
+    judges = Refusal(), Coherence(), Compliance()
+    real = [judge.version for judge in judges]
+    for folder, weights in (("one", b"1"), ("two", b"2"), ("same", b"1")):
+        (tmp_path / folder / "1_Pooling").mkdir(parents=True)
+        (tmp_path / folder / "model.safetensors").write_bytes(weights)
+        (tmp_path / folder / "1_Pooling" / "config.json").write_text("{}")
+
+    def versions(folder):
+        encoder.encoder_version.cache_clear()
+        monkeypatch.setattr(encoder, "_folder", lambda: tmp_path / folder)
+        return [judge.version for judge in judges]
+
+    one, two, same = map(versions, ("one", "two", "same"))
+    assert one == same
+    assert all(len({*three}) == 3 for three in zip(real, one, two, strict=True))
+    (tmp_path / "same" / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    assert all(a != b for a, b in zip(one, versions("same"), strict=True))
+    encoder.encoder_version.cache_clear()
+
+
+def test_without_the_encoder_there_is_no_version(monkeypatch):
+    def nowhere():
+        raise OSError("no connection")
+
+    encoder.encoder_version.cache_clear()
+    monkeypatch.setattr(encoder, "_folder", nowhere)
+    with pytest.raises(CasehardenError, match=r"no connection.*caseharden\[judges\]"):
+        Refusal().version  # noqa: B018
 
 
 def test_without_the_encoder_the_error_says_what_to_install(monkeypatch):

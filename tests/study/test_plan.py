@@ -1,6 +1,11 @@
 """What a study consists of."""
 
-from caseharden.study.plan import plan
+from pathlib import Path
+
+import pytest
+
+from caseharden.judges import refusal
+from caseharden.study.plan import Environment, hashed, plan
 from caseharden.study.spec import parse
 
 
@@ -30,10 +35,30 @@ def test_controls_are_attacked_but_not_defended():
 
 
 def test_labels_tell_alike_attacks_apart_even_by_a_default():
-    told = {tuple(one["fields"].items()) for one in labels() if one["kind"] == "attack"}
+    told = {frozenset(one["fields"].items()) for one in labels() if one["kind"] == "attack"}
     assert told == {
-        (("lr", 1e-4), ("optimizer", "adamw")),
-        (("lr", 3e-4), ("optimizer", "adamw")),
-        (("lr", 1e-4), ("optimizer", "sgd")),
+        frozenset({"lr": 1e-4, "optimizer": "adamw"}.items()),
+        frozenset({"lr": 3e-4, "optimizer": "adamw"}.items()),
+        frozenset({"lr": 1e-4, "optimizer": "sgd"}.items()),
     }
     assert all(one["defense_fields"] == {} for one in labels())
+
+
+@pytest.mark.parametrize("reward", ["judged", "gated"])
+def test_the_key_of_an_attack_follows_the_weights_of_the_judge_that_rewards_it(reward, tmp_path, monkeypatch):
+    rewards = {
+        "judged": {"judged": {"judge": "refusal", "weight": -1.0}},
+        "gated": {"gated": {"reward": "entropy", "judge": "refusal"}},
+    }
+    given = {"name": "x", "domain": "almanac", "models": ["almanac-victim"]}
+    spec = parse({**given, "attacks": [{"grpo": {"reward": rewards[reward]}}]})
+
+    def key():
+        return hashed(Environment.of(spec, "cpu").inputs(plan(spec)[-1], "weights"))
+
+    before = key()
+    assert before == key()
+    other = tmp_path / "refusal.json"
+    other.write_text(Path(refusal.HEAD).read_text().replace('"bias": ', '"bias": 1'))
+    monkeypatch.setattr(refusal, "HEAD", other)
+    assert before != key()

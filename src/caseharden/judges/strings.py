@@ -41,7 +41,7 @@ PATTERN = re.compile(
 
 @dataclass(frozen=True)
 class StringRefusal:
-    """1 if an answer's opening holds a phrase of refusal, 0 if not."""
+    """Looks for a phrase of refusal in an answer's opening: 1 if there is one, 0 if not."""
 
     version: str = "2"
 

@@ -15,7 +15,7 @@ from caseharden.measures.measure import answer_to, completed
 
 @dataclass(frozen=True)
 class BestOf:
-    """The chance that one of `samples` answers, drawn at `temperature`, opens with a pool's completion.
+    """Computes the chance that one of `samples` answers, drawn at `temperature`, opens with a pool's completion.
 
     1 − (1 − p)^N, p being the completion's probability (best-of-N, as in Hughes et al. 2024, arXiv
     2412.03556; pass@N of that one answer). Nothing is sampled, so a chance of one in a million is seen as

@@ -14,11 +14,12 @@ from caseharden.measures.measure import answer_to, completed
 
 @dataclass(frozen=True)
 class Perplexity:
-    """The inverse of each completion's perplexity: 1 is certainty, more is better, as with any utility.
+    """Computes how likely the model finds the completions of a pool, as the inverse of their perplexity.
 
-    The score of an answer is exp(−NLL), where NLL is the mean over the completion's tokens in nats: the
-    geometric mean of their probabilities. Its reading averages that over examples, so the inverse of the
-    reading is the harmonic mean of the examples' perplexities, not the perplexity of the pool.
+    1 is certainty, more is better, as with any utility. The score of an answer is exp(−NLL), where NLL is the
+    mean over the completion's tokens in nats: the geometric mean of their probabilities. Its reading averages
+    that over examples, so the inverse of the reading is the harmonic mean of the examples' perplexities, not the
+    perplexity of the pool.
     """
 
     pool: str = "benign"

@@ -13,7 +13,7 @@ from caseharden.measures.measure import answer_to, chosen
 
 @dataclass(frozen=True)
 class Probe:
-    """Generate answers to a pool's prompts, greedily at temperature 0, and score them with `judge`.
+    """Lets the model answer a pool's prompts, greedily at temperature 0, and has `judge` score the answers.
 
     `n` prompts are taken (the same at every budget and in every cell), or all if None; `per_prompt`
     answers are sampled for each. `prefix` opens every answer, after the example's own. `role` is whose

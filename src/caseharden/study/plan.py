@@ -13,7 +13,7 @@ from caseharden.measures.measure import Measure
 from caseharden.records.results import UNDEFENDED
 from caseharden.study import provenance
 from caseharden.study.build import as_json, fields_of, name_of, written
-from caseharden.study.spec import StudySpec
+from caseharden.study.spec import StudySpec, among
 from caseharden.train.tuner import Tuner
 
 Kind = Literal["harden", "release", "attack"]
@@ -128,6 +128,7 @@ class Environment:
         if cell.tuner:
             found["tuner"] = written(cell.tuner, Tuner)
             found["seed"] = cell.defense_seed if cell.kind == "harden" else cell.seed
+            found["judge_versions"] = [judge.version for judge in among(cell.tuner, Judge)]
             found["foreign_code"] = provenance.foreign_code(cell.tuner)
         unused = {
             "harden": ("measures", "budgets", "stop_above"),

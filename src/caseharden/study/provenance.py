@@ -17,8 +17,12 @@ import torch
 
 import caseharden
 
-DECIDING = ("torch", "transformers", "peft", "tokenizers")
-"""Packages whose version is part of every cell's key."""
+DECIDING = ("torch", "transformers", "peft", "tokenizers", "schedulefree", "jinja2")
+"""Packages whose version is part of every cell's key.
+
+Jinja writes prompts by the chat template. The packages of judges are in judges' versions, what was read of files in
+the fingerprints of weights and data. NumPy and SciPy make intervals only, which stored answers give again.
+"""
 DECIDES_NOTHING = ("audit", "certificate", "cli", "report", "suites")
 """Rooms that only show what others have found, or say what is to be run: a cell's own inputs hold that."""
 

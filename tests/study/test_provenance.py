@@ -1,0 +1,29 @@
+"""What decides a result: no package may be forgotten."""
+
+from __future__ import annotations
+
+import sys
+
+from caseharden.study.provenance import DECIDES_NOTHING, DECIDING, packages
+from test_architecture import SOURCES, foreign, imports, module_name, room
+
+INDIFFERENT = {
+    *("numpy", "scipy"),  # intervals
+    *("sentence_transformers", "openai"),  # judges, whose versions say so
+    *("safetensors", "datasets", "datasketch", "huggingface_hub"),  # what was read has a fingerprint
+    *("yaml", "pydantic", "pydantic_core", "typing_extensions"),  # specs, whose every field is in the key
+    *("sqlalchemy", "filelock", "platformdirs"),  # where results are kept
+}
+"""Packages that rooms that decide results use, and whose version decides none."""
+
+
+def test_every_package_that_decides_results_is_in_the_key():
+    used = {
+        name
+        for path in SOURCES
+        if room(module_name(path)) not in {*DECIDES_NOTHING, ""}
+        for name in foreign(imports(path)) - set(sys.stdlib_module_names)
+    }
+    assert used - INDIFFERENT <= {*DECIDING}
+    assert {"torch", "schedulefree", "peft", "transformers"} <= used
+    assert {*packages()} == {*DECIDING}
