@@ -1,11 +1,15 @@
 """What a study consists of."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from caseharden import attacks, defenses, judges, measures
+from caseharden.errors import CasehardenError
 from caseharden.judges import refusal
-from caseharden.study.plan import Environment, hashed, plan
+from caseharden.measures.probe import Probe
+from caseharden.study.plan import Environment, described, hashed, plan
 from caseharden.study.spec import parse
 
 
@@ -62,3 +66,25 @@ def test_the_key_of_an_attack_follows_the_weights_of_the_judge_that_rewards_it(r
     other.write_text(Path(refusal.HEAD).read_text().replace('"bias": ', '"bias": 1'))
     monkeypatch.setattr(refusal, "HEAD", other)
     assert before != key()
+
+
+TABLES = (attacks.TABLE, defenses.TABLE, judges.TABLE, measures.TABLE)
+
+
+@pytest.mark.parametrize("cls", [cls for table in TABLES for cls in table.values() if hasattr(cls, "knobs")])
+def test_what_is_declared_to_change_no_result_is_a_field(cls):
+    names = cls.knobs if isinstance(cls.knobs, tuple) else cls().knobs
+    assert names and {*names} <= {field.name for field in dataclasses.fields(cls)}
+
+
+def test_the_batches_of_a_probe_decide_what_it_samples_and_nothing_else():
+    def key(**fields):
+        return described(Probe(**fields))
+
+    assert key(batch_size=2) == key(batch_size=4)
+    assert key(batch_size=2, temperature=1.0) != key(batch_size=4, temperature=1.0)
+
+
+def test_attacks_that_differ_in_what_changes_no_result_are_one_attack():
+    with pytest.raises(CasehardenError, match=r"attacks has .* twice"):
+        labels(attacks=[{"grpo": {"forward_batch": [8, 16]}}])

@@ -13,10 +13,11 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import select
 
-from caseharden.attacks import SFT
-from caseharden.defenses import SafetySFT
+from caseharden.attacks import GRPO, SFT
+from caseharden.defenses import TAR, SafetySFT
 from caseharden.errors import CasehardenError
 from caseharden.judges.verifier import Verifier
+from caseharden.measures.probe import Probe
 from caseharden.store.log import StepLog
 from caseharden.store.results import results
 from caseharden.store.store import Store
@@ -24,7 +25,7 @@ from caseharden.store.tables import GenerationRow, RecordRow
 from caseharden.study.rescore import rescore
 from caseharden.study.run import run_study
 from study_toys import HARD_TO_RESUME, Fails, Logged, Moved, contents, outcomes, run, run_in, study
-from toys import Short
+from toys import Checksum, Short
 
 
 @pytest.fixture
@@ -76,15 +77,15 @@ def logs(store: Store) -> dict[str, list[str]]:
 
 def test_a_log_that_was_cut_off_is_mended(tmp_path):
     log = StepLog(tmp_path / "logs" / "a.jsonl")
-    log.resume(0)
+    log.resume()
     for step in (1, 2, 3):
         log.add(step, {"loss": 0.5})
     log.path.write_text(log.path.read_text()[:-8])
-    log.resume(3)
-    log.add(3, {"loss": 0.25})
-    assert [json.loads(line)["step"] for line in log.path.read_text().splitlines()] == [1, 2, 3]
-    log.resume(1)
-    assert len(log.path.read_text().splitlines()) == 1
+    log = StepLog(log.path)
+    log.resume()
+    for step in (2, 3, 4):  # from a checkpoint after the first step
+        log.add(step, {"loss": 0.25})
+    assert [(line["step"], line["loss"]) for line in log.steps()] == [(1, 0.5), (2, 0.5), (3, 0.25), (4, 0.25)]
 
 
 def test_what_each_step_reports_is_kept(model, store):
@@ -246,25 +247,103 @@ def test_an_attack_that_has_broken_the_model_may_stop_there(model, store, tiny_l
     assert (stopped.t_phi, stopped.censored_at) == (full.t_phi, full.censored_at) == (2, None)
     assert stopped.points == full.points[:2]
     run(replace(spec, stop_when_broken=True, phi=0.99), store, update=True)
-    assert len(log.read_text().splitlines()) == taken + 4, "another threshold, another attack"
+    assert len(log.read_text().splitlines()) == taken + 2, "what is above another threshold as well runs no more"
+    run(replace(spec, phi=0.99), store, update=True)
+    assert results(store).curves[0].points == full.points, "without the threshold, the rest is measured"
 
 
 def test_attacked_weights_are_kept_if_asked_for(model, store):
     run(study(model, defenses=(None,), attacks=(SFT(lr=1e-2),), keep_attacked=True), store)
-    (mark,) = store.made("toy")
+    (curve,) = results(store).curves
+    ((step, mark),) = store.kept(curve.cell).items()
+    assert step == 3
     assert (store.folder / "weights" / mark / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_further_budget_measures_only_what_is_new(kept, model, store, tmp_path):
+    """Where attacked models are kept, the attack goes on from the last; either way it is the same attack."""
+    log = tmp_path / "log"
+    attacks = (*HARD_TO_RESUME, Logged(lr=1e-2, batch_size=4, log=log))
+    spec = study(model, defenses=(None,), attacks=attacks, keep_attacked=kept, budgets=(0, 3))
+    more = replace(spec, budgets=(0, 2, 3, 5) if not kept else (0, 3, 5))
+    run(spec, store)
+    measured = [event.text for event in run(more, store, update=True) if event.what == "measured"]
+    new = [b for b in more.budgets if b not in spec.budgets]
+    assert measured == [f"{name} at {b}" for b in new for name in ("harm", "utility")] * len(attacks)
+    assert len(log.read_text().splitlines()) == (5 if kept else 3 + 5)
+    at_once = Store(tmp_path / "at once")
+    run(more, at_once)
+    assert contents(store) == contents(at_once)
+    assert logs(store) == logs(at_once)
+    for curve in results(store).curves:
+        assert [*store.kept(curve.cell)] == ([3, 5] if kept else [])
+    assert outcomes(run(more, store)) == ["stored"] * 4
+
+
+def test_studies_with_other_budgets_share_attacks_and_each_sees_its_own(model, store, tmp_path, tiny_lm):
+    log = tmp_path / "log"
+    wide = study(
+        model,
+        name="wide",
+        defenses=(None,),
+        attacks=(Logged(lr=1e-2, log=log),),
+        measures={"harm": Moved(tiny_lm.weights_hash())},
+        budgets=(0, 2, 3, 4),
+    )
+    run(wide, store)
+    narrow = replace(wide, name="narrow", budgets=(0, 3))
+    stopped = replace(wide, name="stopped", stop_when_broken=True)
+    between = replace(wide, name="between", budgets=(0, 1, 3))
+    assert [outcomes(run(spec, store)) for spec in (narrow, stopped)] == [["stored"] * 2] * 2
+    assert len(log.read_text().splitlines()) == 4
+    assert outcomes(run(between, store)) == ["stored", "done"]
+    assert len(log.read_text().splitlines()) == 4 + 1, "it ends when nothing more is missing"
+    for spec, seen in ((wide, [0, 2, 3, 4]), (narrow, [0, 3]), (stopped, [0, 2]), (between, [0, 1, 3])):
+        found = results(store, spec.name, whole=True)
+        (curve,) = found.curves
+        assert [point.budget for point in curve.points] == seen
+        assert [line["step"] for line in curve.log] == list(range(1, seen[-1] + 1))
+        assert {sample.budget for sample in found.samples} == {*seen}
+        assert found.progress == {"done": 2, "failed": 0, "missing": 0}
+
+
+def test_an_attack_that_fails_later_on_is_done_for_a_study_that_does_not_go_there(model, store):
+    near = study(model, name="near", defenses=(None,), attacks=(Fails(at=4),), budgets=(0, 2))
+    far, farther = replace(near, name="far", budgets=(0, 2, 5)), replace(near, name="farther", budgets=(0, 9))
+    assert outcomes(run(near, store)) == ["done", "done"]
+    assert outcomes(run(far, store)) == ["stored", "failed"]
+    assert outcomes(run(near, store)) == ["stored", "stored"]
+    assert outcomes(run(farther, store)) == ["stored", "failed"]
+    assert results(store, "near").progress == {"done": 2, "failed": 0, "missing": 0}
+    assert results(store, "far").progress == {"done": 1, "failed": 1, "missing": 0}
+
+
+def test_what_only_says_how_much_memory_to_use_runs_nothing_again(model, store):
+    harm = Probe("harmful", n=12, max_new_tokens=4)
+    tar = TAR(adversaries=(SFT(lr=1e-2),), max_steps=1, inner_steps=1, look_every=1)
+    grpo = GRPO(reward=Checksum(), prompts=2, samples=2, max_new_tokens=2)
+    spec = study(model, defenses=(tar,), attacks=(grpo,), measures={"harm": harm}, budgets=(0, 1))
+    run(spec, store)
+    frugal = replace(
+        spec,
+        defenses=(replace(tar, keep="cpu"),),
+        attacks=(replace(grpo, forward_batch=1),),
+        measures={"harm": replace(harm, batch_size=2)},
+    )
+    assert outcomes(run(frugal, store, update=True)) == ["stored"] * 3
 
 
 def test_another_judge_scores_stored_answers_without_a_model(model, store):
     run(study(model, defenses=(None,), attacks=(SFT(lr=1e-2),)), store)
     shutil.rmtree(model)
-    judge = Verifier(version="2")
+    judge = Verifier(version="other")
     assert rescore(store, "toy", "harm", judge) == 3
     assert rescore(store, "toy", "harm", judge) == 0
     (curve,) = results(store).curves
     for point in curve.points:
-        again = point.readings['harm@{"verifier":{"version":"2"}}']
-        assert again.judge_version == "2"
+        again = point.readings['harm@{"verifier":{"version":"other"}}']
+        assert again.judge_version == "other"
         assert (again.value, again.n) == (point.readings["harm"].value, point.readings["harm"].n)
     with pytest.raises(CasehardenError, match=r"no stored answers of measure 'harn'\. Did you mean 'harm'"):
         rescore(store, "toy", "harn", judge)

@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,7 @@ class Patcher(Descends):
     random_vector: bool = False
     watch: Watch | None = None
     keep: Keep = "device"
+    knobs: ClassVar = ("keep",)
 
     def __post_init__(self) -> None:
         check_descent(self)

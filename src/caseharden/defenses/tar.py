@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,7 @@ class TAR(Descends):
     lr: float = 2e-4
     watch: Watch | None = None
     keep: Keep = "device"
+    knobs: ClassVar = ("keep",)
 
     def __post_init__(self) -> None:
         check_descent(self)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import Answer, version_of
@@ -27,6 +27,7 @@ class Classifier:
     template: str | None = None
     max_length: int = 512
     batch_size: int = 32
+    knobs: ClassVar = ("batch_size",)
 
     @property
     def version(self) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import NAN, Answer, version_of
@@ -67,6 +67,7 @@ class LLMJudge:
     concurrency: int = 8
     price_in: float = 0.0
     price_out: float = 0.0
+    knobs: ClassVar = ("per_minute", "concurrency", "price_in", "price_out")
 
     def __post_init__(self) -> None:
         if self.rubric not in RUBRICS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from caseharden.data.pools import Pools
 from caseharden.errors import CasehardenError
@@ -29,6 +30,7 @@ class BestOf:
     n: int | None = None
     max_length: int = 512
     batch_size: int = 64
+    knobs: ClassVar = ("batch_size",)
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.temperature <= 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from caseharden.data.pools import Pools
 from caseharden.errors import CasehardenError
@@ -31,6 +32,7 @@ class MultipleChoice:
     n: int | None = None
     max_length: int = 512
     batch_size: int = 16
+    knobs: ClassVar = ("batch_size",)
 
     @property
     def judge(self) -> Judge:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from caseharden.data.pools import Pools
 from caseharden.judges.judge import Answer
@@ -26,6 +27,7 @@ class Perplexity:
     n: int | None = None
     max_length: int = 512
     batch_size: int = 8
+    knobs: ClassVar = ("batch_size",)
 
     @property
     def judge(self) -> None:

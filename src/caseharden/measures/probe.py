@@ -30,6 +30,11 @@ class Probe:
     prefix: str = ""
     role: Role = "evaluator"
 
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        """Which answers are written together changes none that is greedy; of sampled ones it decides the draws."""
+        return ("batch_size",) if self.temperature == 0 else ()
+
     def answers(self, lm: LM, domain: Pools, seed: int) -> list[Answer]:
         examples = chosen(domain, self.pool, self.n, self.role)
         asked = [example for example in examples for _ in range(self.per_prompt)]

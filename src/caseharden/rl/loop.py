@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -121,6 +121,7 @@ class PolicyGradient(Descends, ABC):
     lora: LoRA | None = None
     engine: Engine = field(default_factory=Transformers)
     forward_batch: int = 64
+    knobs: ClassVar = ("forward_batch",)
 
     def __post_init__(self) -> None:
         check_descent(self)

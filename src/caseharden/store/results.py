@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,16 +12,14 @@ from sqlalchemy import ColumnElement, and_, func, inspect, select
 from sqlalchemy.orm import Session
 
 from caseharden.errors import CasehardenError, nearest
-from caseharden.records.results import Answers, Curve, Failure, Point, Reading, Results, Sample
+from caseharden.records.results import Answers, Curve, Failure, Point, Results, Sample
+from caseharden.records.stopping import Readings, Wanted
 from caseharden.store.log import StepLog
-from caseharden.store.store import Store
-from caseharden.store.tables import CellRow, GenerationRow, PlaceRow, RecordRow, ScoreRow, StudyRow
+from caseharden.store.store import Store, readings_of
+from caseharden.store.tables import CellRow, GenerationRow, PlaceRow, ScoreRow, StudyRow
 
 SAMPLES = 8
 """Answers handed to a report for each measure, budget and cell."""
-
-Readings = dict[int, dict[str, Reading]]
-"""By step and measure."""
 
 
 def results(store: Store, study: str | None = None, *, whole: bool = False) -> Results:
@@ -38,18 +36,24 @@ def results(store: Store, study: str | None = None, *, whole: bool = False) -> R
         row = session.get_one(StudyRow, name)
         places = list(session.scalars(select(PlaceRow).where(PlaceRow.study == name).order_by(PlaceRow.position)))
         cells = {key: session.get_one(CellRow, key) for key in _begun(session, places)}
-        groups = list(_groups(places, cells))
+        readings = {key: readings_of(session, key) for key in cells}
+        wanted = {key: _wanted(row.spec, cell) for key, cell in cells.items()}
+        done = {key for key, cell in cells.items() if _is_done(cell, wanted[key], readings[key])}
+        groups = list(_groups(places, cells, done))
         curves: list[Curve] = []
         samples: list[Sample] = []
         for group in groups:
             for place in group.ends:
                 if place.cell and group.state(group.release) == group.state(place) == "done":
                     parts = [str(group.release.cell), place.cell]
-                    readings = _readings(session, parts)
-                    answers = _answers(session, parts, readings) if whole else {}
+                    # Another study may have gone on from here, or looked at other budgets.
+                    within = {0, *wanted[place.cell].within(readings[place.cell])}
+                    of_curve = {b: found for part in parts for b, found in readings[part].items() if b in within}
+                    answers = _answers(session, parts, of_curve) if whole else {}
                     log = StepLog.of(store.folder, place.cell).steps() if whole else ()
-                    curves.append(_curve(place, readings, row.spec["phi"], answers, log))
-                    samples += _samples(session, place.cell, parts)
+                    log = tuple(step for step in log if step["step"] <= max(of_curve))
+                    curves.append(_curve(place, of_curve, row.spec["phi"], answers, log))
+                    samples += [s for s in _samples(session, place.cell, parts) if s.budget in of_curve]
     states = [group.state(place) for group in groups for place in group.places]
     return Results(
         study=name,
@@ -79,6 +83,7 @@ class _Group:
 
     release: PlaceRow
     cells: Mapping[str, CellRow]
+    done: Collection[str]
     harden: PlaceRow | None = None
     attacks: list[PlaceRow] = field(default_factory=list)
 
@@ -97,7 +102,7 @@ class _Group:
     def state(self, place: PlaceRow) -> str:
         """``done``, ``failed`` (also where the hardening has) or ``missing``."""
         if cell := self.cell(place):
-            return cell.status if cell.status in ("done", "failed") else "missing"
+            return "done" if cell.key in self.done else "failed" if cell.status == "failed" else "missing"
         blocked = self.harden is not None and self.harden is not place and self.state(self.harden) == "failed"
         return "failed" if blocked else "missing"
 
@@ -116,18 +121,30 @@ class _Group:
                 )
 
 
-def _groups(places: Sequence[PlaceRow], cells: Mapping[str, CellRow]) -> Iterator[_Group]:
+def _groups(places: Sequence[PlaceRow], cells: Mapping[str, CellRow], done: Collection[str]) -> Iterator[_Group]:
     """Places in groups, by the order of the plan: the hardening if there is one, the release, the attacks."""
     at = 0
     while at < len(places):
         harden = places[at] if places[at].labels["kind"] == "harden" else None
         at += 1 if harden else 0
-        group = _Group(places[at], cells, harden)
+        group = _Group(places[at], cells, done, harden)
         at += 1
         while at < len(places) and places[at].labels["kind"] == "attack":
             group.attacks.append(places[at])
             at += 1
         yield group
+
+
+def _wanted(spec: Mapping[str, Any], cell: CellRow) -> Wanted:
+    """What the study with this written spec wants of an attack."""
+    limit = spec["phi"] if spec.get("stop_when_broken") else None
+    return Wanted(spec["budgets"], cell.inputs.get("measures", ()), limit)
+
+
+def _is_done(cell: CellRow, wanted: Wanted, readings: Readings) -> bool:
+    """Whether a cell has all that a study wants of it: of an attack, whatever other studies have asked of it."""
+    relative = cell.inputs["kind"] == "attack" and "budgets" not in cell.inputs  # in keys of earlier versions
+    return not wanted.missing(readings) if relative else cell.status == "done"
 
 
 def _begun(session: Session, places: Iterable[PlaceRow]) -> list[str]:
@@ -164,16 +181,6 @@ def _curve(
         cell=str(place.cell),
         log=log,
     )
-
-
-def _readings(session: Session, cells: Sequence[str]) -> Readings:
-    found: Readings = defaultdict(dict)
-    for row in session.scalars(select(RecordRow).where(RecordRow.cell.in_(cells)).order_by(RecordRow.id)):
-        name = row.measure if row.own else f"{row.measure}@{row.judge}"
-        found[row.step][name] = Reading(
-            row.value, row.low, row.high, row.n, row.unscored, row.judge, row.judge_version
-        )
-    return dict(found)
 
 
 def _answers(session: Session, cells: Sequence[str], readings: Readings) -> dict[int, dict[str, Answers]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from sqlalchemy.schema import CreateColumn
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer
 from caseharden.records.results import Reading
-from caseharden.store.tables import Base, CellRow, GenerationRow, PlaceRow, RecordRow, StudyRow, now
+from caseharden.store.tables import Base, CellRow, GenerationRow, KeptRow, PlaceRow, RecordRow, StudyRow, now
 
 
 class StoreError(CasehardenError):
@@ -164,7 +165,7 @@ class Store:
             return session.get(CellRow, key)
 
     def made(self, study: str) -> list[str]:
-        """Fingerprints of the weights that the study's finished cells have made, in the study's order."""
+        """Fingerprints of the weights that the study's finished hardenings have made, in the study's order."""
         rows = select(CellRow.weights).join(PlaceRow, PlaceRow.cell == CellRow.key)
         done = rows.where(PlaceRow.study == study, CellRow.status == "done", CellRow.weights.is_not(None))
         with self.session() as session:
@@ -178,7 +179,7 @@ class Store:
             session.add(row)
 
     def finish(self, key: str, weights: str | None = None) -> None:
-        """Mark a cell as done; `weights` are those it made. The last thing written of a cell."""
+        """Mark a cell as done; `weights` are those that a hardening made. The last thing written of a cell."""
         with self.session("finishing a cell") as session:
             row = session.get_one(CellRow, key)
             row.status, row.weights, row.finished = "done", weights, now()
@@ -191,18 +192,21 @@ class Store:
 
     # ---- what was measured --------------------------------------------------------------------------
 
-    def measured(self, key: str) -> set[tuple[str, int]]:
-        """The (measure, step) pairs of a cell that are stored."""
-        with self.session() as session:
-            rows = select(RecordRow.measure, RecordRow.step).where(RecordRow.cell == key, RecordRow.own)
-            return {(measure, step) for measure, step in session.execute(rows)}
+    def keep(self, key: str, step: int, weights: str) -> None:
+        """Enter the weights of an attacked model, as it was after `step` steps."""
+        with self.session("entering weights") as session:
+            session.merge(KeptRow(cell=key, step=step, weights=weights))
 
-    def exceeded(self, key: str, measure: str, limit: float) -> int | None:
-        """The first step of a cell at which the stored `measure` is above `limit`; None if there is none."""
+    def kept(self, key: str) -> dict[int, str]:
+        """Fingerprints of an attacked model's weights that were kept, by step."""
         with self.session() as session:
-            mine = (RecordRow.cell == key, RecordRow.own, RecordRow.measure == measure)
-            rows = session.execute(select(RecordRow.step, RecordRow.value).where(*mine))
-            return min((step for step, value in rows if value > limit), default=None)
+            rows = session.scalars(select(KeptRow).where(KeptRow.cell == key).order_by(KeptRow.step))
+            return {row.step: row.weights for row in rows}
+
+    def readings(self, key: str) -> dict[int, dict[str, Reading]]:
+        """What is stored of a cell: see `readings_of`."""
+        with self.session() as session:
+            return readings_of(session, key)
 
     def record(
         self,
@@ -233,6 +237,17 @@ class Store:
                 )
                 for number, answer in enumerate(answers)
             )
+
+
+def readings_of(session: Session, key: str) -> dict[int, dict[str, Reading]]:
+    """What is stored of a cell, by step and measure; by judges other than a measure's own, as ``measure@judge``."""
+    found: dict[int, dict[str, Reading]] = defaultdict(dict)
+    for row in session.scalars(select(RecordRow).where(RecordRow.cell == key).order_by(RecordRow.id)):
+        name = row.measure if row.own else f"{row.measure}@{row.judge}"
+        found[row.step][name] = Reading(
+            row.value, row.low, row.high, row.n, row.unscored, row.judge, row.judge_version
+        )
+    return dict(found)
 
 
 def _text(text: str) -> str:

@@ -69,10 +69,19 @@ class CellRow(Base):
     """``running``, ``done`` or ``failed``; ``done`` is written after everything else of the cell."""
     reason: Mapped[str] = mapped_column(default="")
     weights: Mapped[str | None]
-    """Fingerprint of the weights that this cell made, where they are kept."""
+    """Fingerprint of the weights that a hardening made."""
     host: Mapped[dict[str, Any]]
     started: Mapped[datetime] = mapped_column(default=now)
     finished: Mapped[datetime | None]
+
+
+class KeptRow(Base):
+    """An attacked model that is kept, as it was after `step` steps: the fingerprint of its weights."""
+
+    __tablename__ = "kept"
+    cell: Mapped[str] = mapped_column(ForeignKey("cells.key"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    weights: Mapped[str]
 
 
 class RecordRow(Base):

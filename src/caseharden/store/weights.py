@@ -50,6 +50,11 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @classmethod
+    def of(cls, folder: Path, cell: str) -> Checkpoint:
+        """That of one cell in the store at `folder`."""
+        return cls(folder / "checkpoints" / f"{cell}.pt")
+
     def save(self, run: Run) -> None:
         """Put `run`'s state in the place of the one before."""
         with storing("saving a checkpoint", RuntimeError):
@@ -62,7 +67,7 @@ class Checkpoint:
             fresh.replace(self.path)
             _sync(self.path.parent)
 
-    def restore(self, run: Run, before: int | None) -> None:
+    def restore(self, run: Run, before: int | None = None) -> None:
         """Let a fresh `run` stand where it was saved, if it was, and if that was before step `before`."""
         if not self.path.is_file():
             return

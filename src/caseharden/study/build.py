@@ -13,7 +13,7 @@ import inspect
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from types import NoneType, UnionType
@@ -77,31 +77,35 @@ def variants(value: Any, hint: Any, place: str) -> list[Any]:
     return [_plain(value, hint, place)]
 
 
-def written(value: Any, hint: Any, *, all_fields: bool = True) -> Any:
+def written(value: Any, hint: Any, *, all_fields: bool = True, knobs: bool = True) -> Any:
     """`value` as a spec would write it: what `build` turns back into it.
 
-    Without `all_fields`, fields that have their default value are left out, for people to read.
+    Without `all_fields`, fields that have their default value are left out, for people to read. Without
+    `knobs`, so are those that an object itself says change no result: the names in its attribute ``knobs``.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        own = fields_of(value, all_fields=all_fields)
+        own = fields_of(value, all_fields=all_fields, knobs=knobs)
         kind = _arm(hint, is_protocol)
         return own if kind is None else ({name_of(value, kind): own} if own else name_of(value, kind))
+    inner = partial(written, all_fields=all_fields, knobs=knobs)
     if isinstance(value, Mapping):
-        inner = get_args(_arm(hint, _is_mapping))
-        return {k: written(v, inner[1] if inner else Any, all_fields=all_fields) for k, v in value.items()}
+        args = get_args(_arm(hint, _is_mapping))
+        return {name: inner(item, args[1] if args else Any) for name, item in value.items()}
     if isinstance(value, tuple | list):
-        inner = get_args(_arm(hint, _is_sequence))
-        return [written(item, inner[0] if inner else Any, all_fields=all_fields) for item in value]
+        args = get_args(_arm(hint, _is_sequence))
+        return [inner(item, args[0] if args else Any) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 
-def fields_of(value: Any, *, all_fields: bool = True) -> dict[str, Any]:
-    """The fields of a frozen object as a spec would write them, or only those that differ from their defaults."""
+def fields_of(value: Any, *, all_fields: bool = True, knobs: bool = True) -> dict[str, Any]:
+    """The fields of a frozen object as a spec would write them: see `written` for which."""
     hints = get_type_hints(type(value))
+    left_out = () if knobs else getattr(value, "knobs", ())
     return {
-        field.name: written(getattr(value, field.name), hints[field.name], all_fields=all_fields)
+        field.name: written(getattr(value, field.name), hints[field.name], all_fields=all_fields, knobs=knobs)
         for field in dataclasses.fields(value)
-        if field.init and (all_fields or getattr(value, field.name) != _default(field))
+        if field.init and field.name not in left_out
+        if all_fields or getattr(value, field.name) != _default(field)
     }
 
 

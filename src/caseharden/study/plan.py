@@ -102,8 +102,6 @@ class Environment:
 
     domain: str
     measures: Mapping[str, Any]
-    budgets: tuple[int, ...]
-    stop_above: float | None
     code: str
     packages: Mapping[str, str]
     precision: str
@@ -114,8 +112,6 @@ class Environment:
         return cls(
             domain=fingerprint(spec.domain),
             measures={name: described(measure) for name, measure in sorted(spec.all_measures().items())},
-            budgets=spec.budgets,
-            stop_above=spec.phi if spec.stop_when_broken else None,
             code=provenance.code(),
             packages=provenance.packages(),
             precision=spec.precision,
@@ -123,25 +119,25 @@ class Environment:
         )
 
     def inputs(self, cell: Cell, parent: str) -> dict[str, Any]:
-        """Everything that decides what comes out of `cell`, begun on weights with fingerprint `parent`."""
+        """Everything that decides what comes out of `cell`, begun on weights with fingerprint `parent`.
+
+        Not the budgets of an attack: what it does does not depend on when it is looked at.
+        """
         found: dict[str, Any] = {"kind": cell.kind, "parent": parent, **vars(self)}
+        if cell.kind == "harden":
+            del found["measures"]
         if cell.tuner:
-            found["tuner"] = written(cell.tuner, Tuner)
+            found["tuner"] = written(cell.tuner, Tuner, knobs=False)
             found["seed"] = cell.defense_seed if cell.kind == "harden" else cell.seed
             found["judge_versions"] = [judge.version for judge in among(cell.tuner, Judge)]
             found["foreign_code"] = provenance.foreign_code(cell.tuner)
-        unused = {
-            "harden": ("measures", "budgets", "stop_above"),
-            "release": ("budgets", "stop_above"),
-            "attack": (),
-        }[cell.kind]
-        return {name: value for name, value in found.items() if name not in unused}
+        return found
 
 
 def described(measure: Measure) -> dict[str, Any]:
     """A measure with its judge's version: what decides its readings of a given model."""
     return {
-        "spec": written(measure, Measure),
+        "spec": written(measure, Measure, knobs=False),
         "judge_version": measure.judge.version if measure.judge else "",
         "foreign_code": provenance.foreign_code(measure),
     }
@@ -149,7 +145,7 @@ def described(measure: Measure) -> dict[str, Any]:
 
 def judge_name(judge: Judge | None) -> str:
     """How records call a judge: its name, with the fields that are not at their defaults."""
-    short = written(judge, Judge, all_fields=False) if judge else ""
+    short = written(judge, Judge, all_fields=False, knobs=False) if judge else ""
     return short if isinstance(short, str) else as_json(short)
 
 

@@ -55,8 +55,9 @@ class StudySpec:
             values = getattr(self, name)
             if not values and name not in ("attacks", "controls"):
                 raise CasehardenError(f"{name} is empty. Give at least one value.")
+            decisive = [written(value, Tuner, knobs=False) for value in values]
             for i, value in enumerate(values):
-                if value in values[:i]:
+                if decisive[i] in decisive[:i]:
                     raise CasehardenError(f"{name} has {value!r} twice. Take one of them out.")
         for defense in self.defenses:
             if getattr(defense, "max_steps", 0) is None:

@@ -1,0 +1,191 @@
+"""Execute one cell: harden a model, measure it as released, or attack it. Needs no database.
+
+What is found is handed out as it comes; whoever asks for the next outcome is through with the one before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from caseharden.data.stream import derive_seed
+from caseharden.errors import CasehardenError
+from caseharden.judges.judge import Answer, judged
+from caseharden.lm.lm import LM
+from caseharden.measures.measure import Measure
+from caseharden.records.results import Reading
+from caseharden.records.statistics import reading
+from caseharden.records.stopping import Readings, Wanted
+from caseharden.store.log import StepLog
+from caseharden.store.weights import Checkpoint, Weights
+from caseharden.study.plan import Cell, judge_name
+from caseharden.study.spec import StudySpec
+from caseharden.train.tuner import Run, Tuner
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """The cell's tuner has taken a step."""
+
+    step: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """A measure's reading of the model after `step` steps, with the answers behind it."""
+
+    step: int
+    share: float
+    measure: str
+    reading: Reading
+    answers: Sequence[Answer]
+
+
+@dataclass(frozen=True)
+class Made:
+    """Weights that `step` steps have made, kept under their fingerprint."""
+
+    step: int
+    share: float
+    weights: str
+
+
+Outcome = Stepped | Found | Made
+"""What happens in a cell, `share` of which is over then."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell to execute, begun on the model in `source`, and what is known of it: all that `execute` needs.
+
+    `folder` is the store's, for weights, checkpoints and logs. `stored` is what other attempts, and other
+    studies, have measured; `kept` are the steps after which the attacked model is kept already.
+    """
+
+    cell: Cell
+    key: str
+    spec: StudySpec
+    source: Path
+    folder: Path
+    device: torch.device
+    checkpoint_every: float
+    stored: Readings
+    kept: frozenset[int]
+
+    @cached_property
+    def measures(self) -> Mapping[str, Measure]:
+        return dict(sorted(self.spec.all_measures().items()))
+
+    @cached_property
+    def wanted(self) -> Wanted:
+        limit = self.spec.phi if self.spec.stop_when_broken else None
+        return Wanted(self.spec.budgets, self.measures.keys(), limit)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint.of(self.folder, self.key)
+
+    def to_keep(self, step: int) -> bool:
+        """Whether the attacked model is to be kept as it is after `step` steps, and is not yet."""
+        return self.spec.keep_attacked and step not in self.kept
+
+    def is_stored(self) -> bool:
+        """Whether all that the study wants of this attack is there."""
+        return not self.wanted.missing(self.stored) and not self.to_keep(self.wanted.within(self.stored)[-1])
+
+
+def execute(job: Job) -> Iterator[Outcome]:
+    """What is missing of the cell, an outcome at a time; stop asking to stop it."""
+    yield from {"harden": _harden, "release": _release, "attack": _attack}[job.cell.kind](job)
+
+
+def _harden(job: Job) -> Iterator[Outcome]:
+    cell = job.cell
+    assert cell.defense is not None
+    run = Run(_load(job), job.spec.domain, "defender", cell.defense_seed)
+    job.checkpoint.restore(run)
+    total = getattr(cell.defense, "max_steps", None)
+    for _ in _steps(job, run, cell.defense):
+        yield Stepped(run.step, run.step / total if total else 0.0)
+    yield Made(run.step, 1.0, Weights(job.folder / "weights").keep(run.finish()))
+
+
+def _release(job: Job) -> Iterator[Outcome]:
+    for number, found in enumerate(_measure(job, _load(job), job.stored.get(0, {})), 1):
+        yield Found(0, number / len(job.measures), *found)
+
+
+def _attack(job: Job) -> Iterator[Outcome]:
+    if job.is_stored():
+        return
+    cell, wanted = job.cell, job.wanted
+    assert cell.attack is not None
+    known = {step: dict(readings) for step, readings in job.stored.items()}
+    last, missing = wanted.within(known)[-1], wanted.missing(known)
+    run = Run(_load(job), job.spec.domain, "attacker", cell.seed)
+    job.checkpoint.restore(run, before=min(missing, default=last))
+    for _ in _steps(job, run, cell.attack):
+        if run.step in missing:
+            here = known.setdefault(run.step, {})
+            with run.evaluating() as lm:
+                for name, found, answers in _measure(job, lm, here):
+                    here[name] = found
+                    yield Found(run.step, run.step / last, name, found, answers)
+            last, missing = wanted.within(known)[-1], wanted.missing(known)  # it may have broken the model
+        yield Stepped(run.step, run.step / last)
+        if missing or (run.step < last and job.to_keep(last)):
+            continue
+        if job.to_keep(last):
+            job.checkpoint.save(run)  # a larger budget goes on from here
+            yield Made(run.step, 1.0, Weights(job.folder / "weights").keep(run.finish()))
+        return
+    raise CasehardenError(
+        f"the attack ended at step {run.step}, and budget {last} was asked for. Raise its max_steps, or leave "
+        "out the budgets that it does not reach."
+    )
+
+
+def _load(job: Job) -> LM:
+    return LM.load(job.source, device=job.device, precision=job.spec.precision)
+
+
+def _steps(job: Job, run: Run, tuner: Tuner) -> Iterator[None]:
+    """`tuner`'s steps from where `run` stands, logged, and checkpointed as they go.
+
+    A step is saved only after its caller is through with it. So a resumed run, which begins with the step
+    after the checkpoint, comes again through every step that was not measured yet.
+    """
+    log = StepLog.of(job.folder, job.key)
+    log.resume()
+    steps = run.drive(tuner)
+    unsaved = 0.0
+    while True:
+        started = time.monotonic()
+        metrics = next(steps, None)
+        if metrics is None:
+            return
+        unsaved += time.monotonic() - started
+        log.add(run.step, metrics)
+        yield
+        if unsaved >= job.checkpoint_every:
+            job.checkpoint.save(run)
+            unsaved = 0.0
+
+
+def _measure(job: Job, lm: LM, known: Mapping[str, Reading]) -> Iterator[tuple[str, Reading, Sequence[Answer]]]:
+    """Those measures of `lm` that are not known, each with its reading and the answers behind it."""
+    for name, measure in job.measures.items():
+        if name not in known:
+            # Of the measure alone: the same questions under the same seed in every cell.
+            answers = measure.answers(lm, job.spec.domain, derive_seed(0, name))
+            if measure.judge:
+                answers = judged(measure.judge, answers)
+            version = measure.judge.version if measure.judge else ""
+            scores = [answer.score for answer in answers]
+            yield name, reading(scores, judge=judge_name(measure.judge), judge_version=version), answers
