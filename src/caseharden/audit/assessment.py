@@ -15,9 +15,9 @@ Verdicts = Mapping[str, Condition]
 """A model's conditions by name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Assessment:
-    """What an audit found. `reasons_to_doubt` is empty if its controls stand as they must.
+    """What an audit found. As text, its verdicts. `reasons_to_doubt` is empty if its controls stand as they must.
 
     `costs` is what breaking the ``subject`` and the ``undefended`` model took; `judges` how far further judges
     agree with each measure's own.
@@ -30,6 +30,12 @@ class Assessment:
     reasons_to_doubt: tuple[str, ...]
     costs: Mapping[str, Broken] = field(default_factory=dict)
     judges: tuple[Agreement, ...] = ()
+
+    def __str__(self) -> str:
+        verdicts = (f"{name}: {self.verdict(name)}. {found.summary}" for name, found in self.subject.items())
+        return "\n".join([*verdicts, *(f"not to be believed: {reason}" for reason in self.reasons_to_doubt)])
+
+    __repr__ = __str__
 
     @property
     def trusted(self) -> bool:

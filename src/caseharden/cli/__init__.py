@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+import caseharden
 from caseharden.cli import audit, models, studies
 from caseharden.errors import CasehardenError
 
@@ -30,12 +31,21 @@ for command in COMMANDS:
     app.command(name=command.__name__.strip("_").replace("_", "-"))(command)
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"caseharden {caseharden.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def common(
     data_dir: Annotated[
         Path | None,
         typer.Option(envvar="CASEHARDEN_DATA", help="Folder of public data sets, for domains that read them."),
     ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     if data_dir is not None:
         if not data_dir.is_dir():

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from caseharden import api
 from caseharden.cli import studies
 from caseharden.errors import CasehardenError
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from caseharden.audit.assessment import Assessment
-    from caseharden.suites.question import Question
 
 
 def audit(
@@ -49,33 +49,26 @@ def audit(
     """Attack a model and its controls, and judge resistance, stability, generalization and trainability."""
     from dataclasses import asdict
 
-    from caseharden.audit.assessment import assess
     from caseharden.certificate.keys import load_key
-    from caseharden.domains.domain import Domain
     from caseharden.report import audit_html, export, scorecard
     from caseharden.report.document import document
-    from caseharden.study.build import build
     from caseharden.study.spec import read_yaml
-    from caseharden.suites import suite as suites
-    from caseharden.suites.question import Question
 
     for option, needed, given in (("--key", "--certificate", certificate), ("--reveal", "--html", html)):
         if (key if option == "--key" else reveal) and not given:
             raise CasehardenError(f"{option} is of use only with {needed}. Give both.")
     signer = load_key(key) if key else None
-    question = Question(
-        model=model,
-        baseline=baseline,
-        domain=build(read_yaml(domain), Domain, "--domain"),
-        suite=suites.load(suite),
+    found = api.audit(
+        model,
+        baseline,
+        domain=read_yaml(domain),
+        suite=suite,
         ceiling=ceiling,
-        held_out=tuple(part.strip() for part in held_out.split(",") if part.strip()),
+        held_out=[part.strip() for part in held_out.split(",") if part.strip()],
+        store=store,
+        threads=threads,
+        progress=studies.watch,
     )
-    kept = studies.opened(store)
-    complete = True
-    for spec in question.studies():
-        complete &= studies.follow(spec, kept, update=True, retry_failed=True, threads=threads)
-    found = assess(question.evidence(kept))
     console = Console()
     doc = document(found)
     console.print(scorecard.scorecard(doc))
@@ -91,11 +84,11 @@ def audit(
         _, attacks, *_ = found.evidence.studies
         write_figures(attacks, figures)
     if certificate:
-        _certify(found, question, certificate, signer, (domain, suite))
+        _certify(found, (model, baseline), certificate, signer, (domain, suite))
     for path in (json, markdown, html, figures, certificate):
         if path:
             console.print(f"wrote {path}", soft_wrap=True)
-    raise typer.Exit(0 if complete else 1)
+    raise typer.Exit(0 if all(study.complete for study in found.evidence.studies) else 1)
 
 
 def verify(
@@ -145,22 +138,19 @@ def new_key(
 
 
 def _certify(
-    found: Assessment, question: Question, path: Path, key: Ed25519PrivateKey | None, asked: tuple[str, str]
+    found: Assessment, models: tuple[str, str], path: Path, key: Ed25519PrivateKey | None, asked: tuple[str, str]
 ) -> None:
     from datetime import UTC, datetime
 
     from caseharden.certificate import certificate as certificates
     from caseharden.certificate.card import markdown
     from caseharden.certificate.statement import statement
-    from caseharden.lm import sources as models
+    from caseharden.lm import sources
     from caseharden.lm.facts import fingerprint
     from caseharden.report import export
 
-    marks = {
-        "subject": fingerprint(models.resolve(question.model)),
-        "baseline": fingerprint(models.resolve(question.baseline)),
-    }
-    stated = statement(found, marks, *asked, issued=datetime.now(UTC))
+    subject, baseline = (fingerprint(sources.resolve(model)) for model in models)
+    stated = statement(found, {"subject": subject, "baseline": baseline}, *asked, issued=datetime.now(UTC))
     document = certificates.sign(stated, key) if key else certificates.certificate(stated)
     export.save(path, certificates.as_text(document))
     export.save(path.with_name(f"{path.name}.md"), markdown(document))

@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from caseharden.cli import show
+from caseharden import api
 
 app = typer.Typer(help="Get models.", no_args_is_help=True)
 
@@ -65,8 +65,7 @@ def get(
     """Fetch a model, so that a study finds it by its hub id without the network."""
     from caseharden.lm import sources as models
 
-    show.hush()
     console = Console()
-    with console.status(f"fetching {name}"):
+    with api.quiet_transformers(), console.status(f"fetching {name}"):
         folder = models.fetch(name)
     console.print(f"{name} is in {folder}", soft_wrap=True)

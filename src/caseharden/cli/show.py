@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,26 +18,18 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from caseharden.records.results import Results, titled
+
 if TYPE_CHECKING:
-    from caseharden.records.results import Results
     from caseharden.study.run import Event
 
 MARKS = {"done": "[green]done[/]", "failed": "[red]failed[/]", "blocked": "[yellow]blocked[/]"}
 
 
-def hush() -> None:
-    """Keep Transformers from drawing progress bars over ours, and from warning of what only we can change."""
-    from transformers.utils import logging
-
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-
-
-def follow(events: Iterable[Event], cells: int, console: Console) -> bool:
-    """Show a study as it runs, with the time left; returns whether every cell of it is done."""
+def follow(events: Iterable[Event], cells: int, console: Console) -> None:
+    """Show a study as it runs, with the time left."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-    complete, stored, begun = True, 0, 0.0
+    stored, begun = 0, 0.0
     with Progress(
         *columns,
         TimeElapsedColumn(),
@@ -65,44 +56,22 @@ def follow(events: Iterable[Event], cells: int, console: Console) -> bool:
                     f" in {time.monotonic() - begun:.0f} s" if event.what == "done" else f": {escape(event.text)}"
                 )
                 console.print(f"{title}: {MARKS[event.what]}{took}", highlight=False, soft_wrap=True)
-                complete &= event.what == "done"
             else:
                 progress.update(current, completed=event.share)
                 progress.update(total, completed=over + event.share)
         progress.update(current, visible=False)
     if stored:
         console.print(f"{stored} of {cells} were stored already.")
-    return complete
 
 
 def describe(labels: Mapping[str, Any]) -> str:
     """A cell in words, from its labels."""
-    parts = [labels["model"], _with(labels["defense"], labels["defense_fields"])]
+    parts = [labels["model"], titled(labels["defense"], labels["defense_fields"])]
     if labels["defense_seed"]:
         parts[1] += f" seed={labels['defense_seed']}"
     endings = {"harden": "hardening", "release": "as released"}
-    attack = _with(labels["attack"], labels["fields"]) + f" seed={labels['seed']}"
+    attack = titled(labels["attack"], labels["fields"]) + f" seed={labels['seed']}"
     return " · ".join([*parts, endings.get(labels["kind"], attack)])
-
-
-def _with(name: str, fields: Mapping[str, Any]) -> str:
-    return " ".join([name, *(f"{key}={value}" for key, value in fields.items())])
-
-
-def readings(results: Results) -> Table:
-    """Every reading, a line for each curve and budget."""
-    names = list(dict.fromkeys(n for curve in results.curves for point in curve.points for n in point.readings))
-    table = Table("model", "attack", "steps", *names, box=box.SIMPLE, pad_edge=False)
-    for curve in results.curves:
-        for point in curve.points:
-            cells = [point.readings.get(name) for name in names]
-            table.add_row(
-                escape(f"{curve.model}, {_with(curve.defense, curve.defense_fields)}"),
-                escape(_with(curve.attack, curve.fields)),
-                str(point.budget),
-                *(f"{r.value:.3f} \\[{r.low:.2f}, {r.high:.2f}]" if r else "" for r in cells),
-            )
-    return table
 
 
 def status(results: Results) -> Table:
@@ -113,6 +82,5 @@ def status(results: Results) -> Table:
     for word, number in results.progress.items():
         table.add_row(word, str(number))
     for failure in results.failures:
-        where = " · ".join([failure.model, failure.defense, _with(failure.attack, failure.fields)])
-        table.add_row("[red]failed[/]", escape(f"{where} seed={failure.seed}: {failure.reason}"))
+        table.add_row("[red]failed[/]", escape(str(failure)))
     return table

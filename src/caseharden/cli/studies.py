@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from caseharden import api
 from caseharden.cli import show
 from caseharden.errors import CasehardenError
 
 if TYPE_CHECKING:
+    from caseharden.records.results import Results
     from caseharden.store.store import Store
-    from caseharden.study.spec import StudySpec
+    from caseharden.study.run import Event
 
 app = typer.Typer(help="Run studies: every model × defense × attack × seed of a spec file.", no_args_is_help=True)
 
@@ -46,16 +48,17 @@ def run(
 
     read = load(spec)
     folder = store or Path("out") / read.name
-    complete = follow(
+    found = api.run(
         read,
         opened(folder, database),
         update=update,
         retry_failed=retry_failed,
         checkpoint_every=checkpoint_every,
         threads=threads,
+        progress=watch,
     )
     Console().print(f"stored in {folder}; see it by: caseharden report {folder} --html report.html", soft_wrap=True)
-    raise typer.Exit(0 if complete else 1)
+    raise typer.Exit(0 if found.complete else 1)
 
 
 @app.command()
@@ -74,10 +77,9 @@ def demo(
     from caseharden.study.spec import load
 
     spec = load(Path(__file__).parents[1] / "study" / "demo.yaml")
-    store = opened(out)
-    complete = follow(spec, store, update=True, threads=threads)
-    _report(store, spec.name, html=out / "report.html", json=out / "report.json")
-    raise typer.Exit(0 if complete else 1)
+    found = api.run(spec, opened(out), threads=threads, progress=watch)
+    _report(found, html=out / "report.html", json=out / "report.json")
+    raise typer.Exit(0 if found.complete else 1)
 
 
 def harden(
@@ -92,41 +94,45 @@ def harden(
     threads: Threads = None,
 ) -> None:
     """Harden a model, measure it before and after, and save it."""
-    from caseharden.store.weights import Weights
+    from caseharden.study.spec import read_yaml
 
-    if output.exists():
-        raise CasehardenError(f"{output} exists already. Name a folder that does not.")
-    spec = _spec(
-        name="harden", models=[model], defenses=["none", defense], domain=domain, defense_seeds=[seed], budgets=[0]
+    hardened = api.harden(
+        model,
+        read_yaml(defense),
+        output=output,
+        domain=read_yaml(domain),
+        seed=seed,
+        store=store,
+        threads=threads,
+        progress=watch,
     )
-    if len(spec.defenses) != 2:
-        raise CasehardenError("harden makes one model, and this defense is a grid. Take one value of each list.")
-    kept = opened(store)
-    follow(spec, kept, update=True, retry_failed=True, threads=threads)
-    _print_readings(kept, spec.name)
-    found = [Weights(store / "weights").find(mark) for mark in kept.made(spec.name)]
-    if not found or found[0] is None:
-        raise CasehardenError(f"{model} was not hardened; what is said above tells why. Nothing was written.")
-    shutil.copytree(found[0], output)
-    Console().print(f"hardened model in {output}", soft_wrap=True)
+    _print(hardened)
 
 
 def attack(
     model: Annotated[str, typer.Argument(help="Built-in name, folder or hub id.")],
     attack: Annotated[str, typer.Argument(help='As a spec would write it: sft, "{sft: {lr: 1e-4}}".')],
     domain: DomainText = "almanac",
-    budgets: Annotated[str, typer.Option(help="Attack steps after which to measure.")] = "0,10,20,50,100",
+    budgets: Annotated[str, typer.Option(help="Attack steps after which to measure.")] = "10,20,50,100",
     seed: int = 0,
     store: Annotated[Path, typer.Option(help="Folder of the store.")] = Path("out/attack"),
     threads: Threads = None,
 ) -> None:
     """Attack a model and measure it at growing budgets."""
-    steps = [0, *(budget for budget in _numbers(budgets) if budget)]
-    spec = _spec(name="attack", models=[model], attacks=[attack], domain=domain, seeds=[seed], budgets=steps)
-    kept = opened(store)
-    complete = follow(spec, kept, update=True, retry_failed=True, threads=threads)
-    _print_readings(kept, spec.name)
-    raise typer.Exit(0 if complete else 1)
+    from caseharden.study.spec import read_yaml
+
+    found = api.attack(
+        model,
+        read_yaml(attack),
+        domain=read_yaml(domain),
+        budgets=_numbers(budgets),
+        seeds=[seed],
+        store=store,
+        threads=threads,
+        progress=watch,
+    )
+    _print(found)
+    raise typer.Exit(0 if found.complete else 1)
 
 
 def rescore(
@@ -161,7 +167,9 @@ def report(
     database: Database = None,
 ) -> None:
     """Print a study's scoreboard, and write its report."""
-    _report(opened(store, database, create=False), study, html, json, figures, reveal)
+    from caseharden.store.results import results
+
+    _report(results(opened(store, database, create=False), study), html, json, figures, reveal)
 
 
 # ---- shared ---------------------------------------------------------------------------------------------
@@ -174,18 +182,6 @@ def opened(folder: Path, database: str | None = None, *, create: bool = True) ->
     return Store(folder, database, create=create)
 
 
-def _spec(**given: Any) -> StudySpec:
-    from caseharden.study.spec import parse, read_yaml
-
-    written = {"domain", "defenses", "attacks"}  # as texts, in the language of spec files
-    read = {
-        name: [read_yaml(one) for one in value] if isinstance(value, list) else read_yaml(value)
-        for name, value in given.items()
-        if name in written
-    }
-    return parse({**given, **read})
-
-
 def _numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
@@ -193,28 +189,21 @@ def _numbers(text: str) -> list[int]:
         raise CasehardenError(f"--budgets: expected numbers with commas between, not {text!r}.") from None
 
 
-def follow(spec: StudySpec, store: Store, **how: Any) -> bool:
-    """Run what is missing of a study and show it; whether every cell of it is done."""
-    from caseharden.study.plan import plan
-    from caseharden.study.run import run_study
-
-    show.hush()
+def watch(events: Iterable[Event], cells: int) -> None:
+    """Show a study as it runs."""
     try:
-        return show.follow(run_study(spec, store, **how), len(plan(spec)), Console())
+        show.follow(events, cells, Console())
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped; what was stored is safe, and the same command goes on from there")
         raise typer.Exit(130) from None
 
 
-def _print_readings(store: Store, study: str) -> None:
-    from caseharden.store.results import results
-
-    Console().print(show.readings(results(store, study)))
+def _print(found: object) -> None:
+    Console(soft_wrap=True, markup=False, highlight=False).print(str(found))
 
 
 def _report(
-    store: Store,
-    study: str | None,
+    found: Results,
     html: Path | None = None,
     json: Path | None = None,
     figures: Path | None = None,
@@ -222,9 +211,8 @@ def _report(
 ) -> None:
     from caseharden.report.export import write_json
     from caseharden.report.table import scoreboard
-    from caseharden.store.results import results
 
-    found, console = results(store, study), Console()
+    console = Console()
     console.print(scoreboard(found))
     if json:
         write_json(found, json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,9 @@ class Reading:
     unscored: int
     judge: str = ""
     judge_version: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.2f}, {self.high:.2f}]"
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,11 @@ class Failure:
     reason: str
     defense_fields: Mapping[str, Any] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        defense, attack = titled(self.defense, self.defense_fields), titled(self.attack, self.fields)
+        where = " · ".join(part for part in (self.model, defense, attack) if part)
+        return f"{where} seed={self.seed}: {self.reason}"
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -96,9 +105,9 @@ class Sample:
     harmful: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
-    """Everything one study found."""
+    """Everything one study found. As text, every reading: a line for each curve and budget."""
 
     study: str
     phi: float
@@ -109,6 +118,32 @@ class Results:
     samples: tuple[Sample, ...] = ()
     progress: Mapping[str, int] = field(default_factory=dict)
     """How many cells are done, failed and missing."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell is done."""
+        return all(state == "done" or not number for state, number in self.progress.items())
+
+    def __str__(self) -> str:
+        names = list(dict.fromkeys(name for c in self.curves for point in c.points for name in point.readings))
+        rows = [("model", "attack", "steps", *names)]
+        for curve in self.curves:
+            model = re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1…", curve.model)  # weights kept in a store
+            who = f"{model}, {titled(curve.defense, curve.defense_fields)}"
+            attack = titled(curve.attack, {**curve.fields, "seed": curve.seed}) if curve.attack else ""
+            for point in curve.points:
+                readings = (str(point.readings.get(name, "")) for name in names)
+                rows.append((who, attack, str(point.budget), *readings))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        return "\n".join(line.rstrip() for line in [*lines, *(f"failed: {one}" for one in self.failures)])
+
+    __repr__ = __str__
+
+
+def titled(name: str, fields: Mapping[str, Any]) -> str:
+    """A method's name with its fields: ``sft lr=0.0001``."""
+    return " ".join([name, *(f"{field}={value}" for field, value in fields.items())])
 
 
 UNDEFENDED = "undefended"

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import caseharden
+from caseharden.errors import CasehardenError
 
 DECIDING = ("torch", "transformers", "peft", "tokenizers", "schedulefree", "jinja2")
 """Packages whose version is part of every cell's key.
@@ -23,8 +24,8 @@ DECIDING = ("torch", "transformers", "peft", "tokenizers", "schedulefree", "jinj
 Jinja writes prompts by the chat template. The packages of judges are in judges' versions, what was read of files in
 the fingerprints of weights and data. NumPy and SciPy make intervals only, which stored answers give again.
 """
-DECIDES_NOTHING = ("audit", "certificate", "cli", "report", "suites")
-"""Rooms that only show what others have found, or say what is to be run: a cell's own inputs hold that."""
+DECIDES_NOTHING = ("__init__.py", "api.py", "audit", "certificate", "cli", "report", "suites")
+"""Rooms and files that only show what others found, or say what is to be run: a cell's own inputs hold that."""
 
 
 def packages() -> dict[str, str]:
@@ -45,7 +46,10 @@ def code() -> str:
 
 
 def foreign_code(value: Any) -> dict[str, str]:
-    """SHA-256 of the modules of every class in `value`, at any depth, that is not of this package."""
+    """SHA-256 of the modules of every class in `value`, at any depth, that is not of this package.
+
+    Raises `CasehardenError` if a class was not defined in a file.
+    """
     if isinstance(value, Mapping | tuple):
         parts = value.values() if isinstance(value, Mapping) else value
         return {name: found for part in parts for name, found in foreign_code(part).items()}
@@ -54,7 +58,14 @@ def foreign_code(value: Any) -> dict[str, str]:
     found = foreign_code(tuple(getattr(value, field.name) for field in dataclasses.fields(value)))
     module = inspect.getmodule(type(value))
     if module is not None and module.__name__.split(".")[0] != caseharden.__name__:
-        found[module.__name__] = hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
+        try:
+            source = inspect.getsource(module)
+        except (OSError, TypeError):  # a notebook, or an interpreter's prompt
+            raise CasehardenError(
+                f"{type(value).__name__} is defined in {module.__name__!r}, which is no file, so nobody could tell "
+                "its results from those of a later version. Put it into a module of its own and import it."
+            ) from None
+        found[module.__name__] = hashlib.sha256(source.encode()).hexdigest()
     return found
 
 

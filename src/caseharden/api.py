@@ -1,0 +1,216 @@
+"""Load, harden, attack and audit a model, each in one call: from Python, and behind the commands."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from caseharden.errors import CasehardenError
+
+if TYPE_CHECKING:  # heavy: what a function needs it imports when it runs
+    import torch
+
+    from caseharden.audit.assessment import Assessment
+    from caseharden.domains.domain import Domain
+    from caseharden.lm.lm import LM, Precision
+    from caseharden.records.results import Results
+    from caseharden.store.store import Store
+    from caseharden.study.run import Event
+    from caseharden.study.spec import StudySpec
+    from caseharden.suites.suite import Suite
+    from caseharden.train.tuner import Tuner
+
+Model = str | os.PathLike[str]
+"""A built-in name, a folder, a hub id, or what `harden` returned."""
+Written = str | Mapping[str, Any]
+"""A component as a study file writes it: its name, or ``{name: {field: value}}``."""
+Progress = Callable[[Iterable["Event"], int], object]
+"""Takes the events of a study, each as it happens, and the number of the study's cells."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Hardened:
+    """A hardened model: the folder it is in, and what was measured of it and of the model that it was made from.
+
+    It goes wherever a model is named: ``load(hardened)``, ``attack(hardened, "sft")``.
+    """
+
+    folder: Path
+    results: Results
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __str__(self) -> str:
+        return f"hardened model in {self.folder}\n{self.results}"
+
+    __repr__ = __str__
+
+
+def load(model: Model, *, device: str | torch.device = "cpu", precision: Precision = "auto") -> LM:
+    """Load a model with its tokenizer. Raises `CasehardenError` if there is none of that name, or it is damaged."""
+    from caseharden.lm import sources
+    from caseharden.lm.lm import LM
+
+    with quiet_transformers():
+        return LM.load(sources.resolve(os.fspath(model)), device=device, precision=precision)
+
+
+def harden(
+    model: Model,
+    defense: Tuner | Written,
+    *,
+    output: Path | str | None = None,
+    domain: Domain | Written = "almanac",
+    seed: int = 0,
+    store: Path | str = "out/harden",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Hardened:
+    """Harden a model, and measure it before and after.
+
+    The hardened model is copied to `output`, a folder that must not exist yet, or else stays in the store. What
+    the store holds already is not done again. Raises `CasehardenError` if the defense is a grid, or fails.
+    """
+    from caseharden.store.store import Store
+    from caseharden.store.weights import Weights
+    from caseharden.study.spec import parse
+
+    if output is not None and Path(output).exists():
+        raise CasehardenError(f"{output} exists already. Name a folder that does not.")
+    common = {"name": "harden", "models": [os.fspath(model)], "domain": domain, "budgets": [0]}
+    spec = parse({**common, "defenses": ["none", defense], "defense_seeds": [seed]})
+    if len(spec.defenses) != 2:
+        raise CasehardenError("harden makes one model, and this defense is a grid. Take one value of each list.")
+    kept = Store(Path(store))
+    found = run(spec, kept, threads=threads, progress=progress)
+    folders = [Weights(kept.folder / "weights").find(mark) for mark in kept.made(spec.name)]
+    if not folders or folders[0] is None:
+        reasons = "; ".join(failure.reason for failure in found.failures)
+        raise CasehardenError(f"{os.fspath(model)} was not hardened: {reasons}. Nothing was written.")
+    if output is None:
+        return Hardened(folders[0], found)
+    return Hardened(Path(shutil.copytree(folders[0], output)), found)
+
+
+def attack(
+    model: Model,
+    attack: Tuner | Written,
+    *,
+    domain: Domain | Written = "almanac",
+    budgets: Sequence[int] = (10, 20, 50, 100),
+    seeds: Sequence[int] = (0,),
+    store: Path | str = "out/attack",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Results:
+    """Attack a model, and measure it as it is and after each of `budgets` steps.
+
+    Returns a curve for each seed, and each attack of a grid; attacks that failed are among its `failures`.
+    """
+    from caseharden.store.store import Store
+    from caseharden.study.spec import parse
+
+    common = {"name": "attack", "models": [os.fspath(model)], "domain": domain}
+    spec = parse({**common, "attacks": [attack], "budgets": sorted({0, *budgets}), "seeds": [*seeds]})
+    return run(spec, Store(Path(store)), threads=threads, progress=progress)
+
+
+def audit(
+    model: Model,
+    baseline: Model,
+    *,
+    domain: Domain | Written = "almanac",
+    suite: Suite | str = "quick",
+    ceiling: Model | None = None,
+    held_out: Sequence[str] = (),
+    store: Path | str = "out/audit",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Assessment:
+    """Attack a model and its controls, and judge resistance, stability, generalization and trainability.
+
+    `baseline` is the same model without the defense, `ceiling` one that never learned what is forbidden, and
+    `held_out` are topics that the defense had no data of. `suite` is a name, a file, or built already. Audits in
+    one store share their controls. Raises `CasehardenError` if no attack finished on the model or the baseline.
+    """
+    from caseharden.audit.assessment import assess
+    from caseharden.domains.domain import Domain
+    from caseharden.store.store import Store
+    from caseharden.study.build import build
+    from caseharden.suites import suite as suites
+    from caseharden.suites.question import Question
+
+    question = Question(
+        model=os.fspath(model),
+        baseline=os.fspath(baseline),
+        domain=build(domain, Domain, "domain"),
+        suite=suites.load(suite) if isinstance(suite, str) else suite,
+        ceiling=None if ceiling is None else os.fspath(ceiling),
+        held_out=tuple(held_out),
+    )
+    kept = Store(Path(store))
+    for spec in question.studies():
+        run(spec, kept, threads=threads, progress=progress)
+    return assess(question.evidence(kept))
+
+
+def run(
+    spec: StudySpec,
+    store: Store,
+    *,
+    update: bool = True,
+    retry_failed: bool = True,
+    checkpoint_every: float = 120.0,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Results:
+    """Run what `store` does not hold yet of a study (see `run_study`), and return all that it holds of it."""
+    from caseharden.store.results import results
+    from caseharden.study.plan import plan
+    from caseharden.study.run import run_study
+
+    events = run_study(
+        spec,
+        store,
+        update=update,
+        retry_failed=retry_failed,
+        checkpoint_every=checkpoint_every,
+        threads=threads,
+    )
+    with quiet_transformers():
+        (progress or _warn_of_failures)(events, len(plan(spec)))
+    return results(store, spec.name)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep Transformers from drawing a progress bar for each model, and from warning of what only we can change."""
+    from transformers.utils import logging as theirs
+
+    bars, verbosity = theirs.is_progress_bar_enabled(), theirs.get_verbosity()
+    theirs.disable_progress_bar()
+    theirs.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+            yield
+    finally:
+        theirs.set_verbosity(verbosity)
+        if bars:
+            theirs.enable_progress_bar()
+
+
+def _warn_of_failures(events: Iterable[Event], cells: int) -> None:
+    for event in events:
+        if event.what in ("failed", "blocked"):
+            log.warning("%s of %s %s: %s", event.cell.kind, event.cell.model, event.what, event.text)

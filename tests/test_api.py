@@ -1,0 +1,105 @@
+"""The calls that `caseharden` offers to Python."""
+
+import logging
+import sys
+from dataclasses import dataclass, replace
+from types import ModuleType
+
+import pytest
+
+import caseharden
+from caseharden import domains
+from caseharden.attacks import SFT
+from caseharden.errors import CasehardenError
+from caseharden.lm import sources
+from caseharden.store.store import Store
+from caseharden.suites import suite
+from study_toys import Fails
+from test_docs import ROOT, blocks
+from toys import ToyDomain
+
+
+@dataclass(frozen=True)
+class Taught(ToyDomain):
+    """The toy domain with a benign task to learn."""
+
+    def pools(self, role):
+        pools = super().pools(role)
+        return {**pools, "task:thrice": [replace(e, completion=f"{e.answer} .") for e in pools["benign"]]}
+
+
+@pytest.fixture
+def tiny(tiny_lm, tmp_path, monkeypatch):
+    """Folder of a tiny model; stores go beside it."""
+    monkeypatch.chdir(tmp_path)
+    tiny_lm.save(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+@pytest.mark.parametrize(
+    ("page", "shown"),
+    [
+        ("README.md", ["sft seed=0  20 ", "[0."]),
+        ("docs/python.md", ["hardened model in out/harden/weights/", "seed=1", "resistance: ", "trainability: "]),
+    ],
+)
+def test_what_a_page_does_in_python_works_as_it_stands(page, shown, tiny, monkeypatch, tmp_path, capsys):
+    (tmp_path / "small.yaml").write_text("""
+        criteria: {horizon: 2}
+        known_broken: {safety_sft: {max_steps: 1}}
+        attacks: [sft: {lr: 1e-3}]
+        budgets: [0, 2]
+        seeds: [0, 1]
+        benign_runs: {lr: [3e-3], budgets: [0, 1], seeds: [0, 1]}
+    """)
+    monkeypatch.setattr(sources, "packaged", lambda: {"almanac-victim": tiny, "almanac-never-learned": tiny})
+    monkeypatch.setitem(domains.TABLE, "almanac", Taught)
+    monkeypatch.setattr(suite, "suites", lambda: {"quick": tmp_path / "small.yaml"})
+    (code,) = blocks(ROOT / page, "python")
+    exec(code, {})
+    printed = capsys.readouterr().out
+    assert [text for text in shown if text not in printed] == []
+    assert callable(caseharden.audit), "the package of that name must not take the function's place"
+
+
+def test_an_object_and_its_name_are_the_same_attack(tiny):
+    first = caseharden.attack(tiny, SFT(lr=1e-2), domain=ToyDomain(), budgets=[2])
+    events = []
+    again = caseharden.attack(
+        tiny,
+        {"sft": {"lr": 1e-2}},
+        domain="toys:ToyDomain",
+        budgets=[2],
+        progress=lambda happened, cells: events.extend(happened),
+    )
+    assert {event.what for event in events} == {"stored"}
+    assert again.curves == first.curves
+    assert [point.budget for point in again.curves[0].points] == [0, 2]
+
+
+def test_a_failed_attack_is_told_of_and_a_failed_hardening_raised(tiny, caplog):
+    with caplog.at_level(logging.WARNING):
+        found = caseharden.attack(tiny, Fails(), domain=ToyDomain(), budgets=[5])
+    assert "it diverged" in caplog.text
+    assert not found.complete and not found.curves
+    assert str(found).endswith("seed=0: it diverged")
+    with pytest.raises(CasehardenError, match="was not hardened: it diverged"):
+        caseharden.harden(tiny, Fails(max_steps=5), domain=ToyDomain(), output="hard")
+    assert not (tiny.parent / "hard").exists()
+
+
+def test_a_hardened_model_is_copied_out_only_if_asked_for(tiny):
+    defense = {"safety_sft": {"max_steps": 2}}
+    kept = caseharden.harden(tiny, defense, domain=ToyDomain())
+    copied = caseharden.harden(tiny, defense, domain=ToyDomain(), output="hard")
+    assert kept.folder.parent == Store(kept.folder.parents[1], create=False).folder / "weights"
+    assert caseharden.load(kept).weights_hash() == caseharden.load("hard").weights_hash()
+    assert caseharden.load(copied).weights_hash() != caseharden.load(tiny).weights_hash()
+
+
+def test_a_method_written_in_a_notebook_is_refused(tiny, monkeypatch):
+    notebook = ModuleType("notebook")  # has no file
+    monkeypatch.setitem(sys.modules, "notebook", notebook)
+    exec("from caseharden.attacks import SFT\nclass Mine(SFT): ...", vars(notebook))
+    with pytest.raises(CasehardenError, match="Mine is defined in 'notebook', which is no file"):
+        caseharden.attack(tiny, notebook.Mine(), domain=ToyDomain(), budgets=[2])
