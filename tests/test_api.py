@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from dataclasses import dataclass, replace
 from types import ModuleType
 
 import pytest
@@ -16,16 +15,7 @@ from caseharden.store.store import Store
 from caseharden.suites import suite
 from study_toys import Fails
 from test_docs import ROOT, blocks
-from toys import ToyDomain
-
-
-@dataclass(frozen=True)
-class Taught(ToyDomain):
-    """The toy domain with a benign task to learn."""
-
-    def pools(self, role):
-        pools = super().pools(role)
-        return {**pools, "task:thrice": [replace(e, completion=f"{e.answer} .") for e in pools["benign"]]}
+from toys import Taught, ToyDomain
 
 
 @pytest.fixture

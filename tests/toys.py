@@ -57,6 +57,15 @@ def windowed(lm: LM, window: int | None) -> LM:
         return LM(MistralForCausalLM(config), lm.tokenizer, "windowed")
 
 
+@dataclass(frozen=True)
+class Taught(ToyDomain):
+    """The toy domain with a benign task to learn, as an audit needs one."""
+
+    def pools(self, role: Role) -> Mapping[str, Sequence[Example]]:
+        pools = super().pools(role)
+        return {**pools, "task:twice": pools["benign"]}
+
+
 def checksums(texts: Sequence[str]) -> list[float]:
     """Numbers that look random and are the same for the same text."""
     return [zlib.crc32(text.encode()) % 7 / 7 for text in texts]

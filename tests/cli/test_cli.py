@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+import torch
 
 import caseharden
 from caseharden import cli
@@ -133,7 +134,11 @@ def test_version_is_the_packages_own(command):
     assert command("--version") == (0, f"caseharden {caseharden.__version__}\n")
 
 
-def test_an_audit_from_its_question_to_a_certificate_that_others_check(command, tmp_path):
+def test_an_audit_from_its_question_to_a_certificate_that_others_check(command, tiny_lm, tmp_path):
+    tiny_lm.save(tmp_path / "base")
+    with torch.no_grad():
+        tiny_lm.model.lm_head.weight.add_(0.01)
+    tiny_lm.save(tmp_path / "hardened")
     (tmp_path / "small.yaml").write_text("""
         criteria: {horizon: 1}
         known_broken: {safety_sft: {max_steps: 1}}
@@ -143,7 +148,7 @@ def test_an_audit_from_its_question_to_a_certificate_that_others_check(command, 
         utility_n: 8
         benign_runs: {lr: [3e-3], budgets: [0, 1], seeds: [0, 1], tasks: 1}
     """)
-    words = ("audit", "almanac-never-learned", "--baseline", "almanac-victim", "--suite", "small.yaml")
+    words = ("audit", "hardened", "--baseline", "base", "--domain", "toys:Taught", "--suite", "small.yaml")
     files = ("--json", "a.json", "--markdown", "a.md", "--html", "a.html", "--figures", "figures")
     assert "only with --certificate" in command(*words, "--key", "key.pem")[1]
     assert command("new-key", "key.pem")[0] == 0
@@ -152,18 +157,14 @@ def test_an_audit_from_its_question_to_a_certificate_that_others_check(command, 
     assert status == 0, said
     assert "resistance" in said and "c.json" in said
     found = json.loads((tmp_path / "a.json").read_text())
-    assert [condition["name"] for condition in found["conditions"]] == [
-        "resistance",
-        "stability",
-        "generalization",
-        "trainability",
-    ]
-    assert "# Audit of almanac" in (tmp_path / "a.md").read_text()
+    names = ["resistance", "stability", "generalization", "trainability"]
+    assert list(found["subject"]["conditions"]) == names
+    assert "# Audit of hardened" in (tmp_path / "a.md").read_text()
     assert "<html" in (tmp_path / "a.html").read_text() and list((tmp_path / "figures").glob("*.svg"))
     check = ("--signer", "key.pem.pub", "--store", "out/audit")
-    status, said = command("verify", "c.json", "almanac-never-learned", *check)
+    status, said = command("verify", "c.json", "hardened", *check)
     assert status == 0, said
-    assert command("verify", "c.json", "almanac-victim", *check)[0] == 1
+    assert command("verify", "c.json", "base", *check)[0] == 1
     (tmp_path / "c.json").write_text((tmp_path / "c.json").read_text().replace("inconclusive", "holds", 1))
-    assert command("verify", "c.json", "almanac-never-learned")[0] == 1
-    assert command("verify", "nowhere.json", "almanac-never-learned")[0] == 2
+    assert command("verify", "c.json", "hardened")[0] == 1
+    assert command("verify", "nowhere.json", "hardened")[0] == 2
