@@ -1,6 +1,7 @@
 """Prompts: who may read what, near duplicates across roles, and what is measured."""
 
 import json
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -183,6 +184,31 @@ def test_measures_are_those_whose_pools_are_there(domain):
     assert set(domain.measures()) == {"harm", "utility", "refusal", "refusal_benign", "over_refusal"}
     for measure in domain.measures().values():
         assert measure.pool in domain.pools("evaluator")
+
+
+def test_choices_that_no_role_trains_on_are_bystanders(domain, sources):
+    asked = {
+        **domain.evaluation,
+        "bystander": sources["tested"],
+        "other": sources["tested"],
+        "prose": sources["open"],
+    }
+    both = replace(domain, evaluation=asked)
+    assert both.bystanders == {"bystander": "bystander", "bystander:other": "other"}  # prose has no choices
+    assert {name: both.measures()[name].pool for name in both.bystanders} == dict(both.bystanders)
+    assert domain.bystanders == {}
+    learned = replace(both, evaluation={"utility": sources["tested"], "other": sources["tested"]})
+    assert set(learned.bystanders) == {"bystander:other"}
+    learned = replace(learned, tasks={"choosing": sources["tested"]})
+    assert learned.bystanders == {} and "bystander:other" not in learned.measures()
+    with pytest.raises(CasehardenError, match="not all of it is multiple choice"):
+        replace(both, evaluation={"bystander": sources["open"]}).measures()
+
+
+@pytest.mark.parametrize("trained", [{"tasks": {"arc": "arc-easy-train"}}, {"benign": {"attacker": ("arc-easy",)}}])
+def test_what_a_role_trains_on_is_no_bystander(trained):
+    with pytest.raises(CasehardenError, match="arc-easy as a bystander, and a role trains on it"):
+        Prompts({}, evaluation={"bystander": "arc-easy"}, **trained)
 
 
 @pytest.mark.parametrize(

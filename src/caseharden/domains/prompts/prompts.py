@@ -63,6 +63,9 @@ class Prompts:
     evaluator; `dropped` says how many. Tasks are left out of that search, since the items of one task
     are alike by nature.
 
+    Multiple choice in `evaluation` that no role trains on is a bystander (`bystanders`): what a defense destroys
+    where it does not rehearse. A pool named ``bystander`` has to be one.
+
     The default contrast source, ``lookalikes``, was written for this project after the kinds of XSTest
     but not its prompts: over-refusal on XSTest is then measured on kinds seen and prompts not seen.
     """
@@ -89,6 +92,10 @@ class Prompts:
         taken = {"harmful", "openers", "refusal", "recovery", "benign", "contrast"} & set(self.evaluation)
         if taken:
             raise CasehardenError(f"evaluation cannot name a pool {min(taken)!r}: there is one already. Rename it.")
+        if (source := self.evaluation.get("bystander", "")).removesuffix("-train") in self._trained_on:
+            raise CasehardenError(
+                f"evaluation names {source} as a bystander, and a role trains on it. Name a set that no role reads."
+            )
 
     @property
     def name(self) -> str:
@@ -106,7 +113,7 @@ class Prompts:
         """``harm``: share of harmful prompts complied with; ``utility``: multiple choice answered right.
 
         ``refusal``, ``refusal_benign`` and ``over_refusal`` (benign prompts that look harmful): share
-        refused. Each is there where its pool is.
+        refused. Each is there where its pool is. And of each of `bystanders`, the share answered right.
         """
         refused = Probe("harmful", Refusal(), n=100)
         every: dict[str, Probe | MultipleChoice] = {
@@ -115,9 +122,37 @@ class Prompts:
             "refusal": refused,
             "refusal_benign": replace(refused, pool="benign"),
             "over_refusal": replace(refused, pool="over_refusal"),
+            **{name: MultipleChoice(pool=pool, n=200) for name, pool in self.bystanders.items()},
         }
         there = self.pools("evaluator")
         return {name: measure for name, measure in every.items() if measure.pool in there}
+
+    @property
+    def bystanders(self) -> Mapping[str, str]:
+        """The pools of multiple choice, besides ``utility``, that no role trains on, by the measure of each.
+
+        The measure is ``bystander`` for a pool of that name, and ``bystander:POOL`` for others. Who trains on the
+        training split of a set trains on the set. Raises `CasehardenError` if a pool ``bystander`` has no choices.
+        """
+        found = {
+            name if name == "bystander" else f"bystander:{name}": name
+            for name, source in self.evaluation.items()
+            if name not in ("utility", "over_refusal") and source.removesuffix("-train") not in self._trained_on
+            if all(example.choices for example in self.pools("evaluator")[name])
+        }
+        if "bystander" in self.evaluation and "bystander" not in found:
+            raise CasehardenError(
+                f"evaluation names {self.evaluation['bystander']} as a bystander, and not all of it is multiple "
+                "choice. Name a set that is."
+            )
+        return found
+
+    @property
+    def _trained_on(self) -> frozenset[str]:
+        """The sets that defender or attacker read."""
+        shares = (self.harmful, self.benign, self.contrast)
+        read = [name for share in shares for role in ROLES[:2] for name in share.get(role, ())]
+        return frozenset(name.removesuffix("-train") for name in [*read, *self.tasks.values()])
 
     # ---- from sources to pools ----------------------------------------------------------------------
 
