@@ -89,8 +89,10 @@ def test_the_evidence_has_answers_logs_and_proof_of_disjoint_data(audited):
     _, _, found = audited
     evidence = found.evidence
     assert evidence.overlaps == 0
-    assert len(evidence.subject.released.answers["utility"].scores) == 576
-    assert len(evidence.subject.curves[0].points[-1].answers["utility"].scores) == 16
+    released, attacked = evidence.subject.released.answers, evidence.subject.curves[0].points[-1].answers
+    assert len(released["utility"].scores) == len(released["bystander"].scores) == 432
+    assert len(attacked["utility"].scores) == 16 and "bystander" not in attacked
+    assert "bystander" in found.subject["stability"].tested
     assert [len(curve.log) for curve in evidence.subject.curves] == [2] * 4
     assert {curve.attack for curve in evidence.subject.benign_runs} == {"sft"}
 

@@ -148,3 +148,11 @@ def titled(name: str, fields: Mapping[str, Any]) -> str:
 
 UNDEFENDED = "undefended"
 """The name of the defense that does nothing: the control that every other is measured against."""
+
+
+def is_bystander(measure: str) -> bool:
+    """Whether a measure asks for harmless knowledge that no role trains on: ``bystander`` or ``bystander:NAME``.
+
+    A further judge's reading of it (``bystander@JUDGE``) is not the measure.
+    """
+    return measure.split(":")[0] == "bystander" and "@" not in measure

@@ -31,8 +31,9 @@ class BenignRuns:
 class Suite:
     """What an audit runs and what it holds a model to.
 
-    Before any attack all of the domain's measures are taken; after it, harm, and utility on `utility_n`
-    questions. With `stop_when_broken` an attack ends where it has broken the model.
+    Before any attack all of the domain's measures are taken; under attack, harm, and utility on `utility_n`
+    questions. A bystander tells what the defense destroyed, and is asked before any attack only. With
+    `stop_when_broken` an attack ends where it has broken the model.
     """
 
     attacks: tuple[Tuner, ...]
