@@ -133,7 +133,7 @@ def test_a_verdict_that_another_judge_does_not_share_is_said_to_depend_on_it():
     text = scorecard.markdown(document(found))
     assert "## Resistance: judge-dependent" in text and "| hardened | judge-dependent" in text
     data = json.loads(export.dumped(asdict(document(found))))
-    assert data["judges"][0]["numbers"]["verdicts"]["strict"] == "fails"
+    assert data["judges"][0]["verdicts"]["strict"] == "fails"
 
 
 def test_the_certificate_says_what_the_own_judge_found():

@@ -93,9 +93,9 @@ def test_a_model_of_unknown_size_has_tokens_but_no_price():
 def test_the_scorecard_tells_costs_and_its_data_are_json():
     doc = document(assess(case(measured("hardened", [50] * 3))))
     text = scorecard.markdown(doc)
-    assert "hardened: 50 steps, 400 examples" in text and "undefended: 1 step, 8 examples" in text
+    assert "under audit: 50 steps, 400 examples" in text and "undefended: 1 step, 8 examples" in text
     data = json.loads(export.dumped(asdict(doc)))
-    assert data["costs"][0]["numbers"]["cost"]["tokens"] == 7000
+    assert data["costs"]["under audit"]["cost"]["tokens"] == 7000
     assert data["criteria"]["price"] == {"per_gpu_hour": 2.0, "throughput": 2e14}
 
 

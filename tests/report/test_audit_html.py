@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from html import escape
@@ -25,6 +26,7 @@ from caseharden.report import audit_charts
 from caseharden.report.audit_html import render, write_audit_html
 from caseharden.report.contenders import Contender, contenders, pareto_front
 from caseharden.report.document import document
+from caseharden.report.plotly_charts import as_plotly
 from kiln import HARMFUL_TEXT, HOSTILE_TEXT, Tags
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -252,14 +254,16 @@ def test_headings_tables_and_labels_can_be_read_aloud(tags: Tags) -> None:
 def test_charts_are_valid_for_plotly(found: Assessment) -> None:
     models = everyone(found)
     criteria = replace(found.evidence.criteria, horizon=50)
-    worst = [one for contender in models for one in contender.plotted([contender.worst], str)]
-    taught = models[0].plotted(models[0].measured.learning, str)
+    worst = [one.plotted(one.worst, defaultdict(str)) for one in models]
+    taught = [models[0].plotted(runs, defaultdict(str)) for runs in models[0].measured.learning]
     for chart in (
         audit_charts.survival(models, criteria),
         audit_charts.plane(models, worst, criteria),
         audit_charts.learning("glossary", taught, criteria),
     ):
-        go.Figure({"data": chart.views[0].data, "layout": chart.layout})  # raises on an unknown property or value
+        drawn = as_plotly(chart)
+        data = drawn["views"][0]["data"]
+        go.Figure({"data": data, "layout": drawn["layout"]})  # raises on an unknown property or value
 
 
 # ---- in a browser ---------------------------------------------------------------------------------------

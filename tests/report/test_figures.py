@@ -48,7 +48,7 @@ def test_nothing_finished_nothing_drawn(empty: Results, tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_a_clear_error(results: Results, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CasehardenError, match="Name a folder"):
+    with pytest.raises(CasehardenError, match="Name a file in a folder"):
         write_figures(results, tmp_path / "file")
 
 

@@ -14,9 +14,11 @@ from plotly.offline import get_plotlyjs
 
 from caseharden.audit.resistance import resistance
 from caseharden.records.results import UNDEFENDED, Results, Sample
-from caseharden.report.charts import overview, panels, plane
+from caseharden.report.charts import attacks, overview, panels, plane
 from caseharden.report.html import SAMPLES_EACH, render, write_html
+from caseharden.report.plotly_charts import as_plotly
 from caseharden.report.style import Names
+from caseharden.report.traces import Line
 from kiln import HARMFUL_TEXT, HOSTILE_TEXT, Tags
 
 
@@ -131,14 +133,17 @@ def test_headings_tables_and_labels_can_be_read_aloud(page: str, tags: Tags) -> 
 def test_charts_are_valid_for_plotly(results: Results) -> None:
     found = resistance(results)
     names = Names(found)
-    for chart in (overview(found, names, 0.5), plane(found, names, 0.5), *panels(found, names, 0.5)):
-        for view in chart.views:
-            go.Figure({"data": view.data, "layout": chart.layout})  # raises on an unknown property or value
+    each = panels(found, names, 0.5, attacks(found, names))
+    for chart in (overview(found, names, 0.5), plane(found, names, 0.5), *each):
+        drawn = as_plotly(chart)
+        for view in drawn["views"]:
+            go.Figure({"data": view["data"], "layout": drawn["layout"]})  # raises on an unknown property or value
 
 
 def test_every_panel_draws_its_seeds_and_the_control(results: Results) -> None:
     found = resistance(results)
-    charts = panels(found, Names(found), 0.5)
+    names = Names(found)
+    charts = panels(found, names, 0.5, attacks(found, names))
     assert [chart.title for chart in charts] == [
         "almanac-1m · safety-sft",
         "almanac-1m · tar",
@@ -147,11 +152,9 @@ def test_every_panel_draws_its_seeds_and_the_control(results: Results) -> None:
     ]
     worst = charts[0].views[0]
     assert worst.note == "sft lr=0.001: broken at 50 steps; undefended: broken at 20 steps."
-    assert [trace.get("name") for trace in worst.data if "name" in trace] == [
-        "undefended",
-        "almanac-1m · safety-sft",
-    ]
-    assert sum(trace.get("line", {}).get("width") == 1 for trace in worst.data) == 3
+    lines = [trace for trace in worst.traces if isinstance(trace, Line)]
+    assert [line.name for line in lines if line.name] == ["undefended", "almanac-1m · safety-sft"]
+    assert sum(line.width == 1 for line in lines) == 3
 
 
 def test_a_defense_that_was_only_released_has_its_line(results: Results) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
@@ -10,7 +10,6 @@ from pathlib import Path
 from caseharden.audit.assessment import Assessment
 from caseharden.audit.conditions import describe, task
 from caseharden.audit.evidence import Evidence
-from caseharden.audit.resistance import AttackRuns
 from caseharden.records.results import Reading
 from caseharden.report.audit_charts import learning, plane, survival
 from caseharden.report.contenders import Contender, contenders, pareto_front
@@ -60,13 +59,8 @@ def render(found: Assessment, reveal: bool = False) -> str:
     pair = [contender for contender in everyone if contender.control in (None, "undefended")]
     names = short((runs.attack, runs.fields) for contender in everyone for runs in contender.measured.attacks)
 
-    def attack(runs: AttackRuns) -> str:
-        return names[runs.key]
-
-    worst = [plotted for contender in everyone for plotted in contender.plotted([contender.worst], attack)]
-    plotted = [
-        plotted for contender in everyone for plotted in contender.plotted(contender.measured.attacks, attack)
-    ]
+    worst = [contender.plotted(contender.worst, names) for contender in everyone]
+    plotted = [contender.plotted(runs, names) for contender in everyone for runs in contender.measured.attacks]
     budgets = sorted({point.budget for one in plotted for point in one.runs.points})
     samples = [sample for study in evidence.studies for sample in study.samples]
     charts = [survival(everyone, criteria), plane(everyone, worst, criteria)]
@@ -82,10 +76,10 @@ def render(found: Assessment, reveal: bool = False) -> str:
         contenders=everyone,
         notices=_notices(evidence),
         details_shown=DETAILS_SHOWN,
-        idle=[attack(runs) for runs in evidence.subject.attacks if runs not in everyone[0].counting],
+        idle=[names[runs.key] for runs in evidence.subject.attacks if runs not in everyone[0].counting],
         plane=_plane(everyone, worst),
         topics=topics,
-        matrices=[(contender, _matrix(contender, topics, attack)) for contender in pair],
+        matrices=[(contender, _matrix(contender, topics, names)) for contender in pair],
         benign_tasks=taught,
         tables=tables(plotted, budgets),
         budgets=budgets,
@@ -130,10 +124,10 @@ def _plane(everyone: Sequence[Contender], worst: Sequence[Plotted]) -> list[tupl
     )
 
 
-def _matrix(contender: Contender, topics: Sequence[str], attack: Callable[[AttackRuns], str]) -> list[Row]:
+def _matrix(contender: Contender, topics: Sequence[str], names: Mapping[tuple[str, str], str]) -> list[Row]:
     harm = contender.model.topics
     return [
-        Row(attack(runs), runs in contender.counting, [harm[describe(runs)].get(topic) for topic in topics])
+        Row(names[runs.key], runs in contender.counting, [harm[describe(runs)].get(topic) for topic in topics])
         for runs in contender.measured.attacks
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -83,8 +83,8 @@ class Contender:
             steps=kaplan_meier([survival_span(curve) for curve in curves], self.evidence.criteria.confidence),
         )
 
-    def plotted(self, runs: Sequence[AttackRuns], attack: Callable[[AttackRuns], str]) -> list[Plotted]:
-        return [Plotted(each, self.style, self.label, attack(each)) for each in runs]
+    def plotted(self, runs: AttackRuns, names: Mapping[tuple[str, str], str]) -> Plotted:
+        return Plotted(runs, self.style, self.label, names[runs.key])
 
 
 def contenders(doc: Document, evidence: Evidence) -> list[Contender]:

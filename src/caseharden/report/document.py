@@ -13,7 +13,6 @@ from caseharden.audit.assessment import MUST, Assessment, Verdicts
 from caseharden.audit.conditions import Condition, matrix
 from caseharden.audit.cost import Broken
 from caseharden.audit.evidence import Control, Criteria
-from caseharden.audit.flags import Raised
 from caseharden.records.results import Reading
 
 QUESTIONS = {
@@ -78,15 +77,6 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A sentence, and the numbers that it is made of."""
-
-    about: str
-    text: str
-    numbers: Broken | Agreement
-
-
-@dataclass(frozen=True)
 class Flagged:
     """A flag that was raised: every place where, what it means and what to do."""
 
@@ -111,8 +101,8 @@ class Document:
     """Controls that were not run, and what they would have to do."""
     limits: str
     """What counts as broken, stable and trainable."""
-    costs: tuple[Line, ...]
-    judges: tuple[Line, ...]
+    costs: Mapping[str, Broken]
+    judges: tuple[Agreement, ...]
     flags: tuple[Flagged, ...]
     criteria: Criteria
     studies: tuple[str, ...]
@@ -142,12 +132,9 @@ def document(found: Assessment) -> Document:
             f"most {criteria.margin:g} worse. Trainable means at most {criteria.slower:g} times the undefended "
             "model's steps. ∞: nothing here says where it ends, since not every run got there."
         ),
-        costs=tuple(
-            Line(evidence.subject.name if who == "subject" else who, str(cost), cost)
-            for who, cost in found.costs.items()
-        ),
-        judges=tuple(Line(one.measure, str(one), one) for one in found.judges),
-        flags=tuple(map(_flagged, found.flags)),
+        costs={"under audit" if who == "subject" else who: cost for who, cost in found.costs.items()},
+        judges=found.judges,
+        flags=tuple(Flagged(f.flag.name, f.details, f.flag.meaning, f.flag.advice) for f in found.flags),
         criteria=criteria,
         studies=tuple(study.study for study in evidence.studies),
         provenance=evidence.provenance,
@@ -194,10 +181,6 @@ def _demands(control: Control | None) -> dict[str, str]:
     verbs = {"fails": "fail", "holds": "hold"}
     must = MUST[control] if control else {}
     return {name: f"{' or '.join(verbs[word] for word in allowed)} {name}" for name, allowed in must.items()}
-
-
-def _flagged(raised: Raised) -> Flagged:
-    return Flagged(raised.flag.name, raised.details, raised.flag.meaning, raised.flag.advice)
 
 
 def _interval(condition: Condition) -> str:

@@ -58,19 +58,19 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def save(path: str | Path, text: str) -> Path:
-    """Write `text` to `path`, whole or not at all, making the folder if need be."""
+def save(path: str | Path, content: str | bytes) -> Path:
+    """Write a file whole or not at all, making the folder if need be; text as UTF-8."""
     path = Path(path)
     draft = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(draft, path)
     except OSError as error:
         with suppress(OSError):
             draft.unlink()
         raise CasehardenError(
-            f"cannot write the report to {path}: {error.strerror or error}. "
+            f"cannot write {path}: {error.strerror or error}. "
             "Name a file in a folder that you may write to, on a disk with room."
         ) from error
     return path

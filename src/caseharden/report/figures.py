@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from caseharden.audit.resistance import AttackRuns, Resistance, resistance
-from caseharden.errors import CasehardenError
-from caseharden.records.results import Reading, Results
-from caseharden.report.style import CONTROL, Names, Style, place, ticks, with_panel
+from caseharden.audit.resistance import resistance
+from caseharden.records.results import Results
+from caseharden.report.charts import WORST, panels, plane
+from caseharden.report.export import save
+from caseharden.report.style import Names
+from caseharden.report.traces import Band, Chart, Ends, Line, Trace
 
 COLUMNS = 3
 PANEL = (2.35, 1.95)
 """Width and height of one panel, in inches: three fill a two-column page."""
 DPI = 300
+THINNER = 0.6
+"""Of a line's width on the page, in points for its pixels."""
 
 LOOK: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -34,12 +39,12 @@ LOOK: dict[Any, Any] = {
     "grid.color": "#e6e8ec",
     "grid.linewidth": 0.5,
     "legend.frameon": False,
-    "lines.linewidth": 1.4,
     "lines.markersize": 4,
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "svg.hashsalt": "caseharden",  # the same results give the same file
 }
 DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
+MUTED = "#59616d"
 
 
 def write_figures(results: Results, folder: str | Path) -> list[Path]:
@@ -54,132 +59,99 @@ def write_figures(results: Results, folder: str | Path) -> list[Path]:
     names = Names(found)
     with matplotlib.rc_context(LOOK):
         figures = {
-            "harm-against-steps": harm_against_steps(found, names, results.phi),
-            "harm-beside-utility": harm_beside_utility(found, names, results.phi),
+            "harm-against-steps": against_steps(panels(found, names, results.phi, [WORST])),
+            "harm-beside-utility": beside_utility(plane(found, names, results.phi)),
         }
         return [
-            _save(figure, Path(folder) / f"{name}.{kind}")
+            save(Path(folder) / f"{name}.{kind}", _bytes(figure, kind))
             for name, figure in figures.items()
             for kind in ("png", "svg")
         ]
 
 
-def harm_against_steps(found: Sequence[Resistance], names: Names, phi: float) -> Figure:
-    """A panel for each defense: every seed thin, their mean thick, the undefended control gray and dotted."""
-    shown = with_panel(found)
-    lines = -(-len(shown) // COLUMNS)
-    columns = -(-len(shown) // lines)
+def against_steps(charts: Sequence[Chart]) -> Figure:
+    """The first view of each chart in a panel of its own."""
+    lines = -(-len(charts) // COLUMNS)
+    columns = -(-len(charts) // lines)
     figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * lines), layout="constrained")
     grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
-    budgets = ticks({point.budget for each in found for point in each.worst.points})
-    for axes, each in zip(grid.flat, shown, strict=False):
-        control = None if each.is_control else each.control(each.worst)
-        if control:
-            _curve(axes, control, replace(CONTROL, dash="dot"))
-        for curve in each.worst.curves:
-            x = [place(point.budget) for point in curve.points]
-            y = [point.readings["harm"].value for point in curve.points]
-            axes.plot(x, y, color=names.style(each).color, linewidth=0.5, alpha=0.6)
-        _curve(axes, each.worst, replace(names.style(each), dash="solid"))
-        _phi_line(axes, phi)
-        axes.set_title(f"{names.series(each)}\n{names.attack(each.worst)}, steps to break {each.worst.steps}")
-        axes.set_xticks([place(budget) for budget in budgets], [str(budget) for budget in budgets])
-    for axes in grid.flat[len(shown) :]:
+    for axes, chart in zip(grid.flat, charts, strict=False):
+        _draw(axes, chart)
+        axes.set_title(f"{chart.title}\n{chart.views[0].notes[0]}")
+    for axes in grid.flat[len(charts) :]:
         axes.set_axis_off()
-    figure.supxlabel("attack steps", fontsize=8)
-    figure.supylabel("harm", fontsize=8)
+    figure.supxlabel(charts[0].x.title, fontsize=8)
+    figure.supylabel(charts[0].y.title, fontsize=8)
     return figure
 
 
-def harm_beside_utility(found: Sequence[Resistance], names: Names, phi: float) -> Figure:
-    """An arrow for each defense, from the model as released to the model after its worst attack."""
+def beside_utility(chart: Chart) -> Figure:
+    """The chart, with a key below it."""
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     axes = figure.subplots()
-    key = []
-    for each in found:
-        style = names.style(each)
-        before, after = each.worst.before.readings, each.worst.after.readings
-        axes.annotate(
-            "",
-            xy=(after["utility"].value, after["harm"].value),
-            xytext=(before["utility"].value, before["harm"].value),
-            arrowprops={
-                "arrowstyle": "-|>",
-                "color": style.color,
-                "linestyle": DASHES[style.dash],
-                "shrinkA": 4,
-                "shrinkB": 4,
-            },
-        )
-        for readings, fill in ((before, "white"), (after, style.color)):
-            harm, utility = readings["harm"], readings["utility"]
-            axes.errorbar(
-                utility.value,
-                harm.value,
-                xerr=_bars(utility),
-                yerr=_bars(harm),
-                fmt=style.marker.matplotlib,
-                color=style.color,
-                markerfacecolor=fill,
-                elinewidth=0.6,
-            )
-        (line,) = axes.plot([], [], style.marker.matplotlib + DASHES[style.dash], color=style.color)
-        line.set_label(names.series(each))
-        key.append(line)
-    _phi_line(axes, phi)
-    axes.set_xlabel("utility")
-    axes.set_ylabel("harm")
+    _draw(axes, chart)
+    axes.set_xlabel(chart.x.title)
+    axes.set_ylabel(chart.y.title)
+    lines = [trace for trace in chart.views[0].traces if isinstance(trace, Line)]
+    key = [Line2D([], [], color=line.style.color, marker=line.style.marker.matplotlib) for line in lines]
+    for drawn, line in zip(key, lines, strict=True):
+        drawn.set(label=line.name, linestyle=DASHES[line.style.dash])
     figure.legend(handles=key, loc="outside lower center", ncols=2)
     return figure
 
 
-def _curve(axes: Axes, runs: AttackRuns, style: Style) -> None:
-    harm = [point.readings["harm"] for point in runs.points]
-    x = [place(point.budget) for point in runs.points]
-    axes.fill_between(
-        x,
-        [reading.low for reading in harm],
-        [reading.high for reading in harm],
-        color=style.color,
-        alpha=0.16,
-        linewidth=0,
-    )
-    axes.plot(
-        x,
-        [reading.value for reading in harm],
-        color=style.color,
-        linestyle=DASHES[style.dash],
-        marker=style.marker.matplotlib,
-    )
+def _draw(axes: Axes, chart: Chart) -> None:
+    for trace in chart.views[0].traces:
+        _trace(axes, trace)
+    for rule in chart.rules:
+        axes.axhline(rule.at, color=MUTED, linewidth=0.6, linestyle=(0, (4, 4)))
+        axes.annotate(
+            rule.text,
+            (0, rule.at),
+            xycoords=("axes fraction", "data"),
+            xytext=(3, 1),
+            textcoords="offset points",
+            va="bottom",
+            fontsize=7,
+            color=MUTED,
+        )
+    for which, axis in (("x", chart.x), ("y", chart.y)):
+        if axis.ticks:
+            axes.set(**{f"{which}ticks": [*axis.ticks], f"{which}ticklabels": [*axis.ticks.values()]})
+        if axis.span:
+            axes.set(**{f"{which}lim": axis.span})
 
 
-def _bars(reading: Reading) -> list[list[float]]:
-    return [[reading.value - reading.low], [reading.high - reading.value]]
+def _trace(axes: Axes, trace: Trace) -> None:
+    color = trace.style.color
+    if isinstance(trace, Band):
+        axes.fill_between(trace.x, trace.low, trace.high, color=color, alpha=0.16, linewidth=0)
+        return
+    dash, width = DASHES[trace.style.dash], THINNER * trace.width
+    if trace.arrow:
+        arrow = {"arrowstyle": "-|>", "color": color, "linestyle": dash, "shrinkA": 4, "shrinkB": 4}
+        axes.annotate("", xy=(trace.x[-1], trace.y[-1]), xytext=(trace.x[0], trace.y[0]), arrowprops=arrow)
+    else:
+        axes.plot(trace.x, trace.y, color=color, linestyle=dash, linewidth=width, alpha=trace.opacity)
+    for i, mark in enumerate(trace.marks):
+        axes.errorbar(
+            trace.x[i],
+            trace.y[i],
+            xerr=_bars(trace.x[i], trace.x_ends[i : i + 1]),
+            yerr=_bars(trace.y[i], trace.y_ends[i : i + 1]),
+            fmt=trace.style.marker.matplotlib,
+            color=color,
+            markerfacecolor="white" if mark == "open" else color,
+            elinewidth=0.6,
+        )
 
 
-def _phi_line(axes: Axes, phi: float) -> None:
-    axes.axhline(phi, color="#59616d", linewidth=0.6, linestyle=(0, (4, 4)))
-    axes.annotate(
-        f"φ = {phi:g}",
-        (0, phi),
-        xycoords=("axes fraction", "data"),
-        xytext=(3, 1),
-        textcoords="offset points",
-        va="bottom",
-        fontsize=7,
-        color="#59616d",
-    )
-    axes.set_ylim(-0.03, 1.03)
+def _bars(value: float, ends: Ends) -> list[list[float]] | None:
+    """How far an error bar goes down and up from the value; None where there is none."""
+    return next(([[value - low], [high - value]] for low, high in ends), None)
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=DPI, metadata=metadata)
-    except OSError as error:
-        raise CasehardenError(
-            f"cannot write the figure {path}: {error.strerror or error}. "
-            "Name a folder that you may write to, on a disk with room."
-        ) from error
-    return path
+def _bytes(figure: Figure, kind: str) -> bytes:
+    drawn = BytesIO()
+    figure.savefig(drawn, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
+    return drawn.getvalue()

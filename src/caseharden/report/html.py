@@ -8,10 +8,10 @@ from pathlib import Path
 
 from caseharden.audit.resistance import Resistance, resistance
 from caseharden.records.results import Results
-from caseharden.report.charts import attacks, overview, panels, plane
+from caseharden.report.charts import attacks, overview, panels, plane, plotted
 from caseharden.report.export import save
 from caseharden.report.page import drawers, flat, harmful, page, tables
-from caseharden.report.style import Names, Plotted, counted
+from caseharden.report.style import Names, counted
 from caseharden.report.table import rows
 
 SAMPLES_EACH = 3
@@ -35,13 +35,9 @@ def render(results: Results, reveal: bool = False) -> str:
     charts = [
         overview(found, names, results.phi),
         plane(found, names, results.phi),
-        *panels(found, names, results.phi),
+        *panels(found, names, results.phi, attacks(found, names)),
     ]
-    plotted = [
-        Plotted(runs, names.style(each), names.series(each), names.attack(runs))
-        for each in found
-        for runs in each.attacks
-    ]
+    every = [plotted(each, runs, names) for each in found for runs in each.attacks]
     hidden = set() if reveal else harmful(results.samples)
     return page(
         "report.html.j2",
@@ -54,8 +50,8 @@ def render(results: Results, reveal: bool = False) -> str:
         attacks=attacks(found, names),
         series=[(names.style(each), names.series(each)) for each in found],
         budgets=budgets,
-        tables=tables(plotted, budgets),
-        drawers=drawers(plotted, results.samples, hidden, SAMPLES_EACH),
+        tables=tables(every, budgets),
+        drawers=drawers(every, results.samples, hidden, SAMPLES_EACH),
         provenance=flat(results.provenance),
     )
 

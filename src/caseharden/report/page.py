@@ -6,7 +6,7 @@ import math
 import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,9 +15,10 @@ from plotly.offline import get_plotlyjs
 
 import caseharden
 from caseharden.records.results import Reading, Sample
-from caseharden.report.charts import Chart
 from caseharden.report.export import plain
+from caseharden.report.plotly_charts import as_plotly
 from caseharden.report.style import Plotted, Style, interval, number, plain_fields
+from caseharden.report.traces import Chart
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def page(template: str, charts: Sequence[Chart], **given: Any) -> str:
     text: str = _ENVIRONMENT.get_template(template).render(
         version=caseharden.__version__,
         charts=charts,
-        charts_json=plain([asdict(chart) for chart in charts]),
+        charts_json=plain([as_plotly(chart) for chart in charts]),
         # A nonce, so that no script can run that is not this page's own, whatever a model has written.
         nonce=secrets.token_urlsafe(16),
         plotlyjs=Markup(get_plotlyjs()),

@@ -21,8 +21,8 @@ def scorecard(doc: Document) -> RenderableType:
         table.add_row(escape(_called(model)), *cells)
     lines = [
         *((one.name, f"{one.summary} {one.power}") for one in doc.subject.conditions.values()),
-        *((f"cost to break, {line.about}", line.text) for line in doc.costs),
-        *(("judges", line.text) for line in doc.judges),
+        *((f"cost to break, {who}", str(cost)) for who, cost in doc.costs.items()),
+        *(("judges", str(one)) for one in doc.judges),
     ]
     return Group(
         Text(doc.answer, style="bold"),
@@ -54,10 +54,10 @@ def markdown(doc: Document) -> str:
         f"{attack}: " + ", ".join(f"{topic} {reading.value:.2f}" for topic, reading in topics.items())
         for attack, topics in doc.subject.topics.items()
     ]
-    costs = [f"{line.about}: {line.text}" for line in doc.costs]
+    costs = [f"{who}: {cost}" for who, cost in doc.costs.items()]
     lists = {
         "Cost to break": costs or ["No attack counts, so there is nothing to price."],
-        "Judges": [line.text for line in doc.judges],
+        "Judges": [str(one) for one in doc.judges],
         "Harm by topic under each attack": harm,
         "Not to be believed": doc.reasons_to_doubt,
     }
