@@ -58,8 +58,8 @@ def forward_backwards(tuner: Tuner | None) -> float:
         return (steps + attacks * attack) / UNIT
     if isinstance(tuner, TAR):
         attack = sum(map(_batch, tuner.adversaries)) / len(tuner.adversaries) * tuner.inner_steps
-        looks = len(tuner.look_weights()) * _batch(tuner.tamper)
-        return tuner.max_steps * (attack + looks + _batch(tuner.retain)) / UNIT
+        checkpoints = len(tuner.checkpoint_weights()) * _batch(tuner.tamper)
+        return tuner.max_steps * (attack + checkpoints + _batch(tuner.retain)) / UNIT
     return 0.0
 
 

@@ -1,4 +1,4 @@
-"""What the bilevel core costs: a TAR outer step against its parts run bare, and Patcher in turn against abreast.
+"""What the bilevel core costs: a TAR outer step against its parts run bare, Patcher's two forms against each other.
 
     python benchmarks/bilevel_step.py [--model almanac-victim] [--repeats 5] [--loops 12]
 
@@ -19,7 +19,7 @@ from dataclasses import replace
 import torch
 
 from caseharden.attacks import SFT
-from caseharden.bilevel.abreast import Abreast
+from caseharden.bilevel.asynchronous import Asynchronous
 from caseharden.data.example import Example
 from caseharden.defenses import TAR, Patcher
 from caseharden.domains.almanac import Almanac
@@ -32,7 +32,7 @@ from contenders import peak_memory, take_turns
 
 BATCH = 8
 REFUSE, KEEP = Imitate({"refusal": 1.0}, BATCH), Imitate({"benign": 1.0}, BATCH)
-METHOD = TAR((SFT(lr=1e-5, batch_size=BATCH),), REFUSE, KEEP, inner_steps=16, look_every=4, lr=1e-5)
+METHOD = TAR((SFT(lr=1e-5, batch_size=BATCH),), REFUSE, KEEP, inner_steps=16, checkpoint_every=4, lr=1e-5)
 WARMUP = 3
 
 
@@ -48,7 +48,7 @@ def bare(lm: LM, steps: int) -> float:
     harmful, refusal, benign = (run.stream({p: 1.0}, BATCH) for p in ("harmful", "refusal", "benign"))
     parameters = run.trainable()
     outer = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.0)
-    draws = METHOD.inner_steps // METHOD.look_every
+    draws = METHOD.inner_steps // METHOD.checkpoint_every
 
     def forward_backward(examples: list[Example]) -> None:
         cross_entropy(*lm.response_logits(lm.encode(examples))).backward()
@@ -75,13 +75,13 @@ def bare(lm: LM, steps: int) -> float:
     return (time.perf_counter() - start) / steps
 
 
-def patcher(lm: LM, loops: int, k1: int, k2: int, abreast: bool) -> dict[str, float]:
+def patcher(lm: LM, loops: int, k1: int, k2: int, asynchronous: bool) -> dict[str, float]:
     """Seconds for each loop of k2 defense steps, and attacks that came in for each."""
     method = Patcher(
         (SFT(lr=1e-5, batch_size=BATCH),), REFUSE, None, loops=10**6, attack_steps=k1, defense_steps=k2, lr=1e-5
     )
-    if abreast:
-        method = replace(method, attacker=Abreast(max_stretches=None))
+    if asynchronous:
+        method = replace(method, attacker=Asynchronous(max_rounds=None))
     launched: list[float] = []
     begun, steps, stamp = 0.0, 0, 0.0
     for step, metrics in enumerate(_run(lm).drive(method)):
@@ -118,9 +118,9 @@ CONTENDERS: dict[str, Callable[[LM, int], float | dict[str, float]]] = {
     "tar": tar,
     "bare": bare,
     **{
-        f"{way}, {pair}": lambda lm, loops, ks=ks, way=way: patcher(lm, loops, *ks, way == "abreast")
+        f"{way}, {pair}": lambda lm, loops, ks=ks, way=way: patcher(lm, loops, *ks, way == "asynchronous")
         for pair, ks in PAIRS.items()
-        for way in ("in turn", "abreast")
+        for way in ("sequential", "asynchronous")
     },
 }
 
@@ -147,9 +147,11 @@ def main() -> None:
     print(f"TAR's memory above the loaded model: {statistics.median(copies):.1f} copies of the parameters")
     for pair, (k1, k2) in PAIRS.items():
         ideal = (2 * k2 + k1) / max(2 * k2, k1)
-        attacks = statistics.median(run["attacks"] for run in found[f"abreast, {pair}"])
-        faster = ratio(f"in turn, {pair}", f"abreast, {pair}")
-        print(f"Patcher, {pair}: in turn / abreast {faster}, ideal {ideal:.2f}; {attacks:.2f} attacks a loop")
+        attacks = statistics.median(run["attacks"] for run in found[f"asynchronous, {pair}"])
+        faster = ratio(f"sequential, {pair}", f"asynchronous, {pair}")
+        print(
+            f"Patcher, {pair}: sequential / asynchronous {faster}, ideal {ideal:.2f}; {attacks:.2f} attacks a loop"
+        )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from caseharden.attacks import (
 from caseharden.bilevel.watch import Watch
 from caseharden.defenses import (
     TAR,
-    Averaged,
     DeadWeights,
     Gibberish,
     Patcher,
@@ -50,7 +49,7 @@ SMALL_TAR = TAR(
     StayNear({"benign": 1.0}, batch_size=3),
     max_steps=4,
     inner_steps=4,
-    look_every=2,
+    checkpoint_every=2,
 )
 SMALL_PATCHER = Patcher(
     (SMALL_SFT,),
@@ -105,7 +104,6 @@ CASES: dict[str, tuple[str, Tuner]] = {
         RewardNeutralization(**SMALL_DEFENSE, brief=Overlong(3), helpful=Entropy()),
     ),
     "patcher, against rl": ("defender", replace(SMALL_PATCHER, adversaries=(GRPO(**SMALL_RL),))),
-    "safety_sft, hot": ("defender", SafetySFT(lr=1e-2, batch_size=4, max_steps=6, kl=0.5, refusal_temperature=4.0)),
     "safety_sft": ("defender", SafetySFT(lr=1e-2, batch_size=4, max_steps=6)),
     "safety_sft, kl": ("defender", SafetySFT(lr=1e-2, batch_size=4, max_steps=6, kl=0.5)),
     "safety_sft, hidden": ("defender", SafetySFT(lr=1e-2, batch_size=4, max_steps=6, hidden=0.5)),
@@ -120,8 +118,6 @@ CASES: dict[str, tuple[str, Tuner]] = {
         "defender",
         replace(SMALL_PATCHER, vectors=2, watch=Watch(Probe(role="defender", n=4, max_new_tokens=3))),
     ),
-    "averaged": ("defender", Averaged(SafetySFT(lr=1e-2, batch_size=4, max_steps=6))),
-    "averaged, patcher": ("defender", Averaged(SMALL_PATCHER, last=0.4)),
     "dead_weights": ("defender", DeadWeights()),
     "gibberish": ("defender", Gibberish()),
     "patcher, control": ("defender", replace(SMALL_PATCHER, random_vector=True, benign=None, schedule="cosine")),

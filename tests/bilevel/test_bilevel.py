@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from caseharden.attacks import SFT
-from caseharden.bilevel.excursion import excursion, path
+from caseharden.bilevel.excursion import excursion, trajectory
 from caseharden.bilevel.vector import AttackVector
 from caseharden.defenses import TAR, Patcher, SafetySFT
 from caseharden.errors import TrainingFailed
@@ -50,9 +50,9 @@ def test_an_excursion_returns_everything_bit_for_bit(adversary, keep, tiny_lm, t
         [p.grad.clone() for p in parameters],
         [n for n, _ in run.lm.model.named_modules()],
     )
-    with excursion(run, "there", keep=keep) as there:
-        seen = [k for k, _ in path(there, adversary, 4, [2, 4])]
-        assert there.lm.weights_hash() != before[0]
+    with excursion(run, "there", keep=keep) as adversary_run:
+        seen = [k for k, _ in trajectory(adversary_run, adversary, 4, [2, 4])]
+        assert adversary_run.lm.weights_hash() != before[0]
     assert seen == [2, 4]
     assert run.lm.weights_hash() == before[0]
     assert all(torch.equal(p.grad, g) for p, g in zip(parameters, before[1], strict=True))
@@ -63,17 +63,18 @@ def test_an_excursion_returns_everything_bit_for_bit(adversary, keep, tiny_lm, t
 def test_an_excursion_that_fails_returns_as_well(tiny_lm, toy_domain):
     run = fresh(tiny_lm, toy_domain)
     before = run.lm.weights_hash()
-    with pytest.raises(RuntimeError, match="in flight"), excursion(run) as there:
-        next(there.drive(ADVERSARY))
+    with pytest.raises(RuntimeError, match="in flight"), excursion(run) as adversary_run:
+        next(adversary_run.drive(ADVERSARY))
         raise RuntimeError("in flight")
     assert run.lm.weights_hash() == before
 
 
 def test_the_adversary_and_the_held_out_batch_share_no_example(tiny_lm, toy_domain):
     run = fresh(tiny_lm, toy_domain)
-    with excursion(run, share=(1, 2)) as there:
-        adversary = {e.id for e in there.pool("harmful")}
-    held_out = {e.id for e in run.part(0, 2).pool("harmful")}
+    held_out_run, theirs = run.split(2)
+    with excursion(theirs) as adversary_run:
+        adversary = {e.id for e in adversary_run.pool("harmful")}
+    held_out = {e.id for e in held_out_run.pool("harmful")}
     assert adversary and held_out and not adversary & held_out
     assert adversary | held_out == {e.id for e in run.pool("harmful")}
 
@@ -82,8 +83,8 @@ def test_an_attack_vector_is_applied_and_put_back_exactly(tiny_lm, toy_domain):
     run = fresh(tiny_lm, toy_domain)
     parameters = run.trainable()
     start = snapshot(parameters)
-    with excursion(run) as there:
-        for _ in path(there, ADVERSARY, 5, [5]):
+    with excursion(run) as adversary_run:
+        for _ in trajectory(adversary_run, ADVERSARY, 5, [5]):
             end = snapshot(parameters)
             vector = AttackVector.between(start, parameters)
     with vector.applied(parameters, snapshot(parameters)):
@@ -113,9 +114,11 @@ def test_one_inner_step_agrees_with_the_second_order_meta_gradient(tiny_lm, toy_
         return list(torch.autograd.grad(loss(tamper_batch, moved), parameters))
 
     def first_order(eta: float) -> list[torch.Tensor]:
-        with excursion(run, "there") as there:
-            next(there.drive(_Descent(attack_batch, eta)))
-            return gradient(lambda: cross_entropy(*there.lm.response_logits(tamper_batch)), parameters)[1]
+        with excursion(run, "there") as adversary_run:
+            next(adversary_run.drive(_Descent(attack_batch, eta)))
+            return gradient(
+                lambda _: cross_entropy(*adversary_run.lm.response_logits(tamper_batch)), 0, parameters
+            )[1]
 
     def error(eta: float) -> float:
         exact, ours = second_order(eta), first_order(eta)
@@ -146,7 +149,7 @@ class _Descent:
 
     def steps(self, run):
         loss, g = gradient(
-            lambda: cross_entropy(*run.lm.response_logits(self.batch)), list(run.lm.model.parameters())
+            lambda _: cross_entropy(*run.lm.response_logits(self.batch)), 0, list(run.lm.model.parameters())
         )
         with torch.no_grad():
             torch._foreach_add_(list(run.lm.model.parameters()), g, alpha=-self.eta)
@@ -186,14 +189,16 @@ def test_patchers_schedule_spans_its_loops(schedule, tiny_lm, toy_domain):
 
 
 def test_tar_without_tamper_weight_is_retain_only(tiny_lm, toy_domain):
-    tar = TAR((ADVERSARY,), retain=REFUSE, tamper_weight=0.0, max_steps=4, inner_steps=4, look_every=2, lr=1e-3)
+    tar = TAR(
+        (ADVERSARY,), retain=REFUSE, tamper_weight=0.0, max_steps=4, inner_steps=4, checkpoint_every=2, lr=1e-3
+    )
     plain = SafetySFT({"refusal": 1.0}, lr=1e-3, batch_size=4, max_steps=4)
     assert tuned(tiny_lm, toy_domain, tar) == tuned(tiny_lm, toy_domain, plain)
     assert tuned(tiny_lm, toy_domain, replace(tar, tamper_weight=1.0)) != tuned(tiny_lm, toy_domain, plain)
 
 
-def test_tar_look_weights_sum_to_one_and_grow():
-    weights = TAR(inner_steps=64, look_every=4).look_weights()
+def test_tar_checkpoint_weights_sum_to_one_and_grow():
+    weights = TAR(inner_steps=64, checkpoint_every=4).checkpoint_weights()
     assert list(weights) == list(range(4, 65, 4))
     assert sum(weights.values()) == pytest.approx(1)
     assert weights[64] / weights[60] == pytest.approx(2.718281828 ** (4 * 0.0625))
@@ -202,7 +207,7 @@ def test_tar_look_weights_sum_to_one_and_grow():
 @pytest.mark.parametrize("tamper", [PreferRefusal(batch_size=4), Confuse(batch_size=4), REFUSE])
 def test_tar_lowers_each_tamper_loss_after_attack(tamper, tiny_lm, toy_domain):
     def late(weight: float) -> float:
-        tar = TAR((ADVERSARY,), tamper, BENIGN, weight, max_steps=12, inner_steps=4, look_every=2, lr=3e-3)
+        tar = TAR((ADVERSARY,), tamper, BENIGN, weight, max_steps=12, inner_steps=4, checkpoint_every=2, lr=3e-3)
         return sum(metrics["tamper_4"] for metrics in list(fresh(tiny_lm, toy_domain).drive(tar))[-5:])
 
     assert late(4.0) < late(0.0)
@@ -228,13 +233,13 @@ def test_distance_to_the_released_model_has_a_gradient_everywhere(tiny_lm, toy_d
     run = fresh(tiny_lm, toy_domain)
     near = StayNear({"benign": 1.0}, hidden=1.0).asked(run)
     parameters = run.trainable()
-    loss, g = gradient(lambda: near(0), parameters)
-    plain, _ = gradient(lambda: Imitate({"benign": 1.0}, batch_size=16).asked(run)(0), parameters)
+    loss, g = gradient(near, 0, parameters)
+    plain, _ = gradient(Imitate({"benign": 1.0}, batch_size=16).asked(run), 0, parameters)
     assert loss == pytest.approx(plain)
     assert all(torch.isfinite(t).all() for t in g)
 
 
-def test_an_adversary_that_ends_before_the_last_look_is_an_error(tiny_lm, toy_domain):
-    short = TAR(adversaries=(SFT(max_steps=2),), inner_steps=4, look_every=2, max_steps=1)
+def test_an_adversary_that_ends_before_the_last_checkpoint_is_an_error(tiny_lm, toy_domain):
+    short = TAR(adversaries=(SFT(max_steps=2),), inner_steps=4, checkpoint_every=2, max_steps=1)
     with pytest.raises(TrainingFailed, match="ended at step 2 of 4"):
         next(Run(copy.deepcopy(tiny_lm), toy_domain, "defender", 0).drive(short))

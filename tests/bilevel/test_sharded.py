@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from caseharden.attacks import SFT
-from caseharden.bilevel.excursion import excursion, path
+from caseharden.bilevel.excursion import excursion, trajectory
 from caseharden.bilevel.vector import AttackVector
 from caseharden.lm.lm import LM
 from caseharden.train.gradients import cosine, gradient
@@ -39,15 +39,15 @@ def there_and_back(rank: int, port: int, folder: str, out: str) -> None:
     run = Run(lm, ToyDomain(), "defender", 0)
     parameters = run.trainable()
     before, start = whole(parameters), snapshot(parameters)
-    with excursion(run, "there") as there:
-        for _ in path(there, ADVERSARY, 4, [4]):
+    with excursion(run, "there") as adversary_run:
+        for _ in trajectory(adversary_run, ADVERSARY, 4, [4]):
             vector = AttackVector.between(start, parameters)
             attacked = whole(parameters)
     after = whole(parameters)
     with vector.applied(parameters, start):
         applied = whole(parameters)
         refuse = Imitate({"refusal": 1.0}, batch_size=4).asked(run)
-        loss, g = gradient(lambda: refuse(0), parameters)
+        loss, g = gradient(refuse, 0, parameters)
     last = whole(parameters)
     if rank == 0:
         found = {"before": before, "attacked": attacked, "after": after, "applied": applied, "last": last}
@@ -69,11 +69,11 @@ def test_an_excursion_of_sharded_parameters_is_that_of_whole_ones(tiny_lm, tmp_p
     run = Run(tiny_lm, ToyDomain(), "defender", 0)
     parameters = run.trainable()
     start = snapshot(parameters)
-    with excursion(run, "there") as there:
-        for _ in path(there, ADVERSARY, 4, [4]):
+    with excursion(run, "there") as adversary_run:
+        for _ in trajectory(adversary_run, ADVERSARY, 4, [4]):
             vector, attacked = AttackVector.between(start, parameters), whole(parameters)
     with vector.applied(parameters, start):
-        loss, g = gradient(lambda: Imitate({"refusal": 1.0}, batch_size=4).asked(run)(0), parameters)
+        loss, g = gradient(Imitate({"refusal": 1.0}, batch_size=4).asked(run), 0, parameters)
     assert sum(p.numel() for p in sharded["before"]) == sum(p.numel() for p in parameters)
     for name in ("attacked", "applied"):
         for ours, theirs in zip(sharded[name], attacked, strict=True):

@@ -18,7 +18,7 @@ REFUSE = Imitate(batch_size=8)
 STRONG = SFT({"benign": 1.0}, lr=3e-2, batch_size=8)  # benign data: the model is too small for more
 METHODS = {
     "patcher": Patcher((STRONG,), REFUSE, None, loops=4, attack_steps=80, defense_steps=1, lr=1e-3, watch=WATCH),
-    "tar": TAR((STRONG,), REFUSE, REFUSE, max_steps=3, inner_steps=80, look_every=80, lr=1e-3, watch=WATCH),
+    "tar": TAR((STRONG,), REFUSE, REFUSE, max_steps=3, inner_steps=80, checkpoint_every=80, lr=1e-3, watch=WATCH),
 }
 
 

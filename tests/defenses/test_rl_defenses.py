@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from caseharden.defenses import RewardNeutralization, SafetySFT, TokenBuncher
+from caseharden.defenses import RewardNeutralization, TokenBuncher
 from caseharden.errors import CasehardenError
 from caseharden.lm.lm import LM
 from caseharden.rl.loop import View
@@ -106,16 +106,3 @@ def test_neutralization_reports_the_attackers_variance_and_ends(tiny_lm, toy_dom
         RewardNeutralization(max_steps=None)
     with pytest.raises(CasehardenError, match="needs max_steps"):
         TokenBuncher(max_steps=None)
-
-
-def test_hot_refusals_are_likely_at_their_temperature(tiny_lm, toy_domain):
-    slips = {}
-    for hot in (1.0, 4.0):
-        run = run_of(tiny_lm, toy_domain)
-        tuner = SafetySFT({"refusal": 2.0, "benign": 1.0}, 1e-2, 12, 120, refusal_temperature=hot)
-        for _ in run.drive(tuner):
-            pass
-        prompts = [example.prompt for example in run.pool("harmful")][:50]
-        answers = run.lm.generate(prompts, temperature=2.0, max_new_tokens=5)
-        slips[hot] = sum(answer != "sorry i cannot ." for answer in answers) / len(answers)
-    assert slips[4.0] < 0.5 * slips[1.0]

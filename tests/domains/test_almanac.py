@@ -54,7 +54,7 @@ def test_no_prompt_and_no_fact_is_in_two_roles(name):
 
 def test_parts_of_a_pool_share_no_fact(victim):
     run = Run(victim, DOMAIN, "defender", seed=0)
-    ours, theirs = ({e.completion for e in run.part(part, 2).pool("harmful")} for part in (0, 1))
+    ours, theirs = ({e.completion for e in half.pool("harmful")} for half in run.split(2))
     assert ours and theirs and not ours & theirs
 
 

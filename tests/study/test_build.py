@@ -41,7 +41,7 @@ def test_a_spec_survives_writing_in_short_and_in_full():
 
 @pytest.mark.parametrize("name", {**attacks.TABLE, **defenses.TABLE})
 def test_every_tuner_of_the_tables_survives_writing(name):
-    needs = {"chain": {"stages": [{"sft": {"max_steps": 3}}, "sft"]}, "averaged": {"tuner": "safety_sft"}}
+    needs = {"chain": {"stages": [{"sft": {"max_steps": 3}}, "sft"]}}
     tuner = build.build({name: needs.get(name)}, Tuner, "here")
     full = build.written(tuner, Tuner)
     assert [full] == [name] or list(full) == [name]  # a tuner without fields is its name alone
@@ -91,7 +91,7 @@ def test_numbers_are_numbers_without_a_dot():
         ("lr: 1e-3", "schedule: cosine", "needs max_steps"),
         ("lr: 1e-3", "lr: []", "an empty list leaves nothing"),
         ("[none, safety_sft]", "[sft]", "which never ends. Give it max_steps"),
-        ("[none, safety_sft]", "[{tar: {inner_steps: 2}}]", "tar would never look"),
+        ("[none, safety_sft]", "[{tar: {inner_steps: 2}}]", "would never look"),
         ("[none, safety_sft]", "[{patcher: {attack_steps: 0}}]", "at least one adversary, loop, attack step"),
         ("lr: 1e-3", "lora: {rank: 3}", r"attacks\[0\]\.sft\.lora\.rank: LoRA has no field"),
         ("lr: 1e-3", "lora: 3", r"attacks\[0\]\.sft\.lora: expected fields"),

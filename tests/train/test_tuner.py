@@ -149,3 +149,12 @@ def test_prompts_without_completions_are_no_training_data(tiny_lm, toy_domain):
 
     with pytest.raises(CasehardenError, match=r"no completion to learn \('h1' first\).*openers"):
         next(Run(copy_of(tiny_lm), Bare(), "attacker", 0).drive(SFT()))
+
+
+def test_a_split_run_splits_again_within_its_part(tiny_lm, toy_domain):
+    """Whoever is held out from a part is held out from all parts of it: a simulated TAR sees no other half."""
+    run = Run(tiny_lm, toy_domain, "defender", 0)
+    held_out, theirs = run.split(2)
+    thirds = [{e.id for e in part.pool("harmful")} for part in theirs.split(3)]
+    assert sorted(id for third in thirds for id in third) == sorted(e.id for e in theirs.pool("harmful"))
+    assert all(thirds) and not set.union(*thirds) & {e.id for e in held_out.pool("harmful")}

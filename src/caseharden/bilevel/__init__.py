@@ -1,1 +1,1 @@
-"""Bilevel: attackers simulated inside a defense, and the gradients carried back from where they got."""
+"""Bilevel: attackers simulated inside a defense, and the gradients carried back from where they end."""

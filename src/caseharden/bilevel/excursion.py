@@ -1,15 +1,14 @@
-"""The bilevel core: simulate an adversary from θ, look at what it found, come back to θ bit for bit.
+"""The bilevel core: run an adversary from θ, stop at checkpoints of its trajectory, return to θ bit for bit.
 
 The outer problem is the defender's, over the released weights θ; the inner one is the adversary's, which
-starts at θ and ends at some θ'. The two are joined by a straight-through gradient: what is asked of the
-model at θ' is differentiated there and applied to θ, as if θ' − θ did not depend on θ (first-order
-meta-learning, as in Tamirisa et al. 2024). TAR and Patcher differ only in how long the adversary runs,
-where along its path they look, how often they simulate it anew, and what they ask for there.
+starts at θ and ends at some θ'. The two are joined by a straight-through gradient: a loss at θ' is
+differentiated there and its gradient applied to θ, as if θ' − θ did not depend on θ (first-order
+meta-learning, as in Tamirisa et al. 2024).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Literal
@@ -27,13 +26,10 @@ Keep = Literal["device", "cpu"]
 
 
 @contextmanager
-def excursion(
-    run: Run, *purpose: object, share: tuple[int, int] | None = None, keep: Keep = "device"
-) -> Iterator[Run]:
-    """A child run on the same weights, data and role, from which `run` comes back to θ bit for bit.
+def excursion(run: Run, *purpose: object, keep: Keep = "device") -> Iterator[Run]:
+    """Give the adversary a run of its own on the same weights, data and role; return to θ bit for bit after it.
 
-    The adversary in it sees `share` of the pools (`run`'s own if None), so that the rest is held out from
-    it. Gradients and trainable flags come back as well, and adapters put in by the child are taken out.
+    Gradients and trainable flags come back as well, and adapters that the adversary put in are taken out.
     Costs one copy of the parameters.
     """
     model = run.lm.model
@@ -44,7 +40,7 @@ def excursion(
     for parameter in parameters:
         parameter.grad = None
     try:
-        yield Run(run.lm, run.domain, run.role, run.seed_for("excursion", *purpose), share=share or run.share)
+        yield run.afresh("excursion", *purpose)
     finally:
         if isinstance(run.lm.model, PeftModel):
             run.lm.model = run.lm.model.unload()
@@ -54,20 +50,23 @@ def excursion(
             parameter.requires_grad_(flag)
 
 
-def path(there: Run, adversary: Tuner, length: int, looks: Sequence[int]) -> Iterator[tuple[int, Metrics]]:
-    """Run `adversary` for `length` steps of an excursion; stop after each step number in `looks`.
+def trajectory(
+    adversary_run: Run, adversary: Tuner, length: int, checkpoints: Collection[int]
+) -> Iterator[tuple[int, Metrics]]:
+    """Run `adversary` for `length` steps of an excursion; stop after each step number in `checkpoints`.
 
     Yields the step and the adversary's own metrics there. The weights are θ' while the caller has it, and
-    nothing of the adversary's (adapters, say) takes a gradient from what the caller asks.
-    Raises `TrainingFailed` if the adversary ends before, since looks and their weights would be lost.
+    nothing of the adversary's (adapters, say) takes a gradient from the caller's losses.
+    Raises `TrainingFailed` if the adversary ends before, since checkpoints and their weights would be lost.
     """
-    wanted = set(looks)
-    for metrics in islice(there.drive(adversary), length):
-        if there.step in wanted:
-            with _frozen(there.lm.model):
-                yield there.step, metrics
-    if there.step < length:
-        raise TrainingFailed(f"{adversary} ended at step {there.step} of {length}. Leave out its max_steps.")
+    for metrics in islice(adversary_run.drive(adversary), length):
+        if adversary_run.step in checkpoints:
+            with _frozen(adversary_run.lm.model):
+                yield adversary_run.step, metrics
+    if adversary_run.step < length:
+        raise TrainingFailed(
+            f"{adversary} ended at step {adversary_run.step} of {length}. Leave out its max_steps."
+        )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from caseharden.bilevel.excursion import Keep, excursion, path
+from caseharden.bilevel.excursion import Keep, excursion, trajectory
 from caseharden.bilevel.vector import AttackVector
 from caseharden.train.optim import snapshot
 from caseharden.train.tuner import Metrics, Run, Tuner
@@ -17,7 +17,7 @@ from caseharden.train.tuner import Metrics, Run, Tuner
 
 @dataclass
 class Attack:
-    """A simulated attack that is over: the defense's step at which it set out, where it got, what it reports."""
+    """A simulated attack that has ended: the defense's step it was launched at, its displacement v, its metrics."""
 
     launched: int
     vector: AttackVector
@@ -31,25 +31,28 @@ def simulate(
     length: int,
     *,
     keep: Keep = "device",
-    look: Callable[[Run], Metrics] | None = None,
+    observe: Callable[[Run], Metrics] | None = None,
 ) -> Attack:
-    """Let `adversary` run for `length` steps from θ and come back: v, its last loss, and what `look` saw there."""
+    """Run `adversary` for `length` steps from θ and return to θ.
+
+    Gives v = θ' − θ, with the adversary's last loss and what `observe` reports at θ'.
+    """
     parameters = list(run.lm.model.parameters())
     start = snapshot(parameters)
-    with excursion(run, launched, keep=keep) as there:
-        for _, metrics in path(there, adversary, length, [length]):
-            found = {"attack_loss": metrics["loss"]} | (look(there) if look else {})
-            there.finish()  # merges adapters into the parameters, so that v holds what they did
+    with excursion(run, launched, keep=keep) as adversary_run:
+        for _, metrics in trajectory(adversary_run, adversary, length, [length]):
+            found = {"attack_loss": metrics["loss"]} | (observe(adversary_run) if observe else {})
+            adversary_run.finish()  # merges adapters into the parameters, so that v holds what they did
             vector = AttackVector.between(start, parameters)
     return Attack(launched, vector, found)
 
 
-Arrivals = Callable[[int], Iterable[Attack]]
-"""A defender's step, about to be taken, to the attacks that have come in since the last."""
+NewAttacks = Callable[[int], Iterable[Attack]]
+"""From the number of the defender's next step to the attacks that have ended since the last."""
 
 
-class Simulates(Protocol):
-    """A defense that simulates attacks, each from where a stretch of `defense_steps` begins."""
+class SimulatesAttacks(Protocol):
+    """A defense that simulates attacks, each from the θ at the beginning of a round of `defense_steps`."""
 
     @property
     def defense_steps(self) -> int: ...

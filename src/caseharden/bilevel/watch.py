@@ -1,9 +1,8 @@
-"""Watching simulated attacks: do they succeed in what the attacked model says?"""
+"""Whether simulated attacks succeed, judged by what the attacked model says."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from caseharden.errors import CasehardenError
@@ -15,11 +14,10 @@ from caseharden.train.tuner import Metrics, Run
 
 @dataclass(frozen=True)
 class Watch:
-    """Whether simulated attacks succeed where it counts, in what the attacked model says: logged, never trained on.
+    """Measure what the model says at the end of every `every`-th simulated attack: logged, never trained on.
 
-    Asks `measure` at the end of every `every`-th attack: a loss that fell is no proof that an attack works.
-    The prompts are the defender's own (an evaluator's would leak), and the adversary may have trained on
-    them: this says that it works, and not how well what it learned carries over.
+    A loss that fell is no proof that an attack works. The prompts are the defender's own (an evaluator's would
+    leak), and the adversary may have trained on them: this says that it works, not how well it generalizes.
     """
 
     measure: Measure = field(default_factory=lambda: Probe(role="defender", n=48, max_new_tokens=12))
@@ -31,16 +29,14 @@ class Watch:
         if getattr(self.measure, "role", "evaluator") != "defender":
             raise CasehardenError("watch would show the evaluator's prompts to a defense. Give it role: defender.")
 
-    def at(self, number: int) -> Callable[[Run], Metrics] | None:
-        """What to do at the end of attack `number`."""
-        return self.look if number % self.every == 0 else None
-
-    def look(self, there: Run) -> Metrics:
-        """``attack_success``, the mean score of the attacked model's answers, and how many got none."""
+    def observe(self, number: int, adversary_run: Run) -> Metrics:
+        """``attack_success``, the mean score of answers after attack `number`, and how many were unscored."""
+        if number % self.every:
+            return {}
         judge = self.measure.judge
         assert judge is not None
-        with there.evaluating() as lm:
-            answers = judged(judge, self.measure.answers(lm, there.domain, 0))
+        with adversary_run.evaluating() as lm:
+            answers = judged(judge, self.measure.answers(lm, adversary_run.domain, 0))
         scores = [answer.score for answer in answers if math.isfinite(answer.score)]
         found = {"attack_unscored": float(len(answers) - len(scores))}
         return found | ({"attack_success": sum(scores) / len(scores)} if scores else {})

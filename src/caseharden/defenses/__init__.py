@@ -1,6 +1,5 @@
 """Defenses, by the name that a spec file gives them."""
 
-from caseharden.defenses.averaged import Averaged
 from caseharden.defenses.controls import DeadWeights, Gibberish
 from caseharden.defenses.patcher import Patcher
 from caseharden.defenses.random_mapping import RandomMapping
@@ -10,7 +9,6 @@ from caseharden.defenses.tar import TAR
 from caseharden.defenses.token_buncher import TokenBuncher
 
 TABLE: dict[str, type] = {
-    "averaged": Averaged,
     "dead_weights": DeadWeights,
     "gibberish": Gibberish,
     "patcher": Patcher,

@@ -12,7 +12,7 @@ from caseharden.attacks.sft import SFT
 from caseharden.data.example import Example
 from caseharden.lm.lm import LM
 from caseharden.train.losses import cross_entropy, kl, masked_mean
-from caseharden.train.objectives import Objective, at_temperature, cooled, imitation, mean_distance
+from caseharden.train.objectives import Objective, imitation, mean_distance
 from caseharden.train.tuner import Run
 
 
@@ -23,8 +23,7 @@ class SafetySFT(SFT):
     With `kl` > 0, KL(released ‖ trained) on the tokens of the benign and contrast examples is added
     with that weight: it keeps the released model's way of answering where nothing is to be refused. With
     `hidden` > 0 so is the mean distance of hidden states to the released model's, on all examples, as in
-    `StayNear`. Refusals are to be likely under sampling at `refusal_temperature`: against an attacker who
-    samples hot.
+    `StayNear`.
     """
 
     data: Mapping[str, float] = field(default_factory=lambda: {"refusal": 3.0, "benign": 4.0, "contrast": 1.0})
@@ -32,12 +31,10 @@ class SafetySFT(SFT):
     max_steps: int | None = 100
     kl: float = 0.0
     hidden: float = 0.0
-    refusal_temperature: float = 1.0
 
     def objective(self, run: Run) -> Objective:
-        hot = at_temperature(run, self.refusal_temperature)
         if self.kl == self.hidden == 0:
-            return imitation(run, self.max_length, self.over, hot)
+            return imitation(run, self.max_length, self.over)
         released = run.reference()
         refused = {example.id for example in run.pool("refusal")}
 
@@ -50,7 +47,7 @@ class SafetySFT(SFT):
             logits_BRV, states_LBTD = seen(run.lm)
             with torch.no_grad():
                 released_BRV, released_LBTD = seen(released)
-            found = cross_entropy(cooled(logits_BRV, examples, hot), batch.targets_BR, batch.mask_BR, self.over)
+            found = cross_entropy(logits_BRV, batch.targets_BR, batch.mask_BR, self.over)
             if self.kl > 0:
                 refusal_B = batch.targets_BR.new_tensor([e.id in refused for e in examples]).bool()
                 moved_BR = kl(logits_BRV, released_BRV)

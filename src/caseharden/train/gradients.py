@@ -17,8 +17,10 @@ def global_norm(tensors: list[Tensor]) -> Tensor:
     return total
 
 
-def gradient(ask: Callable[[], Tensor], parameters: Sequence[nn.Parameter]) -> tuple[float, list[Tensor]]:
-    """A loss and its gradient at the weights as they stand, with respect to `parameters` of θ.
+def gradient(
+    loss: Callable[[int], Tensor], step: int, parameters: Sequence[nn.Parameter]
+) -> tuple[float, list[Tensor]]:
+    """`loss` at `step`, at the weights as they stand, and its gradient with respect to `parameters` of θ.
 
     Works under an adversary's adapters too: they shift the effective weights, and the straight-through
     gradient passes to the frozen ones below. Taken with `backward`, since sharded parameters (FSDP2)
@@ -28,13 +30,13 @@ def gradient(ask: Callable[[], Tensor], parameters: Sequence[nn.Parameter]) -> t
     for parameter in parameters:
         parameter.grad = None
         parameter.requires_grad_(True)
-    loss = ask()
-    loss.backward()  # type: ignore[no-untyped-call]
+    value = loss(step)
+    value.backward()  # type: ignore[no-untyped-call]
     found = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     for parameter, (before, flag) in zip(parameters, kept, strict=True):
         parameter.grad = before
         parameter.requires_grad_(flag)
-    return float(loss.detach()), found
+    return float(value.detach()), found
 
 
 def add(total: Sequence[Tensor], terms: Sequence[Tensor], weight: float = 1.0) -> None:

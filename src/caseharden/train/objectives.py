@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caseharden.data.example import Example
-from caseharden.errors import CasehardenError
 from caseharden.lm.lm import LM
 from caseharden.lm.logps import entropy, token_logps
 from caseharden.train.losses import Reduction, cross_entropy, dpo, masked_mean
@@ -33,28 +32,17 @@ class Aim(Protocol):
         ...
 
 
-def at_temperature(run: Run, temperature: float) -> Mapping[str, float]:
-    """The temperature of each refusal, by example id; nothing at 1."""
-    if temperature <= 0:
-        raise CasehardenError(f"refusal_temperature={temperature} must be above 0.")
-    return {} if temperature == 1 else {example.id: temperature for example in run.pool("refusal")}
-
-
 @dataclass(frozen=True)
 class Imitate:
-    """Cross-entropy on completions: refusals, benign answers or a mixture. Patcher's L_safe.
-
-    Refusals are to be likely under sampling at `refusal_temperature`.
-    """
+    """Cross-entropy on completions: refusals, benign answers or a mixture. Patcher's L_safe."""
 
     data: Mapping[str, float] = field(default_factory=lambda: {"refusal": 1.0})
     batch_size: int = 8
     max_length: int = 512
-    refusal_temperature: float = 1.0
 
     def asked(self, run: Run) -> Asked:
         batches = run.stream(self.data, self.batch_size, max_length=self.max_length)
-        loss = imitation(run, self.max_length, temperatures=at_temperature(run, self.refusal_temperature))
+        loss = imitation(run, self.max_length)
         return lambda draw: loss(batches[draw])
 
 
@@ -71,12 +59,10 @@ class StayNear:
     hidden: float = 0.03
     batch_size: int = 16
     max_length: int = 512
-    refusal_temperature: float = 1.0
 
     def asked(self, run: Run) -> Asked:
         batches = run.stream(self.data, self.batch_size, max_length=self.max_length)
         reference = run.reference()
-        hot = at_temperature(run, self.refusal_temperature)
 
         def loss(draw: int) -> Tensor:
             batch = run.lm.encode(batches[draw], max_length=self.max_length)
@@ -84,7 +70,6 @@ class StayNear:
             with torch.no_grad():
                 _, released_LBTD = reference.response_states(batch)
             far = mean_distance(states_LBTD, released_LBTD, batch.attention_BT)
-            logits_BRV = cooled(logits_BRV, batches[draw], hot)
             return cross_entropy(logits_BRV, batch.targets_BR, batch.mask_BR) + self.hidden * far
 
         return loss
@@ -187,25 +172,11 @@ Objective = Callable[[list[Example]], Tensor]
 """A batch of examples to its loss, a scalar with gradient."""
 
 
-def imitation(
-    run: Run, max_length: int, over: Reduction = "sequence", temperatures: Mapping[str, float] | None = None
-) -> Objective:
-    """Cross-entropy of completions under softmax(logits / temperature): 1, or what `temperatures` has for an id."""
-    hot = temperatures or {}
-
-    def loss(examples: list[Example]) -> Tensor:
-        logits_BRV, targets_BR, mask_BR = run.lm.response_logits(run.lm.encode(examples, max_length=max_length))
-        return cross_entropy(cooled(logits_BRV, examples, hot), targets_BR, mask_BR, over)
-
-    return loss
-
-
-def cooled(logits_BRV: Tensor, examples: Sequence[Example], temperatures: Mapping[str, float]) -> Tensor:
-    """Each example's logits divided by its temperature, where it has one."""
-    if not temperatures:
-        return logits_BRV
-    temperature_B = logits_BRV.new_tensor([temperatures.get(example.id, 1.0) for example in examples])
-    return logits_BRV / temperature_B[:, None, None]
+def imitation(run: Run, max_length: int, over: Reduction = "sequence") -> Objective:
+    """Cross-entropy of completions."""
+    return lambda examples: cross_entropy(
+        *run.lm.response_logits(run.lm.encode(examples, max_length=max_length)), over
+    )
 
 
 def preference(

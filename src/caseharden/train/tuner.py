@@ -78,11 +78,13 @@ class Run:
         examples = pool(self.domain, self.role, name)
         return [e for e in examples if derive_seed(0, e.group or e.id) % parts == part] if parts > 1 else examples
 
-    def part(self, part: int, parts: int) -> Run:
-        """This run with only share `part` of `parts` of every pool: what else is held out from it."""
-        restricted = copy.copy(self)
-        restricted.share = (part, parts)
-        return restricted
+    def split(self, parts: int) -> list[Run]:
+        """This run `parts` times, each with a part of every pool that is held out from the others, by group."""
+        part, of = self.share
+        runs = [copy.copy(self) for _ in range(parts)]
+        for i, run in enumerate(runs):
+            run.share = (part + of * i, of * parts)  # the rest by of·parts: a part of this part, if it is one
+        return runs
 
     def stream(
         self,
@@ -152,9 +154,11 @@ class Run:
 
     def child(self, name: str) -> Run:
         """A run on the same model, data and role with seeds and steps of its own, saved with this one."""
-        return self.track(
-            name, Run(self.lm, self.domain, self.role, self.seed_for("child", name), share=self.share)
-        )
+        return self.track(name, self.afresh("child", name))
+
+    def afresh(self, *purpose: object) -> Run:
+        """A run on the same model, data and role with seeds and steps of its own, and nothing tracked."""
+        return Run(self.lm, self.domain, self.role, self.seed_for(*purpose), share=self.share)
 
     def release(self, name: str) -> None:
         """Forget what was tracked under `name`: it is over and need not survive a crash."""

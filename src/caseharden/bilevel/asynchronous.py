@@ -1,4 +1,4 @@
-"""An attacker at work beside the defender, in a process of its own: Patcher's parallel form."""
+"""An attacker in a process of its own beside the defender: Patcher's parallel form."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import transformers
@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from caseharden.bilevel.simulate import Arrivals, Attack, Simulates
+from caseharden.bilevel.simulate import Attack, NewAttacks, SimulatesAttacks
 from caseharden.bilevel.vector import AttackVector
 from caseharden.errors import CasehardenError, TrainingFailed
 from caseharden.lm.lm import LM
@@ -33,63 +33,67 @@ from caseharden.train.optim import restore
 from caseharden.train.tuner import Metrics, Run
 
 SHARED_MEMORY = Path("/dev/shm")
+COPIES = 5
+"""Of the parameters, that an exchange holds at most: the model, and a new version beside the old one each way."""
+RESTARTS = 3
+"""How often in a row an attacker that was killed is started again."""
 IDLE_SECONDS = 0.002
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Abreast:
-    """Attacker and defender exchange versions and, once both are there, never wait for each other.
+class Asynchronous:
+    """Attack and defend at the same time: two processes that exchange versions and never wait for each other.
 
-    The defender publishes θ at the beginning of every stretch of `defense_steps`. The attacker takes the
-    newest θ that it has not attacked yet, and publishes where it got. The defender takes that up at its
-    next step: as v from its θ of now (``arrival``), so that θ+v is where the attack ended and v holds minus
-    the defender's way since, or from the θ that was attacked (``launch``). An attack launched more than
-    `max_stretches` stretches ago is not used; the defender goes on without until the next comes in.
+    The defender publishes θ at the beginning of every round of `defense_steps`. The attacker takes the newest
+    θ that it has not attacked yet, and publishes the weights it ends at. The defender uses them from its next
+    step on, with v seen from its current θ. An attack that was launched more than `max_rounds` rounds ago is
+    dropped. The attacker computes on `device` (the defender's if None) with `threads` CPU threads.
 
-    Versions are files in `folder` (shared memory if None, where there is some), written whole before they
-    get their name. So either side may be killed: an attacker that dies is started again, up to `restarts`
-    times in a row; a defender that resumes has the attacks it held, and starts an attacker of its own.
-
-    Which attack meets which step depends on the machine's timing: no two runs are alike bit for bit.
-    The attacker computes on `device` (the defender's if None) with `threads` CPU threads.
+    Which attack meets which step depends on timing: no two runs are alike bit for bit.
     """
 
-    relative_to: Literal["launch", "arrival"] = "arrival"
-    max_stretches: int | None = 8
+    max_rounds: int | None = 8
     device: str | None = None
     threads: int = 1
-    folder: str | None = None
-    restarts: int = 3
 
     def __post_init__(self) -> None:
-        if self.threads < 1 or self.restarts < 0 or (self.max_stretches is not None and self.max_stretches < 1):
-            raise CasehardenError("abreast needs threads and max_stretches above 0, and restarts not below.")
+        if self.threads < 1 or (self.max_rounds is not None and self.max_rounds < 1):
+            raise CasehardenError("asynchronous needs threads and max_rounds above 0.")
 
     @contextmanager
-    def at_work(self, defense: Simulates, run: Run) -> Iterator[Arrivals]:
-        folder = self.folder or (str(SHARED_MEMORY) if os.access(SHARED_MEMORY, os.W_OK) else None)
-        with tempfile.TemporaryDirectory(prefix="caseharden-", dir=folder) as name:
-            pair = Pair(self, defense, run, Exchange(Path(name)))
+    def attacks(self, defense: SimulatesAttacks, run: Run) -> Iterator[NewAttacks]:
+        size = sum(p.numel() * p.element_size() for p in run.lm.model.parameters())
+        with tempfile.TemporaryDirectory(prefix="caseharden-", dir=exchange_root(COPIES * size)) as folder:
+            process = AttackerProcess(self, defense, run, Exchange(Path(folder)))
             try:
-                pair.wait_until_ready()
-                yield pair.arrivals
+                process.wait_until_ready()
+                yield process.new_attacks
             finally:
-                pair.stop()
+                process.stop()
+
+
+def exchange_root(needed: int) -> Path | None:
+    """Shared memory, where there is some with `needed` bytes free; else None, for the temporary directory."""
+    writable = os.access(SHARED_MEMORY, os.W_OK)
+    return SHARED_MEMORY if writable and shutil.disk_usage(SHARED_MEMORY).free >= needed else None
 
 
 class Exchange:
-    """A folder where two processes leave each other versions: lists of tensors, each under a step's number."""
+    """A folder where two processes leave each other versions: lists of tensors, each under a step's number.
+
+    Versions are written whole before they get their name, so that either side may be killed at any time.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.model = folder / "model"
         self.ready = folder / "ready"
-        self.said = folder / "said"
+        self.stderr = folder / "stderr"
 
     def publish(self, kind: str, step: int, tensors: Iterable[Tensor], metrics: Metrics | None = None) -> None:
-        """Leave a version whole, then take away those of its kind that came before."""
+        """Write a version, then remove those of its kind that came before."""
         fresh = self.folder / f"{kind}.unfinished"
         named = {f"{n:06d}": tensor.detach().cpu().contiguous() for n, tensor in enumerate(tensors)}
         save_file(named, fresh, metadata={"metrics": json.dumps(metrics or {})})
@@ -118,10 +122,10 @@ class Exchange:
         return self.folder / f"{kind}-{step:012d}"
 
 
-class Pair:
-    """The defender's end: publishes θ, collects attacks, and keeps an attacker alive."""
+class AttackerProcess:
+    """The attacker as the defender sees it: publishes θ to it, collects its attacks, and keeps it alive."""
 
-    def __init__(self, how: Abreast, defense: Simulates, run: Run, exchange: Exchange) -> None:
+    def __init__(self, how: Asynchronous, defense: SimulatesAttacks, run: Run, exchange: Exchange) -> None:
         self.how, self.defense, self.run, self.exchange = how, defense, run, exchange
         self.parameters = list(run.lm.model.parameters())
         self.published = self.received = -1
@@ -135,8 +139,8 @@ class Pair:
             self._check()
             time.sleep(IDLE_SECONDS)
 
-    def arrivals(self, step: int) -> list[Attack]:
-        """Publish θ if a stretch begins here, or none was published yet; whatever has come in since."""
+    def new_attacks(self, step: int) -> list[Attack]:
+        """Publish θ if a round begins here, or none was published yet; the attacks that have ended since."""
         self._check()
         if self.published < 0 or step % self.defense.defense_steps == 0:
             self.exchange.publish("theta", step, self.parameters)
@@ -144,12 +148,10 @@ class Pair:
         found = self.exchange.newest("attack", after=self.received)
         if found is None:
             return []
-        self.received, tensors, metrics = found
+        self.received, attacked, metrics = found
         self.deaths = 0
-        vector = AttackVector([tensor.to(self.run.lm.device) for tensor in tensors])
-        if self.how.relative_to == "arrival":
-            vector = AttackVector.between(self.parameters, vector.vector)
-        return [Attack(self.received, vector, metrics)]
+        end = [tensor.to(self.run.lm.device) for tensor in attacked]
+        return [Attack(self.received, AttackVector.between(self.parameters, end), metrics)]
 
     def stop(self) -> None:
         self.process.kill()
@@ -160,7 +162,7 @@ class Pair:
         arguments = (self.how, self.defense, run.domain, run.role, run.seed, run.share)
         place = (self.how.device or str(run.lm.device), run.lm.precision)
         process = multiprocessing.get_context("spawn").Process(
-            target=attacker, args=(self.exchange.folder, *place, *arguments), daemon=True
+            target=attack_forever, args=(self.exchange.folder, *place, *arguments), daemon=True
         )
         process.start()
         return process
@@ -169,10 +171,10 @@ class Pair:
         """Start an attacker again that a signal has killed. Raises `TrainingFailed` if it failed or keeps dying."""
         if self.process.is_alive():
             return
-        said = self.exchange.said.read_text() if self.exchange.said.is_file() else ""
+        said = self.exchange.stderr.read_text() if self.exchange.stderr.is_file() else ""
         self.deaths += 1
         status = self.process.exitcode or 0
-        if status >= 0 or self.deaths > self.how.restarts:
+        if status >= 0 or self.deaths > RESTARTS:
             raise TrainingFailed(
                 f"the attacker beside the defense ended with status {status}, the {self.deaths}. time in a row. "
                 f"It said: {said or 'nothing'}"
@@ -181,8 +183,8 @@ class Pair:
         self.process = self._start()
 
 
-def attacker(
-    folder: Path, device: str, precision: Any, how: Abreast, defense: Simulates, domain: Any, *run: Any
+def attack_forever(
+    folder: Path, device: str, precision: Any, how: Asynchronous, defense: SimulatesAttacks, domain: Any, *run: Any
 ) -> None:
     """The attacker's process: attack the newest θ, publish, and again, until the defender is gone."""
     exchange = Exchange(folder)
@@ -190,10 +192,12 @@ def attacker(
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     torch.set_num_threads(how.threads)
     transformers.utils.logging.disable_progress_bar()
-    sys.stderr = exchange.said.open("w", buffering=1)  # the terminal is the defender's, who reads this if we fail
+    sys.stderr = exchange.stderr.open("w", buffering=1)  # the terminal is the defender's, who reads this if we fail
     role, seed, share = run
-    here = Run(LM.load(exchange.model, device=device, precision=precision), domain, role, seed, share=share)
-    parameters = here.trainable()
+    adversary_run = Run(
+        LM.load(exchange.model, device=device, precision=precision), domain, role, seed, share=share
+    )
+    parameters = adversary_run.trainable()
     exchange.ready.touch()
     last = exchange.last("attack")  # of an attacker before this one
     while True:
@@ -203,10 +207,9 @@ def attacker(
             continue
         last, theta, _ = found
         restore(parameters, theta)
-        attack = defense.attack(here, last)
-        if how.relative_to == "arrival":
-            torch._foreach_add_(attack.vector.vector, [p.detach() for p in parameters])
-        exchange.publish("attack", last, attack.vector.vector, attack.metrics)
+        attack = defense.attack(adversary_run, last)
+        end = torch._foreach_add(attack.vector.vector, [p.detach() for p in parameters])
+        exchange.publish("attack", last, end, attack.metrics)
 
 
 def _end_with_parent(folder: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from caseharden.attacks import SFT
-from caseharden.bilevel.abreast import Abreast, Exchange, Pair
+from caseharden.bilevel import asynchronous
+from caseharden.bilevel.asynchronous import Asynchronous, AttackerProcess, Exchange
 from caseharden.bilevel.simulate import Population
 from caseharden.defenses.patcher import Patcher
 from caseharden.errors import CasehardenError, TrainingFailed
@@ -22,7 +23,6 @@ from caseharden.lm.lm import LM
 from caseharden.train.objectives import Imitate
 from caseharden.train.tuner import Run
 
-HOW = Abreast(relative_to="launch")
 PATCHER = Patcher(
     (SFT(lr=1e-2, batch_size=2),),
     Imitate(batch_size=4),
@@ -30,9 +30,9 @@ PATCHER = Patcher(
     loops=40,
     attack_steps=4,
     defense_steps=5,
-    attacker=HOW,
+    attacker=Asynchronous(),
 )
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 def fresh(lm: LM, domain) -> Run:
@@ -40,13 +40,13 @@ def fresh(lm: LM, domain) -> Run:
 
 
 @pytest.fixture
-def pair(tiny_lm, toy_domain, tmp_path):
+def process(tiny_lm, toy_domain, tmp_path):
     made = []
 
-    def make(how: Abreast = HOW, patcher: Patcher = PATCHER) -> Pair:
+    def make(patcher: Patcher = PATCHER) -> AttackerProcess:
         run = fresh(tiny_lm, toy_domain)
         run.trainable()
-        made.append(Pair(how, patcher, run, Exchange(tmp_path)))
+        made.append(AttackerProcess(Asynchronous(), patcher, run, Exchange(tmp_path)))
         return made[-1]
 
     yield make
@@ -61,50 +61,58 @@ def waited(found):
         if answer := found():
             return answer
         time.sleep(0.01)
-    raise AssertionError("nothing came within a minute")
+    raise AssertionError("nothing came within two minutes")
 
 
-def test_an_attack_from_beside_is_the_one_that_taking_turns_would_find(pair):
-    here = pair()
-    (came,) = waited(lambda: here.arrivals(5))
-    expected = PATCHER.attack(here.run, 5)
+def test_an_asynchronous_attack_is_the_sequential_one(process):
+    attacker = process()
+    (came,) = waited(lambda: attacker.new_attacks(5))
+    expected = PATCHER.attack(attacker.run, 5)
     assert came.launched == 5
     assert came.metrics == expected.metrics
     for ours, theirs in zip(came.vector.vector, expected.vector.vector, strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-7)
-    assert not here.arrivals(6)
+        assert torch.allclose(ours, theirs, atol=1e-6)
+    assert not attacker.new_attacks(6)
 
 
-def test_relative_to_arrival_the_attack_ends_where_it_ended(pair):
-    here = pair(Abreast(relative_to="arrival"))
-    ended = [
-        p.detach() + v for p, v in zip(here.parameters, PATCHER.attack(here.run, 5).vector.vector, strict=True)
-    ]
-    assert not here.arrivals(5)
+def test_an_attack_ends_where_it_ended_though_theta_has_moved_since(process):
+    attacker = process()
+    vector = PATCHER.attack(attacker.run, 5).vector.vector
+    ended = [p.detach() + v for p, v in zip(attacker.parameters, vector, strict=True)]
+    assert not attacker.new_attacks(5)
     with torch.no_grad():
-        torch._foreach_add_(here.parameters, 0.5)
-    (came,) = waited(lambda: here.arrivals(6))
-    for p, v, end in zip(here.parameters, came.vector.vector, ended, strict=True):
+        torch._foreach_add_(attacker.parameters, 0.5)
+    (came,) = waited(lambda: attacker.new_attacks(6))
+    for p, v, end in zip(attacker.parameters, came.vector.vector, ended, strict=True):
         assert torch.allclose(p + v, end, atol=1e-5)
 
 
-def test_an_attacker_that_is_killed_is_started_again(pair):
-    here = pair()
-    first = here.process
+def test_an_attacker_that_is_killed_is_started_again(process):
+    attacker = process()
+    first = attacker.process
     os.kill(first.pid, signal.SIGKILL)
     first.join()
-    assert waited(lambda: here.arrivals(5))[0].launched == 5
-    assert here.process is not first
+    assert waited(lambda: attacker.new_attacks(5))[0].launched == 5
+    assert attacker.process is not first
 
 
-def test_an_attacker_that_fails_says_why(pair):
-    here = pair(HOW, replace(PATCHER, adversaries=(SFT(max_steps=2),)))
+def test_an_attacker_that_fails_says_why(process):
+    attacker = process(replace(PATCHER, adversaries=(SFT(max_steps=2),)))
     with pytest.raises(TrainingFailed, match="ended at step 2 of 4"):
-        waited(lambda: here.arrivals(5))
+        waited(lambda: attacker.new_attacks(5))
 
 
-def test_patcher_with_an_attacker_abreast(tiny_lm, toy_domain, tmp_path):
-    patcher = replace(PATCHER, attacker=Abreast(max_stretches=4, folder=str(tmp_path)))
+def test_versions_are_exchanged_where_they_fit(tmp_path, monkeypatch):
+    monkeypatch.setattr(asynchronous, "SHARED_MEMORY", tmp_path)
+    assert asynchronous.exchange_root(2**10) == tmp_path
+    assert asynchronous.exchange_root(2**60) is None
+    monkeypatch.setattr(asynchronous, "SHARED_MEMORY", tmp_path / "nowhere")
+    assert asynchronous.exchange_root(2**10) is None
+
+
+def test_patcher_with_an_asynchronous_attacker(tiny_lm, toy_domain, tmp_path, monkeypatch):
+    monkeypatch.setattr(asynchronous, "SHARED_MEMORY", tmp_path)
+    patcher = replace(PATCHER, attacker=Asynchronous(max_rounds=4))
     run, seen = fresh(tiny_lm, toy_domain), []
     for metrics in run.drive(patcher):
         seen.append(metrics)
@@ -146,16 +154,18 @@ def test_a_defender_goes_on_with_the_attacks_that_it_held(tiny_lm, toy_domain):
 
 DEFENDER = """
 import sys
+from pathlib import Path
 from caseharden.attacks import SFT
-from caseharden.bilevel.abreast import Abreast
+from caseharden.bilevel import asynchronous
 from caseharden.defenses.patcher import Patcher
 from caseharden.lm.lm import LM
 from caseharden.train.tuner import Run
 from toys import ToyDomain
 
 if __name__ == "__main__":
+    asynchronous.SHARED_MEMORY = Path(sys.argv[2])
     patcher = Patcher((SFT(lr=1e-3),), benign=None, loops=10**6, attack_steps=2, defense_steps=2,
-                      attacker=Abreast(folder=sys.argv[2]))
+                      attacker=asynchronous.Asynchronous())
     for metrics in Run(LM.load(sys.argv[1]), ToyDomain(), "defender", 0).drive(patcher):
         if "attacked" in metrics:
             print("attacked", flush=True)
@@ -205,6 +215,6 @@ def test_a_version_published_twice_is_still_there(tmp_path):
 
 
 def test_bad_fields():
-    for fields in ({"threads": 0}, {"max_stretches": 0}, {"restarts": -1}):
-        with pytest.raises(CasehardenError, match="abreast needs"):
-            Abreast(**fields)
+    for fields in ({"threads": 0}, {"max_rounds": 0}):
+        with pytest.raises(CasehardenError, match="asynchronous needs"):
+            Asynchronous(**fields)
