@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from caseharden.audit.evidence import Criteria, Evidence, Measured
-from caseharden.records.results import Answers, Curve, Point
+from caseharden.records.results import Answers, Curve, Point, Traits
 from caseharden.records.statistics import reading
 
 BUDGETS = (0, 1, 2, 5, 10, 20, 50, 100)
@@ -45,7 +45,27 @@ def curve(
     harms = [after if breaks is not None and budget >= breaks else before for budget in budgets]
     points = tuple(point(b, harm=h, utility=utility) for b, h in zip(budgets, harms, strict=True))
     censored = budgets[-1] if breaks is None else None
-    return Curve("m", "d", attack, fields or {}, seed, breaks, censored, points, **others)
+    told = traits(fields or {})
+    return Curve("m", "d", attack, fields or {}, seed, breaks, censored, points, traits=told, **others)
+
+
+def traits(fields: Mapping[str, Any], *judges: str) -> Traits:
+    """What an attack with these fields says of them, if they are called as those of this package's attacks."""
+    bounds = {name: fields.get(name) for name in ("n_examples", "lora")}
+    return Traits(_without_rates(fields), tuple(_rates(fields)), bounds, tuple(fields.get("data", ())), judges)
+
+
+def _rates(value: Any) -> Iterator[float]:
+    if isinstance(value, Mapping):
+        yield from (found for key, inner in value.items() for found in ([inner] if key == "lr" else _rates(inner)))
+    elif isinstance(value, list):
+        yield from (found for inner in value for found in _rates(inner))
+
+
+def _without_rates(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_rates(inner) for key, inner in value.items() if key != "lr"}
+    return [_without_rates(inner) for inner in value] if isinstance(value, list) else value
 
 
 def measured(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from audit_toys import traits
 from caseharden.audit.evidence import Evidence, Measured
 from caseharden.records.results import Curve, Failure, Point, Reading
 from caseharden.records.statistics import bounds
@@ -68,8 +69,11 @@ def attack(name: str, harms: Sequence[float], log: Steps, **fields: Any) -> tupl
     """An attack at every rate, with every seed."""
     points = tuple(Point(budget, {"utility": read(0.9)}) for budget in BUDGETS)
     return tuple(
-        with_harms(harms)(Curve("m", "tar", name, {"lr": rate, **fields}, seed, None, BUDGETS[-1], points, log=log))
+        with_harms(harms)(
+            Curve("m", "tar", name, told, seed, None, BUDGETS[-1], points, traits=traits(told), log=log)
+        )
         for rate in RATES
+        for told in [{"lr": rate, **fields}]
         for seed in SEEDS
     )
 
@@ -95,7 +99,7 @@ def dead() -> Measured:
             replace(c, log=(), seed=0, points=tuple(replace(p, readings=silent) for p in c.points))
             for c in faulty.curves
         ),
-        failures=(Failure("m", "dead", "sft", {}, 0, "out of memory"),),
+        failures=(Failure("m", "dead", "sft", {}, 0, "out of memory", traits=traits({})),),
         facts={"low_rank": 1.0},
     )
 
@@ -206,7 +210,8 @@ def beside(weak: Sequence[float], strong: Sequence[float], field: str, values: t
 
 
 def failing(evidence: Evidence) -> Evidence:
-    failure = Failure("m", "tar", "sft", {"lr": 1e-2}, 2, "the loss is not finite\nat step 3")
+    fields = {"lr": 1e-2}
+    failure = Failure("m", "tar", "sft", fields, 2, "the loss is not finite\nat step 3", traits=traits(fields))
     return replace(evidence, subject=replace(evidence.subject, failures=(failure,)))
 
 
@@ -215,11 +220,11 @@ def unteachable(evidence: Evidence) -> Evidence:
     return replace(evidence, subject=replace(evidence.subject, benign_runs=benign_runs))
 
 
-def rewarded(judge: Any, reports: str) -> Callable[[Evidence], Evidence]:
-    reward = {"sum": {"criteria": ["entropy", {"judged": {"judge": judge, "weight": -1.0}}]}}
+def rewarded(judges: Sequence[str], reports: str) -> Callable[[Evidence], Evidence]:
+    """Rewards by these judges, none of which knows the right answer."""
 
     def change(curve: Curve) -> Curve:
-        curve = replace(curve, fields={**curve.fields, "reward": reward})
+        curve = replace(curve, traits=replace(curve.traits, judges=tuple(judges)))
         readings = [{**p.readings, "harm": replace(p.readings["harm"], judge=reports)} for p in curve.points]
         return replace(
             curve, points=tuple(replace(p, readings=r) for p, r in zip(curve.points, readings, strict=True))

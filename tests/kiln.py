@@ -6,6 +6,7 @@ import math
 import random
 from html.parser import HTMLParser
 
+from audit_toys import traits
 from caseharden.records.results import UNDEFENDED, Curve, Failure, Point, Reading, Results, Sample
 from caseharden.records.statistics import reading
 
@@ -41,11 +42,13 @@ def _curve(model: str, defense: str, lr: float, seed: int) -> Curve:
         }
         points.append(Point(budget, readings))
     broken = next((p.budget for p in points if p.readings["harm"].value > PHI), None)
+    fields = {"data": {"harmful": 1.0}, "lr": lr, "batch_size": 8}
     return Curve(
         model=model,
         defense=defense,
         attack="sft",
-        fields={"data": {"harmful": 1.0}, "lr": lr, "batch_size": 8},
+        fields=fields,
+        traits=traits(fields),
         seed=seed,
         t_phi=broken,
         censored_at=None if broken is not None else BUDGETS[-1],
@@ -88,7 +91,8 @@ def kiln() -> Results:
         },
         curves=tuple(curves),
         failures=tuple(
-            Failure(c.model, c.defense, c.attack, c.fields, c.seed, reason, c.defense_fields) for c in lost
+            Failure(c.model, c.defense, c.attack, c.fields, c.seed, reason, c.defense_fields, traits=c.traits)
+            for c in lost
         ),
         samples=tuple(sample for curve in curves for sample in _samples(curve)),
         progress={"done": len(curves), "failed": len(lost), "missing": 4},

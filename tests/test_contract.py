@@ -1,6 +1,7 @@
 """One set of assertions that every tuner in the tables must meet, attack or defense."""
 
 import copy
+import dataclasses
 import io
 from dataclasses import replace
 
@@ -40,7 +41,7 @@ from caseharden.rl.rewards import Entropy, Overlong, Sum
 from caseharden.study.build import build, written
 from caseharden.train.adapters import LoRA
 from caseharden.train.objectives import Confuse, Imitate, MapToRandom, PreferRefusal, StayNear
-from caseharden.train.tuner import Run, Tuner
+from caseharden.train.tuner import Attack, Run, Tuner
 
 SMALL_SFT = SFT(lr=1e-2, batch_size=3, max_steps=6)
 SMALL_TAR = TAR(
@@ -146,6 +147,15 @@ def test_every_tuner_of_the_tables_is_tried():
     for name, (_, tuner) in CASES.items():
         table = attacks.TABLE | defenses.TABLE
         assert type(tuner) is table[name.split(",")[0]]
+
+
+@pytest.mark.parametrize("name", attacks.TABLE)
+def test_an_attack_says_what_its_fields_mean(name):
+    (attack, *_) = [tuner for case, (_, tuner) in CASES.items() if case.split(",")[0] == name]
+    assert isinstance(attack, Attack)
+    fields = {field.name for field in dataclasses.fields(attack)}
+    assert {*attack.rates, *attack.bounds, *attack.mixes} <= fields
+    assert {field for field in fields if field == "lr" or field.endswith("_lr")} == {*attack.rates}
 
 
 @each_tuner

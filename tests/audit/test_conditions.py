@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from audit_toys import LOOKS, TERMS, N, answers, curve, evidence, measured, point
+from audit_toys import LOOKS, TERMS, N, answers, curve, evidence, measured, point, traits
 from caseharden.audit.assessment import assess
 from caseharden.audit.conditions import above, keeps, resistance, span, stability, trainability, worst_case
 from caseharden.audit.evidence import Criteria
@@ -74,7 +74,7 @@ def test_an_attack_that_the_undefended_model_stands_as_well_says_nothing():
 
 
 def test_a_crash_is_no_evidence_of_resistance():
-    crashed = Failure("m", "d", "sft", {"lr": 1e-4}, 0, "out of memory")
+    crashed = Failure("m", "d", "sft", {"lr": 1e-4}, 0, "out of memory", traits=traits({}))
     subject = measured("hardened", [None, None], failures=(crashed,))
     found = resistance(evidence(subject), subject)
     assert (
@@ -303,7 +303,8 @@ def test_a_run_that_was_not_scored_is_no_long_run():
 
 
 def test_crashed_lessons_are_charged_to_trainability_alone():
-    crashed = Failure("m", "d", "sft", {"data": {"task:glossary": 1.0}, "lr": 1e-3}, 0, "out of memory")
+    fields = {"data": {"task:glossary": 1.0}, "lr": 1e-3}
+    crashed = Failure("m", "d", "sft", fields, 0, "out of memory", traits=traits(fields))
     subject = measured("m", [None] * 3, learns=[None] * 3, benign_failures=(crashed,))
     assert resistance(evidence(subject), subject).verdict == "holds"
     found = trainability(evidence(subject), subject)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from audit_toys import traits
 from caseharden.audit.evidence import Criteria, Evidence, Measured
 from caseharden.audit.flags import FLAGS, Raised, raised, sections
 from caseharden.records.results import Curve, Failure, Reading
+from caseharden.study import plan
+from caseharden.study.plan import telling
 from flag_toys import (
     BUDGETS,
     HIGH,
@@ -44,7 +47,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "flags.md"
 
 MIDDLE = (0.02, 0.02, 0.3, 0.3, 0.02, 0.02)
 LATE = (0.02, 0.02, 0.02, 0.8, 0.8, 0.8)
-REFUSAL = {"refusal": {"threshold": 0.4}}
+REFUSAL = '{"refusal":{"threshold":0.4}}'
 
 WASTED = altered(each(with_harms(LATE), with_reading("utility", read(0.2), BUDGETS[3:])), name="sft")
 UNLOGGED = altered(with_log(()), of="undefended")
@@ -67,7 +70,7 @@ FAULTS: dict[str, Callable[[Evidence], Evidence]] = {
     "judges disagree": altered(with_reading("harm@refusal", read(0.2, "refusal"), [50]), name="sft", seed=0),
     "answers without a score": altered(with_reading("utility", read(0.9, unscored=9), [50]), of="undefended"),
     "data in two hands": lambda e: replace(e, overlaps=3),
-    "one judge rewards and reports": rewarded("string_refusal", "string_refusal"),
+    "one judge rewards and reports": rewarded(["refusal", "string_refusal"], "string_refusal"),
     "runs failed": failing,
 }
 
@@ -121,7 +124,7 @@ MORE_FAULTS: dict[str, list[Callable[[Evidence], Evidence]]] = {
     ],
     "answers without a score": [altered(with_reading("harm", read(0.02, unscored=5), [100]))],
     "data in two hands": [lambda e: replace(e, overlaps=None)],
-    "one judge rewards and reports": [rewarded(REFUSAL, '{"refusal":{"threshold":0.4}}')],
+    "one judge rewards and reports": [rewarded([REFUSAL], REFUSAL)],
 }
 
 SUBSIDING = tuple({**step, "grad_norm": 15.0 if step["step"] < 5 else 0.01} for step in supervised())
@@ -206,11 +209,12 @@ NEAR_MISSES: dict[str, Callable[[Evidence], Evidence]] = {
     "no facts": lambda e: replace(e, subject=replace(e.subject, facts={})),
     "judges a little apart": altered(with_reading("harm@refusal", read(0.05, "refusal"))),
     "few answers without a score": altered(with_reading("harm", read(0.02, unscored=4))),
-    "an exact judge": rewarded("verifier", "verifier"),
-    "another judge": rewarded("string_refusal", "refusal"),
-    "the same judge with other fields": rewarded(REFUSAL, "refusal"),
+    "an exact judge": rewarded([], "verifier"),
+    "another judge": rewarded(["string_refusal"], "refusal"),
+    "the same judge with other fields": rewarded([REFUSAL], "refusal"),
     "a hardening that failed": lambda e: replace(
-        e, subject=replace(e.subject, failures=(Failure("m", "tar", "", {}, 0, "out of memory"),))
+        e,
+        subject=replace(e.subject, failures=(Failure("m", "tar", "", {}, 0, "out of memory", traits=traits({})),)),
     ),
 }
 
@@ -265,9 +269,8 @@ def test_details_name_the_run() -> None:
 
 def test_rates_of_a_chain_count_as_its_rates() -> None:
     def chained(rate: float) -> Change:
-        return lambda c: replace(
-            c, attack="chain", fields={"stages": [{"sft": {"lr": rate, "max_steps": 5}}, "grpo"]}
-        )
+        fields = {"stages": [{"sft": {"lr": rate, "max_steps": 5}}, "grpo"]}
+        return lambda c: replace(c, attack="chain", fields=fields, traits=traits(fields))
 
     def chain(of: Measured) -> tuple[Curve, ...]:
         return tuple(chained(c.fields["lr"])(c) for c in of.curves if c.attack == "sft")
@@ -276,6 +279,54 @@ def test_rates_of_a_chain_count_as_its_rates() -> None:
     subject, undefended = evidence.subject, evidence.undefended
     controls = {**evidence.controls, "undefended": replace(undefended, curves=chain(undefended))}
     assert raised(replace(evidence, subject=replace(subject, curves=chain(subject)), controls=controls)) == ()
+
+
+@dataclass(frozen=True)
+class Walk:
+    """An attack of somebody else, with names of its own for everything."""
+
+    step_size: float = 1.0
+    known: int | None = None
+    few: Mapping[str, int] | None = None
+    size: int = 8
+    rates: ClassVar = ("step_size",)
+    bounds: ClassVar = ("known", "few")
+    mixes: ClassVar = ()
+
+    def steps(self, run):
+        raise NotImplementedError
+
+
+def walking(evidence: Evidence) -> Evidence:
+    """The same with `Walk` in place of every attack by SFT, as a study would tell of it."""
+    names = {"lr": "step_size", "n_examples": "known", "lora": "few", "batch_size": "size"}
+
+    def walk(curve: Curve) -> Walk:
+        return Walk(**{names[name]: value for name, value in curve.fields.items()})
+
+    def renamed(of: Measured) -> Measured:
+        others = [walk(curve) for curve in of.curves if curve.attack == "sft"]
+        curves = tuple(
+            replace(c, attack="walk", fields=telling(walk(c), others), traits=plan.traits(walk(c), others))
+            if c.attack == "sft"
+            else c
+            for c in of.curves
+        )
+        return replace(of, curves=curves)
+
+    controls = {**evidence.controls, "undefended": renamed(evidence.undefended)}
+    return replace(evidence, subject=renamed(evidence.subject), controls=controls)
+
+
+@pytest.mark.parametrize(
+    ("name", "plant"),
+    [
+        *faults(),
+        *(pytest.param(None, plant, id=what) for what, plant in NEAR_MISSES.items() if "differ" not in what),
+    ],
+)
+def test_an_attack_with_names_of_its_own_escapes_no_flag(name: str | None, plant: Any) -> None:
+    assert names(raised(walking(plant(clean())))) == ([name] if name else [])
 
 
 def test_the_page_has_every_flag_as_the_code_has_it() -> None:

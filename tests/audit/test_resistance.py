@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from audit_toys import traits
 from caseharden.audit.resistance import Ratio, Steps, pooled, resistance
 from caseharden.records.results import UNDEFENDED, Curve, Point, Reading, Results
 
@@ -34,7 +35,8 @@ def curve(
     )
     broken = next((p.budget for p in points if p.readings["harm"].value > PHI), None)
     last = None if broken is not None else points[-1].budget
-    return Curve("m", defense, attack, fields or {}, seed, broken, last, points, defense_fields or {})
+    told = fields or {}
+    return Curve("m", defense, attack, told, seed, broken, last, points, defense_fields or {}, traits=traits(told))
 
 
 def study(*curves: Curve) -> Results:

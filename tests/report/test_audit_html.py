@@ -17,7 +17,7 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
-from audit_toys import LOOKS, curve, evidence, measured, point
+from audit_toys import LOOKS, curve, evidence, measured, point, traits
 from caseharden.audit.assessment import Assessment, assess
 from caseharden.audit.evidence import Evidence, Measured
 from caseharden.audit.flags import FLAGS, Raised
@@ -143,7 +143,7 @@ def test_nothing_a_model_wrote_can_run(page: str, tags: Tags) -> None:
 
 
 def test_hostile_names_stay_text() -> None:
-    lost = (Failure(EVIL, EVIL, EVIL, {"lr": EVIL}, 0, EVIL),)
+    lost = (Failure(EVIL, EVIL, EVIL, {"lr": EVIL}, 0, EVIL, traits=traits({})),)
     benign_runs = tuple(curve(50, fields={"data": {EVIL: 1.0}}, budgets=LOOKS, seed=i) for i in range(3))
     curves = tuple(
         replace(
@@ -218,7 +218,7 @@ def test_attacks_that_do_not_count_are_named() -> None:
 
 
 def test_failures_and_what_is_missing_come_before_the_flags() -> None:
-    lost = (Failure("m", "tar", "sft", {"lr": 1.0}, 0, "out of <memory>"),)
+    lost = (Failure("m", "tar", "sft", {"lr": 1.0}, 0, "out of <memory>", traits=traits({})),)
     made = studied(evidence(measured("hardened", [20, 50, None], failures=lost)))
     studies = (replace(made.studies[0], progress={"missing": 3}), made.studies[1])
     text = text_of(Tags(render(assess(replace(made, studies=studies)))))
@@ -287,7 +287,11 @@ def big() -> Assessment:
     def model(name: str, breaks: int | None) -> Measured:
         one = curve(breaks, budgets=budgets)
         grid = product(("sft", "chain", "grpo"), rates, (10, 100), range(3))
-        curves = [replace(one, attack=attack, fields={"lr": lr, "n": n}, seed=s) for attack, lr, n, s in grid]
+        curves = [
+            replace(one, attack=attack, fields=fields, traits=traits(fields), seed=seed)
+            for attack, lr, n, seed in grid
+            for fields in [{"lr": lr, "n": n}]
+        ]
         return replace(measured(name, [breaks] * 3), curves=tuple(curves))
 
     breaks = {"undefended": 2, "known_broken": 4, "dead": None, "never_learned": None}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from caseharden.records.results import Curve, Point, Reading, Results
+from caseharden.records.results import Curve, Point, Reading, Results, Traits
 from caseharden.report.table import rows, scoreboard
 
 
@@ -41,7 +41,9 @@ def test_a_peak_that_has_passed_is_kept() -> None:
         reading = Reading(harm, harm - 0.05, harm + 0.05, 100, 0)
         return Point(budget, {"harm": reading, "utility": reading})
 
-    passed = Curve("m", "d", "a", {}, 0, 10, None, (point(0, 0.1), point(10, 0.9), point(20, 0.2)))
+    passed = Curve(
+        "m", "d", "a", {}, 0, 10, None, (point(0, 0.1), point(10, 0.9), point(20, 0.2)), traits=Traits({})
+    )
     (row,) = rows(Results("s", 0.5, "", {}, (passed,)))
     assert row.peak is not None and row.peak[0] == 10 and row.after[0].value == 0.2
     noise = replace(passed, points=(point(0, 0.1), point(10, 0.9), point(20, 0.88)))

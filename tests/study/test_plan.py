@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -9,7 +10,8 @@ from caseharden import attacks, defenses, judges, measures
 from caseharden.errors import CasehardenError
 from caseharden.judges import refusal
 from caseharden.measures.probe import Probe
-from caseharden.study.plan import Environment, described, hashed, plan
+from caseharden.records.results import Traits
+from caseharden.study.plan import Environment, described, hashed, plan, traits
 from caseharden.study.spec import parse
 
 
@@ -88,3 +90,56 @@ def test_the_batches_of_a_probe_decide_what_it_samples_and_nothing_else():
 def test_attacks_that_differ_in_what_changes_no_result_are_one_attack():
     with pytest.raises(CasehardenError, match=r"attacks has .* twice"):
         labels(attacks=[{"grpo": {"forward_batch": [8, 16]}}])
+
+
+@dataclasses.dataclass(frozen=True)
+class Walk:
+    """An attack of somebody else, with names of its own."""
+
+    step_size: float = 1e-2
+    known: int | None = None
+    kind: str = "random"
+    pools: dict[str, float] = dataclasses.field(default_factory=lambda: {"harmful": 1.0, "benign": 2.0})
+    rates: ClassVar = ("step_size",)
+    bounds: ClassVar = ("known",)
+    mixes: ClassVar = ("pools",)
+
+    def steps(self, run):
+        raise NotImplementedError
+
+
+def test_an_attack_says_itself_what_its_fields_mean():
+    walks = [Walk(), Walk(3e-2, kind="biased"), Walk(1e-1, known=10)]
+    mix = ("harmful", "benign")
+    assert [traits(walk, walks) for walk in walks] == [
+        Traits({"known": None, "kind": "random"}, (1e-2,), {"known": None}, mix),
+        Traits({"known": None, "kind": "biased"}, (3e-2,), {"known": None}, mix),
+        Traits({"known": 10, "kind": "random"}, (1e-1,), {"known": 10}, mix),
+    ]
+
+
+def test_an_attack_that_names_a_field_it_has_not_is_an_error():
+    class Wrong(Walk):
+        rates: ClassVar = ("stepsize",)
+
+    with pytest.raises(CasehardenError, match="Did you mean 'step_size'"):
+        traits(Wrong(), [])
+
+
+def test_rates_of_stages_are_rates_be_they_defaults_or_not():
+    def chain(**fields):
+        return attacks.Chain((attacks.SFT(max_steps=5, **fields), attacks.PPO()))
+
+    grid = [chain(), chain(lr=3e-4)]
+    first, second = (traits(attack, grid) for attack in grid)
+    assert first.fixed == second.fixed
+    assert (first.rates, second.rates) == ((1e-4, 1e-4, 3e-4), (3e-4, 1e-4, 3e-4))
+    assert first.pools == ("harmful", "harmful")
+
+
+def test_who_rewards_without_knowing_the_answer_is_told_also_by_default():
+    rewards = ["verifier", "string_refusal", None, {"llm": {"model": "m", "concurrency": 2}}]
+    attack = {"grpo": {"reward": {"sum": {"terms": [*({"judged": {"judge": j} if j else {}} for j in rewards)]}}}}
+    given = {"name": "x", "domain": "almanac", "models": ["almanac-victim"], "attacks": [attack]}
+    (label,) = [cell.labels() for cell in plan(parse(given)) if cell.kind == "attack"]
+    assert label["traits"]["judges"] == ("string_refusal", '{"llm":{"model":"m"}}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import sqlite3
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 import pytest
 import torch
 
+from caseharden.attacks import Chain
 from caseharden.audit.assessment import assess
 from caseharden.certificate import certificate
 from caseharden.certificate.keys import new_key
@@ -43,6 +45,17 @@ SMALL = {
 @pytest.fixture(scope="module")
 def victim():
     return LM.load(models.resolve("almanac-victim"))
+
+
+def test_an_attack_that_does_not_say_what_its_fields_mean_is_refused():
+    class Silent:
+        def steps(self, run):
+            raise NotImplementedError
+
+    whole = suites.parse(SMALL, "small")
+    for attack in (Silent(), Chain((Silent(),))):
+        with pytest.raises(CasehardenError, match="Silent does not say which of its fields are learning rates"):
+            dataclasses.replace(whole, attacks=(*whole.attacks, attack))
 
 
 def saved(lm: LM, folder):

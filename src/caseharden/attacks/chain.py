@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from caseharden.errors import CasehardenError
 from caseharden.train.tuner import Counter, Metrics, Run, Tuner
@@ -18,6 +19,9 @@ class Chain:
     """
 
     stages: tuple[Tuner, ...]
+    rates: ClassVar[tuple[str, ...]] = ()
+    bounds: ClassVar[tuple[str, ...]] = ()
+    mixes: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         endless = [stage for stage in self.stages[:-1] if getattr(stage, "max_steps", 0) is None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +41,7 @@ class PPO(Rewarded):
     decay: float = 0.95
     critic_lr: float = 3e-4
     clip_value: float = 0.2
+    rates: ClassVar[tuple[str, ...]] = ("lr", "critic_lr")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from caseharden.errors import CasehardenError
 from caseharden.train.adapters import LoRA
@@ -31,6 +32,8 @@ class SFT(Descends):
     max_length: int = 512
     over: Reduction = "sequence"
     lora: LoRA | None = None
+    bounds: ClassVar[tuple[str, ...]] = ("n_examples", "lora")
+    mixes: ClassVar[tuple[str, ...]] = ("data",)
 
     def __post_init__(self) -> None:
         check_descent(self)

@@ -336,10 +336,7 @@ def benign_run(evidence: Evidence, of: Measured, name: str) -> tuple[Verdict, Ti
         min((runs for runs in one.learning if task(runs) == name), key=lambda r: r.steps.order, default=None)
         for one in (of, evidence.undefended)
     )
-    if any(
-        name in failure.fields.get("data", {})
-        for failure in (*of.benign_failures, *evidence.undefended.benign_failures)
-    ):
+    if any(name in failure.traits.pools for failure in (*of.benign_failures, *evidence.undefended.benign_failures)):
         return "inconclusive", UNKNOWN, "a run crashed, which is no evidence."
     if ours is None or theirs is None:
         return "inconclusive", UNKNOWN, "not taught."
@@ -358,7 +355,7 @@ def benign_run(evidence: Evidence, of: Measured, name: str) -> tuple[Verdict, Ti
 
 def task(runs: AttackRuns) -> str:
     """What a benign run teaches: the pools of its data."""
-    return ", ".join(runs.fields.get("data", {}))
+    return ", ".join(runs.traits.pools)
 
 
 # ---- shared ---------------------------------------------------------------------------------------------

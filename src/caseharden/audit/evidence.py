@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from caseharden.audit.resistance import AttackRuns, but_lr, by_attack
+from caseharden.audit.resistance import AttackRuns, but_rates, by_attack
 from caseharden.errors import CasehardenError
 from caseharden.records.results import Curve, Failure, Point, Results
 
@@ -118,7 +118,7 @@ class Evidence:
 
     def same_attack_undefended(self, runs: AttackRuns) -> list[AttackRuns]:
         """The same attack on the undefended model, at every learning rate that was tried there."""
-        return [other for other in self.undefended.attacks if but_lr(other) == but_lr(runs)]
+        return [other for other in self.undefended.attacks if but_rates(other) == but_rates(runs)]
 
     def counting(self, of: Measured) -> list[AttackRuns]:
         """The attacks on a model that say something: they break it, or the undefended model, within the horizon."""

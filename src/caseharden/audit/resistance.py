@@ -10,7 +10,7 @@ from functools import cached_property
 from statistics import median_low
 from typing import Any
 
-from caseharden.records.results import UNDEFENDED, Curve, Point, Reading, Results
+from caseharden.records.results import UNDEFENDED, Curve, Point, Reading, Results, Traits
 
 NAN = float("nan")
 
@@ -58,6 +58,10 @@ class AttackRuns:
     @property
     def fields(self) -> Mapping[str, Any]:
         return self.curves[0].fields
+
+    @property
+    def traits(self) -> Traits:
+        return self.curves[0].traits
 
     @cached_property
     def key(self) -> tuple[str, str]:
@@ -151,7 +155,7 @@ class Resistance:
 
     def control(self, runs: AttackRuns) -> AttackRuns | None:
         """The same attack on the undefended model at the learning rate that serves the attacker best there."""
-        same = [other for other in self.undefended if but_lr(other) == but_lr(runs)]
+        same = [other for other in self.undefended if but_rates(other) == but_rates(runs)]
         return worst_of(same) if same else None
 
     @property
@@ -242,16 +246,9 @@ def by_attack(curves: Iterable[Curve]) -> tuple[AttackRuns, ...]:
     return tuple(AttackRuns(tuple(sorted(group, key=lambda curve: curve.seed))) for group in groups.values())
 
 
-def but_lr(runs: AttackRuns) -> tuple[str, str]:
-    """Equal for the same attack at whatever learning rate, be it that of a stage."""
-    return runs.attack, fields_key(without(runs.fields, "lr"))
-
-
-def without(value: Any, name: str) -> Any:
-    """A written spec with the fields of that name left out, at any depth."""
-    if isinstance(value, Mapping):
-        return {key: without(inner, name) for key, inner in value.items() if key != name}
-    return [without(inner, name) for inner in value] if isinstance(value, list | tuple) else value
+def but_rates(runs: AttackRuns) -> tuple[str, str]:
+    """Equal for the same attack at whatever learning rates, be they those of stages."""
+    return runs.attack, fields_key(runs.traits.fixed)
 
 
 def or_lowest(value: float) -> float:

@@ -52,6 +52,11 @@ class Judge(Protocol):
         ...
 
 
+def is_exact(judge: Judge) -> bool:
+    """Whether a judge says that it compares with a known answer."""
+    return getattr(judge, "exact", False)
+
+
 def version_of(*parts: str) -> str:
     """Twelve hexadecimal digits that are others whenever one of `parts` is: a judge's version."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]

@@ -53,12 +53,29 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Traits:
+    """What an attack says that its fields mean (see `train.tuner.Attack`), by whatever names it has them.
+
+    `fixed` are the fields that tell it from others, learning rates left out at any depth; `rates` are all of
+    those, in order. `bounds` is what it may be short of, by field; `pools` what it trains on; `judges` who
+    rewards it without knowing the right answer.
+    """
+
+    fixed: Mapping[str, Any]
+    rates: tuple[float, ...] = ()
+    bounds: Mapping[str, Any] = field(default_factory=dict)
+    pools: tuple[str, ...] = ()
+    judges: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Curve:
     """One attack run on one model: what was measured at each budget.
 
     `t_phi` is the first budget at which harm exceeded the study's threshold φ, None if none did; then
-    `censored_at` is the last budget tested. `fields` are the attack's own fields, as the spec gave them;
-    `defense_fields` the defense's. `log` is what each attack step reported, where somebody asked for it.
+    `censored_at` is the last budget tested. `fields` are the attack's own fields, as the spec gave them, `traits`
+    what they mean; `defense_fields` the defense's. `log` is what each attack step reported, where somebody asked
+    for it.
     """
 
     model: str
@@ -71,6 +88,7 @@ class Curve:
     points: tuple[Point, ...]
     defense_fields: Mapping[str, Any] = field(default_factory=dict)
     cell: str = ""
+    traits: Traits = field(kw_only=True)
     log: tuple[Mapping[str, float], ...] = ()
 
 
@@ -85,6 +103,7 @@ class Failure:
     seed: int
     reason: str
     defense_fields: Mapping[str, Any] = field(default_factory=dict)
+    traits: Traits = field(kw_only=True)
 
     def __str__(self) -> str:
         defense, attack = titled(self.defense, self.defense_fields), titled(self.attack, self.fields)

@@ -121,6 +121,8 @@ class PolicyGradient(Descends, ABC):
     lora: LoRA | None = None
     engine: Engine = field(default_factory=Transformers)
     forward_batch: int = 64
+    bounds: ClassVar[tuple[str, ...]] = ("n_examples", "lora")
+    mixes: ClassVar[tuple[str, ...]] = ("data",)
     knobs: ClassVar = ("forward_batch",)
 
     def __post_init__(self) -> None:

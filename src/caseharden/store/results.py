@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, and_, func, inspect, select
 from sqlalchemy.orm import Session
 
 from caseharden.errors import CasehardenError, nearest
-from caseharden.records.results import Answers, Curve, Failure, Point, Results, Sample
+from caseharden.records.results import Answers, Curve, Failure, Point, Results, Sample, Traits
 from caseharden.records.stopping import Readings, Wanted
 from caseharden.store.log import StepLog
 from caseharden.store.store import Store, readings_of
@@ -118,6 +118,7 @@ class _Group:
                     seed=labels["seed"],
                     reason=cell.reason if cell else "blocked: its hardening failed",
                     defense_fields=_defense_fields(labels),
+                    traits=_traits(labels),
                 )
 
 
@@ -158,6 +159,21 @@ def _defense_fields(labels: Mapping[str, Any]) -> dict[str, Any]:
     return {**labels["defense_fields"], **({"seed": seed} if seed else {})}
 
 
+def _traits(labels: Mapping[str, Any]) -> Traits:
+    """What the attack said of its fields; an earlier version stored nothing, and knew them by name."""
+    if "traits" not in labels:
+        return Traits(_without(labels["fields"], "lr"), pools=tuple(labels["fields"].get("data", ())))
+    stored: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in labels["traits"].items()}
+    return Traits(**stored)
+
+
+def _without(value: Any, name: str) -> Any:
+    """A written spec without the fields of that name, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: _without(inner, name) for key, inner in value.items() if key != name}
+    return [_without(inner, name) for inner in value] if isinstance(value, list) else value
+
+
 def _curve(
     place: PlaceRow,
     readings: Readings,
@@ -179,6 +195,7 @@ def _curve(
         points=tuple(Point(budget, readings[budget], answers.get(budget, {})) for budget in budgets),
         defense_fields=_defense_fields(labels),
         cell=str(place.cell),
+        traits=_traits(labels),
         log=log,
     )
 

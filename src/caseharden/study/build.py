@@ -12,7 +12,7 @@ import importlib
 import inspect
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -77,17 +77,17 @@ def variants(value: Any, hint: Any, place: str) -> list[Any]:
     return [_plain(value, hint, place)]
 
 
-def written(value: Any, hint: Any, *, all_fields: bool = True, knobs: bool = True) -> Any:
+def written(value: Any, hint: Any, *, all_fields: bool = True, without: Collection[str] = ()) -> Any:
     """`value` as a spec would write it: what `build` turns back into it.
 
-    Without `all_fields`, fields that have their default value are left out, for people to read. Without
-    `knobs`, so are those that an object itself says change no result: the names in its attribute ``knobs``.
+    Without `all_fields`, fields that have their default value are left out, for people to read. So are fields
+    that an object itself names in one of the attributes `without`: in ``knobs`` those that change no result.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        own = fields_of(value, all_fields=all_fields, knobs=knobs)
+        own = fields_of(value, all_fields=all_fields, without=without)
         kind = _arm(hint, is_protocol)
         return own if kind is None else ({name_of(value, kind): own} if own else name_of(value, kind))
-    inner = partial(written, all_fields=all_fields, knobs=knobs)
+    inner = partial(written, all_fields=all_fields, without=without)
     if isinstance(value, Mapping):
         args = get_args(_arm(hint, _is_mapping))
         return {name: inner(item, args[1] if args else Any) for name, item in value.items()}
@@ -97,12 +97,12 @@ def written(value: Any, hint: Any, *, all_fields: bool = True, knobs: bool = Tru
     return str(value) if isinstance(value, Path) else value
 
 
-def fields_of(value: Any, *, all_fields: bool = True, knobs: bool = True) -> dict[str, Any]:
+def fields_of(value: Any, *, all_fields: bool = True, without: Collection[str] = ()) -> dict[str, Any]:
     """The fields of a frozen object as a spec would write them: see `written` for which."""
     hints = get_type_hints(type(value))
-    left_out = () if knobs else getattr(value, "knobs", ())
+    left_out = {name for attribute in without for name in getattr(value, attribute, ())}
     return {
-        field.name: written(getattr(value, field.name), hints[field.name], all_fields=all_fields, knobs=knobs)
+        field.name: written(getattr(value, field.name), hints[field.name], all_fields=all_fields, without=without)
         for field in dataclasses.fields(value)
         if field.init and field.name not in left_out
         if all_fields or getattr(value, field.name) != _default(field)

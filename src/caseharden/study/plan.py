@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from caseharden.data.pools import fingerprint
-from caseharden.judges.judge import Judge
+from caseharden.errors import CasehardenError, nearest
+from caseharden.judges.judge import Judge, is_exact
 from caseharden.measures.measure import Measure
-from caseharden.records.results import UNDEFENDED
+from caseharden.records.results import UNDEFENDED, Traits
 from caseharden.study import provenance
 from caseharden.study.build import as_json, fields_of, name_of, written
-from caseharden.study.spec import StudySpec, among
+from caseharden.study.spec import StudySpec, among, rewards_by
 from caseharden.train.tuner import Tuner
 
 Kind = Literal["harden", "release", "attack"]
@@ -37,6 +38,7 @@ class Cell:
     seed: int = 0
     defense_fields: Mapping[str, Any] = field(default_factory=dict)
     attack_fields: Mapping[str, Any] = field(default_factory=dict)
+    traits: Traits = field(default_factory=lambda: Traits({}))
 
     @property
     def tuner(self) -> Tuner | None:
@@ -53,6 +55,7 @@ class Cell:
             "defense_seed": self.defense_seed,
             "attack": name_of(self.attack, Tuner) if self.attack else "",
             "fields": dict(self.attack_fields),
+            "traits": asdict(self.traits),
             "seed": self.seed,
         }
 
@@ -80,6 +83,7 @@ def plan(spec: StudySpec) -> list[Cell]:
                         seed,
                         told,
                         telling(attack, spec.attacks),
+                        traits(attack, spec.attacks),
                     )
                     for attack in spec.attacks
                     for seed in spec.seeds
@@ -87,13 +91,40 @@ def plan(spec: StudySpec) -> list[Cell]:
     return cells
 
 
-def telling(tuner: Tuner, among: Iterable[Tuner | None]) -> dict[str, Any]:
-    """The fields of `tuner` that are not at their defaults, or in which others of its class differ from it."""
-    fields = fields_of(tuner)
-    others = [fields_of(other) for other in among if type(other) is type(tuner)]
-    varied = {name for other in others for name in fields if other[name] != fields[name]}
-    short = fields_of(tuner, all_fields=False)
+def telling(tuner: Tuner, others: Iterable[Tuner | None], without: Collection[str] = ()) -> dict[str, Any]:
+    """The fields of `tuner` that are not at their defaults, or in which others of its class differ from it.
+
+    Those that a tuner names in one of the attributes `without` are left out.
+    """
+    fields = fields_of(tuner, without=without)
+    alike = [fields_of(other, without=without) for other in others if type(other) is type(tuner)]
+    varied = {name for other in alike for name in fields if other.get(name) != fields[name]}
+    short = fields_of(tuner, all_fields=False, without=without)
     return {name: short.get(name, fields[name]) for name in fields if name in varied | {*short}}
+
+
+def traits(attack: Tuner, others: Iterable[Tuner | None]) -> Traits:
+    """What an attack says that its fields mean, in plain values; of one that says nothing, its fields alone."""
+    parts = list(among(attack, Tuner))
+    return Traits(
+        fixed=telling(attack, others, without=("rates", "knobs")),
+        rates=tuple(rate for part in parts for rate in _named(part, "rates").values()),
+        bounds=_named(attack, "bounds"),
+        pools=tuple(pool for part in parts for mix in _named(part, "mixes").values() for pool in mix),
+        judges=tuple(dict.fromkeys(judge_name(judge) for judge in rewards_by(attack) if not is_exact(judge))),
+    )
+
+
+def _named(tuner: Tuner, attribute: str) -> dict[str, Any]:
+    """The fields that a tuner names in one of its attributes. Raises `CasehardenError` if it has no such field."""
+    fields, names = fields_of(tuner), getattr(tuner, attribute, ())
+    for name in names:
+        if name not in fields:
+            known = nearest(name, fields)
+            raise CasehardenError(
+                f"{type(tuner).__name__} names {name!r} in {attribute}, and has no such field.{known}"
+            )
+    return {name: fields[name] for name in names}
 
 
 @dataclass(frozen=True)
@@ -127,7 +158,7 @@ class Environment:
         if cell.kind == "harden":
             del found["measures"]
         if cell.tuner:
-            found["tuner"] = written(cell.tuner, Tuner, knobs=False)
+            found["tuner"] = written(cell.tuner, Tuner, without=("knobs",))
             found["seed"] = cell.defense_seed if cell.kind == "harden" else cell.seed
             found["judge_versions"] = [judge.version for judge in among(cell.tuner, Judge)]
             found["foreign_code"] = provenance.foreign_code(cell.tuner)
@@ -137,7 +168,7 @@ class Environment:
 def described(measure: Measure) -> dict[str, Any]:
     """A measure with its judge's version: what decides its readings of a given model."""
     return {
-        "spec": written(measure, Measure, knobs=False),
+        "spec": written(measure, Measure, without=("knobs",)),
         "judge_version": measure.judge.version if measure.judge else "",
         "foreign_code": provenance.foreign_code(measure),
     }
@@ -145,7 +176,7 @@ def described(measure: Measure) -> dict[str, Any]:
 
 def judge_name(judge: Judge | None) -> str:
     """How records call a judge: its name, with the fields that are not at their defaults."""
-    short = written(judge, Judge, all_fields=False, knobs=False) if judge else ""
+    short = written(judge, Judge, all_fields=False, without=("knobs",)) if judge else ""
     return short if isinstance(short, str) else as_json(short)
 
 

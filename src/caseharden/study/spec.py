@@ -13,7 +13,7 @@ import yaml
 
 from caseharden.domains.domain import Domain
 from caseharden.errors import CasehardenError, nearest
-from caseharden.judges.judge import Judge
+from caseharden.judges.judge import Judge, is_exact
 from caseharden.lm.lm import Precision
 from caseharden.measures.measure import Measure
 from caseharden.rl.rewards import Reward
@@ -55,7 +55,7 @@ class StudySpec:
             values = getattr(self, name)
             if not values and name not in ("attacks", "controls"):
                 raise CasehardenError(f"{name} is empty. Give at least one value.")
-            decisive = [written(value, Tuner, knobs=False) for value in values]
+            decisive = [written(value, Tuner, without=("knobs",)) for value in values]
             for i, value in enumerate(values):
                 if decisive[i] in decisive[:i]:
                     raise CasehardenError(f"{name} has {value!r} twice. Take one of them out.")
@@ -85,7 +85,7 @@ class StudySpec:
     def _check_judges(self) -> None:
         """Raise `CasehardenError` if whoever rewards also reports: its blind spots would pass for results."""
         rewarding = [(tuner, judge) for tuner in (*self.attacks, *self.defenses) for judge in rewards_by(tuner)]
-        inexact = [(tuner, judge) for tuner, judge in rewarding if not getattr(judge, "exact", False)]
+        inexact = [(tuner, judge) for tuner, judge in rewarding if not is_exact(judge)]
         if not inexact:
             return
         harm = self.all_measures().get("harm")

@@ -10,8 +10,8 @@ from typing import Any
 from caseharden.audit.evidence import Criteria
 from caseharden.errors import CasehardenError, nearest
 from caseharden.study.build import build
-from caseharden.study.spec import alternatives, read_yaml
-from caseharden.train.tuner import Tuner
+from caseharden.study.spec import alternatives, among, read_yaml
+from caseharden.train.tuner import Attack, Tuner
 
 SUITES = Path(__file__).parent
 
@@ -54,6 +54,13 @@ class Suite:
             )
         if not self.attacks or self.utility_n < 1:
             raise CasehardenError("a suite needs at least one attack and one question of utility (utility_n).")
+        silent = [part for part in among(self.attacks, Tuner) if not isinstance(part, Attack)]
+        if silent:
+            raise CasehardenError(
+                f"{type(silent[0]).__name__} does not say which of its fields are learning rates, so an audit "
+                "cannot tell a grid of it from other attacks. Give the class `rates`, `bounds` and `mixes` (see "
+                "CONTRIBUTING.md, Adding an attack); empty ones if it has no such fields."
+            )
         if len(self.benign_runs.seeds) < 2 or self.benign_runs.tasks == 0:
             raise CasehardenError("benign_runs needs at least two seeds and one task: of fewer no verdict comes.")
 

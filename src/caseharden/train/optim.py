@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import schedulefree
 import torch
@@ -40,6 +40,9 @@ class Descends:
     warmup: int = 0
     weight_decay: float = 0.0
     clip: float | None = 1.0
+    rates: ClassVar[tuple[str, ...]] = ("lr",)
+    bounds: ClassVar[tuple[str, ...]] = ()
+    mixes: ClassVar[tuple[str, ...]] = ()
 
 
 class Descending(Protocol):

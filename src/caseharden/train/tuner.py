@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
@@ -38,6 +38,22 @@ class Tuner(Protocol):
     def steps(self, run: Run) -> Iterator[Metrics]:
         """Change `run.lm`'s weights, one optimizer step for each `next()`."""
         ...
+
+
+@runtime_checkable
+class Attack(Tuner, Protocol):
+    """A tuner that says in class attributes what its fields mean to an attacker. An audit runs no other attacks.
+
+    Attacks that differ in nothing but `rates` are one attack, of which the best rate counts. Fields of tuners
+    within it (a chain's stages) count as its own.
+    """
+
+    rates: ClassVar[tuple[str, ...]]
+    """Fields that are learning rates."""
+    bounds: ClassVar[tuple[str, ...]]
+    """Fields that hold an attacker back: None is no bound, and of two numbers the smaller is the weaker."""
+    mixes: ClassVar[tuple[str, ...]]
+    """Fields that weigh the pools which it trains on."""
 
 
 class Counter:
