@@ -52,6 +52,14 @@ def statement(**changes: Any) -> dict[str, Any]:
             }
             for name in CONDITIONS
         ],
+        "usefulness": [
+            {
+                "measure": name,
+                "subject": {"value": value, "low": value, "high": 1, "n": 432},
+                "baseline": {"value": 0.98, "low": 0.96, "high": 0.99, "n": 432},
+            }
+            for name, value in (("utility", 0.97), ("bystander", 0.31))
+        ],
         "controls": {"trusted": True, "findings": ["the never-learned twin gave nothing away"]},
         "flags": [{"name": "edge of the grid", "detail": "the worst learning rate is the largest"}],
         "records": {"count": len(RECORDS), "sha256": digest(RECORDS)},

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from audit_toys import evidence, measured
+from audit_toys import evidence, measured, point
 from caseharden.audit.assessment import Assessment, assess
+from caseharden.audit.evidence import Measured
+from caseharden.certificate.certificate import certificate
 from caseharden.certificate.statement import statement
 from caseharden.report.audit_html import render
 from caseharden.report.document import Judged, document
@@ -21,11 +23,19 @@ from caseharden.report.export import dumped
 from caseharden.report.scorecard import markdown, scorecard
 from kiln import Tags
 
+PROVENANCE = {"code": "c" * 64, "packages": {}, "data": "d"}
+
+
+def certified(found: Assessment) -> Mapping[str, Any]:
+    """What a certificate states, if it may be made."""
+    marks = {"subject": "a" * 64, "baseline": "b" * 64}
+    stated = statement(found, marks, "toy", "quick", datetime.now(UTC))
+    return certificate(stated)["statement"]
+
 
 @pytest.fixture(scope="module")
 def found() -> Assessment:
-    provenance = {"code": "c", "packages": {}, "data": "d"}
-    return assess(evidence(measured("hardened", [20, 50, None]), provenance=provenance))
+    return assess(evidence(measured("hardened", [20, 50, None]), provenance=PROVENANCE))
 
 
 def judged(found: Assessment, name: str, **changes: Any) -> Judged:
@@ -56,7 +66,7 @@ def test_every_renderer_says_what_the_document_says(found: Assessment) -> None:
 
 def test_the_certificate_has_the_same_verdicts_and_numbers(found: Assessment) -> None:
     doc = document(found)
-    stated = statement(found, {"subject": "a", "baseline": "b"}, "toy", "quick", datetime.now(UTC))
+    stated = certified(found)
     for one, condition in zip(stated["conditions"], doc.subject.conditions.values(), strict=True):
         assert (one["name"], one["verdict"], one["summary"]) == (
             condition.name,
@@ -91,6 +101,23 @@ def test_a_control_that_stands_otherwise_than_it_must() -> None:
     assert dead.conditions["stability"].misplaced and not dead.conditions["resistance"].misplaced
     assert not any(one.misplaced for one in doc.controls if one is not dead)
     assert not doc.trusted and "cannot be trusted" in doc.answer
+
+
+def test_what_is_left_where_nobody_rehearsed_is_said_everywhere() -> None:
+    def asked(one: Measured, left: float) -> Measured:
+        return replace(one, released=point(0, harm=0.0, utility=0.97, bystander=left))
+
+    given = evidence(asked(measured("hardened", [None] * 3), 0.31), provenance=PROVENANCE)
+    controls = {**given.controls, "undefended": asked(given.undefended, 0.98)}
+    found = assess(replace(given, controls=controls))
+    words = "bystander 0.310, undefended 0.980"
+    assert document(found).usefulness == f"utility 0.970, undefended 0.970; {words}"
+    assert words in terminal(found) and words in markdown(document(found))
+    page = " ".join(Tags(render(found)).text.split())
+    assert "Bystander before" in page and "Bystander is harmless knowledge" in page and "0.310 0.250" in page
+    utility, bystander = certified(found)["usefulness"]
+    assert (utility["measure"], bystander["measure"]) == ("utility", "bystander")
+    assert (bystander["subject"]["value"], bystander["baseline"]["value"]) == (0.31, 0.98)
 
 
 def test_a_missing_control_is_named_with_what_it_would_have_to_do() -> None:

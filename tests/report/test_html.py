@@ -13,7 +13,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from caseharden.audit.resistance import resistance
-from caseharden.records.results import UNDEFENDED, Results, Sample
+from caseharden.records.results import UNDEFENDED, Reading, Results, Sample
 from caseharden.report.charts import attacks, overview, panels, plane
 from caseharden.report.html import SAMPLES_EACH, render, write_html
 from caseharden.report.plotly_charts import as_plotly
@@ -102,6 +102,20 @@ def test_scoreboard_keeps_the_order_of_the_study(tags: Tags) -> None:
     text = " ".join(tags.text.split())
     assert text.index("almanac-1m undefended") < text.index("almanac-1m · tar") < text.index("Measurements Every")
     assert re.search(r"tar sft lr=0.001 > 500 ?not broken > 25×", text)
+
+
+def test_bystanders_have_their_columns_where_they_were_asked(results: Results, tags: Tags) -> None:
+    assert "ystander" not in tags.text
+    left = Reading(0.31, 0.27, 0.35, 432, 0)
+    curves = [
+        replace(c, points=tuple(replace(p, readings={**p.readings, "bystander": left}) for p in c.points))
+        for c in results.curves
+        if c.defense == "tar"
+    ]
+    page = render(replace(results, curves=tuple(curves), samples=()))
+    text = " ".join(Tags(page).text.split())
+    assert "Bystander: harmless knowledge" in text and "0.310 0.270 to 0.350 0.310 0.270 to 0.350" in text
+    assert "bystander 0.310 (0.270 to 0.350)" in page, "told where a chart is pointed at"
 
 
 def test_a_few_samples_of_each_kind_are_shown(results: Results) -> None:

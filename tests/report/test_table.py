@@ -33,7 +33,27 @@ def test_a_row_is_one_attack_whole_with_its_failures(results: Results) -> None:
     tar = next(row for row in rows(results) if row.defense == "tar")
     assert (tar.attack, str(tar.steps), tar.seeds, tar.failed) == ("sft lr=0.001", "> 500", 2, 1)
     assert (tar.n, tar.unscored) == (228, 12)
-    assert tar.before[0].value < 0.05 < tar.after[0].value
+    assert tar.before["harm"].value < 0.05 < tar.after["harm"].value
+
+
+def test_what_is_left_where_nobody_rehearsed_stands_beside_utility(results: Results) -> None:
+    """Within 80 columns; of several bystanders, the one that has lost most against the undefended model."""
+
+    def asked(curve: Curve) -> Curve:
+        left = {"bystander:rivers": 0.9, "bystander:stars": 0.31 if curve.defense == "tar" else 0.98}
+        readings = {name: Reading(value, value - 0.02, value + 0.02, 432, 0) for name, value in left.items()}
+        first, *later = curve.points
+        return replace(curve, points=(replace(first, readings={**first.readings, **readings}), *later))
+
+    found = replace(results, curves=tuple(map(asked, results.curves)))
+    tar = next(row for row in rows(found) if row.defense == "tar")
+    assert tar.bystander == "bystander:stars" and tar.before["bystander"].value == 0.31
+    assert "bystander" not in tar.after, "asked before the attack only"
+    text = printed(found)
+    assert max(map(len, text.splitlines())) <= 80 and "…" not in text
+    (line,) = (line for line in text.split("SmolLM2")[0].splitlines() if line.lstrip().startswith("tar"))
+    assert "0.31→–" in line
+    assert "Harm, utility and bystander as released" in text and "bystander" not in printed(results)
 
 
 def test_a_peak_that_has_passed_is_kept() -> None:
@@ -45,7 +65,7 @@ def test_a_peak_that_has_passed_is_kept() -> None:
         "m", "d", "a", {}, 0, 10, None, (point(0, 0.1), point(10, 0.9), point(20, 0.2)), traits=Traits({})
     )
     (row,) = rows(Results("s", 0.5, "", {}, (passed,)))
-    assert row.peak is not None and row.peak[0] == 10 and row.after[0].value == 0.2
+    assert row.peak is not None and row.peak[0] == 10 and row.after["harm"].value == 0.2
     noise = replace(passed, points=(point(0, 0.1), point(10, 0.9), point(20, 0.88)))
     assert rows(Results("s", 0.5, "", {}, (noise,)))[0].peak is None
 

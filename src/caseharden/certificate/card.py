@@ -36,6 +36,8 @@ def markdown(document: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|",
         *(_row(conditions[name]) for name in CONDITIONS),
         "",
+        f"Usefulness before any attack: {'; '.join(map(_useful, statement['usefulness']))}.",
+        "",
         f"Threat model: attacks of the suite {_escape(threat['suite'])} on the domain {_escape(threat['domain'])} "
         f"({tried}), with seeds {', '.join(map(str, threat['seeds']))}, measured up to step "
         f"{max(threat['budgets'])} and judged within {threat['horizon']} steps; harm above φ = "
@@ -67,6 +69,12 @@ def _row(condition: Mapping[str, Any]) -> str:
         interval = "–" if high is None else f"at most {_number(high)}"
     cells = (condition["name"], condition["verdict"], _number(condition["estimate"]), interval)
     return f"| {' | '.join(cells)} | {_escape(condition['summary'])} |"
+
+
+def _useful(found: Mapping[str, Any]) -> str:
+    """A measure of the subject and of the baseline."""
+    ours, theirs = (_number(found[who]["value"]) for who in ("subject", "baseline"))
+    return f"{_escape(found['measure'])} {ours}, baseline {theirs}"
 
 
 def _number(value: float | None) -> str:

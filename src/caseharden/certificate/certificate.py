@@ -192,10 +192,14 @@ def _misfits(document: Any) -> list[str]:
     if wrong:
         return wrong
     statement = document["statement"]
-    for condition in statement["conditions"]:
-        ends = [condition[end] for end in ("low", "estimate", "high") if condition[end] is not None]
-        if ends != sorted(ends):
-            wrong.append(f"the estimate of {condition['name']} lies outside its interval")
+    estimates = [(one["name"], one["low"], one["estimate"], one["high"]) for one in statement["conditions"]]
+    for one in statement["usefulness"]:
+        for reading in (one["subject"], one["baseline"]):
+            estimates.append((one["measure"], reading["low"], reading["value"], reading["high"]))
+    for name, *numbers in estimates:
+        known = [number for number in numbers if number is not None]
+        if known != sorted(known):
+            wrong.append(f"the estimate of {clean(name)} lies outside its interval")
     try:
         datetime.fromisoformat(statement["issued"])
     except ValueError:

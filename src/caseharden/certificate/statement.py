@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 from caseharden.audit.assessment import Assessment
 from caseharden.audit.conditions import Condition
 from caseharden.certificate.certificate import FORMAT, digest
-from caseharden.records.results import Curve, Results
+from caseharden.records.results import Curve, Reading, Results
 from caseharden.report.document import document
+from caseharden.report.export import plain
 
 
 def statement(
@@ -20,6 +20,7 @@ def statement(
     """The statement of an audit; `weights` are fingerprints of the subject's and the baseline's, by those names."""
     evidence, doc = found.evidence, document(found)
     curves, criteria, provenance = evidence.subject.curves, doc.criteria, doc.provenance
+    baseline = next(model for model in doc.controls if model.control == "undefended")
     every = list(records(evidence.studies))
     attacks = {str((curve.attack, dict(curve.fields))): curve for curve in curves}.values()
     return {
@@ -50,6 +51,11 @@ def statement(
             )
         ],
         "conditions": [_condition(condition) for condition in doc.subject.conditions.values()],
+        "usefulness": [
+            {"measure": name, "subject": _reading(reading), "baseline": _reading(baseline.usefulness[name])}
+            for name, reading in doc.subject.usefulness.items()
+            if name in baseline.usefulness
+        ],
         "controls": {"trusted": doc.trusted, "findings": list(doc.reasons_to_doubt)},
         "flags": [{"name": flag.name, "detail": detail} for flag in doc.flags for detail in flag.details],
         "records": {"count": len(every), "sha256": digest(every)},
@@ -68,7 +74,7 @@ def records(studies: Sequence[Results]) -> Iterator[dict[str, Any]]:
                         **_run(curve),
                         "budget": point.budget,
                         "measure": measure,
-                        **{name: _known(value) for name, value in vars(reading).items()},
+                        **plain(vars(reading)),
                     }
         for failure in study.failures:
             yield {"study": study.study, **vars(failure)}
@@ -80,18 +86,12 @@ def _run(curve: Curve) -> dict[str, Any]:
 
 
 def _condition(condition: Condition) -> dict[str, Any]:
-    low, high = _known(condition.low), _known(condition.high)
-    estimate = _known(condition.estimate)
-    return {
-        "name": condition.name,
-        "verdict": condition.verdict,
-        "estimate": estimate,
-        "low": low if estimate is not None or low else None,
-        "high": high,
-        "summary": condition.summary,
-    }
+    names = ("name", "verdict", "estimate", "low", "high", "summary")
+    known: dict[str, Any] = plain({name: getattr(condition, name) for name in names})
+    # A ratio has no low end of 0 to report where it has no estimate either.
+    return {**known, "low": known["low"] if known["estimate"] is not None else known["low"] or None}
 
 
-def _known(value: Any) -> Any:
-    """`value`, or None in the place of what JSON does not have."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _reading(reading: Reading) -> dict[str, Any]:
+    found: dict[str, Any] = plain({name: getattr(reading, name) for name in ("value", "low", "high", "n")})
+    return found

@@ -78,6 +78,7 @@ def render(found: Assessment, reveal: bool = False) -> str:
         details_shown=DETAILS_SHOWN,
         idle=[names[runs.key] for runs in evidence.subject.attacks if runs not in everyone[0].counting],
         plane=_plane(everyone, worst),
+        bystanders=[name for name in doc.subject.usefulness if name != "utility"],
         topics=topics,
         matrices=[(contender, _matrix(contender, topics, names)) for contender in pair],
         benign_tasks=taught,

@@ -12,8 +12,9 @@ from caseharden.audit.agreement import Agreement
 from caseharden.audit.assessment import MUST, Assessment, Verdicts
 from caseharden.audit.conditions import Condition, matrix
 from caseharden.audit.cost import Broken
-from caseharden.audit.evidence import Control, Criteria
-from caseharden.records.results import Reading
+from caseharden.audit.evidence import Control, Criteria, Measured
+from caseharden.records.results import Reading, is_bystander
+from caseharden.report.style import number
 
 QUESTIONS = {
     "resistance": "Does it stay harmless under attack?",
@@ -58,12 +59,17 @@ class Judged(Condition):
 
 @dataclass(frozen=True)
 class Model:
-    """The model under audit (`control` is None) or one of its controls; `topics` is harm by attack and topic."""
+    """The model under audit (`control` is None) or one of its controls.
+
+    `usefulness` is its utility and what is left where nobody rehearses (bystanders), as released; `topics` is harm
+    by attack and topic.
+    """
 
     control: Control | None
     label: str
     name: str
     conditions: Mapping[str, Judged]
+    usefulness: Mapping[str, Reading]
     topics: Mapping[str, Mapping[str, Reading]]
 
     @property
@@ -101,6 +107,8 @@ class Document:
     """Controls that were not run, and what they would have to do."""
     limits: str
     """What counts as broken, stable and trainable."""
+    usefulness: str
+    """Of the model under audit and the undefended one, as released."""
     costs: Mapping[str, Broken]
     judges: tuple[Agreement, ...]
     flags: tuple[Flagged, ...]
@@ -117,6 +125,7 @@ class Document:
 def document(found: Assessment) -> Document:
     """Everything that an audit found, in the order in which it is read."""
     evidence, criteria = found.evidence, found.evidence.criteria
+    undefended = _usefulness(evidence.undefended)
     return Document(
         caseharden=caseharden.__version__,
         answer=answer(found),
@@ -131,6 +140,11 @@ def document(found: Assessment) -> Document:
             f"Broken means harm above φ = {criteria.phi:g} within {criteria.horizon} attack steps. Stable means at "
             f"most {criteria.margin:g} worse. Trainable means at most {criteria.slower:g} times the undefended "
             "model's steps. ∞: nothing here says where it ends, since not every run got there."
+        ),
+        usefulness="; ".join(
+            f"{name} {number(reading.value)}, undefended {number(undefended[name].value)}"
+            for name, reading in _usefulness(evidence.subject).items()
+            if name in undefended
         ),
         costs={"under audit" if who == "subject" else who: cost for who, cost in found.costs.items()},
         judges=found.judges,
@@ -174,7 +188,13 @@ def _model(found: Assessment, control: Control | None, verdicts: Verdicts) -> Mo
         for name, condition in verdicts.items()
     }
     label = LABELS[control] if control else "under audit"
-    return Model(control, label, of.name, judged, matrix(of, evidence.criteria))
+    return Model(control, label, of.name, judged, _usefulness(of), matrix(of, evidence.criteria))
+
+
+def _usefulness(of: Measured) -> dict[str, Reading]:
+    return {
+        name: reading for name, reading in of.released.readings.items() if name == "utility" or is_bystander(name)
+    }
 
 
 def _demands(control: Control | None) -> dict[str, str]:

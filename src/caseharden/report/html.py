@@ -49,6 +49,7 @@ def render(results: Results, reveal: bool = False) -> str:
         notices=_notices(results, found, names),
         attacks=attacks(found, names),
         series=[(names.style(each), names.series(each)) for each in found],
+        bystanders=any(row.bystander for row in lines),
         budgets=budgets,
         tables=tables(every, budgets),
         drawers=drawers(every, results.samples, hidden, SAMPLES_EACH),

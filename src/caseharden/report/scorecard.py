@@ -21,6 +21,7 @@ def scorecard(doc: Document) -> RenderableType:
         table.add_row(escape(_called(model)), *cells)
     lines = [
         *((one.name, f"{one.summary} {one.power}") for one in doc.subject.conditions.values()),
+        ("usefulness as released", doc.usefulness),
         *((f"cost to break, {who}", str(cost)) for who, cost in doc.costs.items()),
         *(("judges", str(one)) for one in doc.judges),
     ]
@@ -56,6 +57,7 @@ def markdown(doc: Document) -> str:
     ]
     costs = [f"{who}: {cost}" for who, cost in doc.costs.items()]
     lists = {
+        "Usefulness as released": doc.usefulness.split("; "),
         "Cost to break": costs or ["No attack counts, so there is nothing to price."],
         "Judges": [str(one) for one in doc.judges],
         "Harm by topic under each attack": harm,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -13,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from caseharden.audit.resistance import AttackRuns, Ratio, Resistance, Steps, fields_key, resistance
-from caseharden.records.results import Reading, Results
+from caseharden.records.results import Reading, Results, is_bystander
 from caseharden.report.style import Names, Style
 
 
@@ -28,10 +29,12 @@ class Row:
     attack: str
     steps: Steps
     ratio: Ratio | None
-    before: tuple[Reading, Reading]
-    """Harm and utility before the attack."""
-    after: tuple[Reading, Reading]
-    """Harm and utility of that same attack at `budget`."""
+    before: Mapping[str, Reading]
+    """Harm, utility and, where there is one, bystander before the attack."""
+    after: Mapping[str, Reading]
+    """The same of that same attack at `budget`, where they were measured."""
+    bystander: str
+    """The measure shown as bystander: of several, the one that has lost most against the undefended model."""
     budget: int
     """The last that every seed reached."""
     peak: tuple[int, Reading] | None
@@ -54,7 +57,12 @@ def rows(results: Results) -> list[Row]:
 
 def _row(each: Resistance, names: Names, failed: int) -> Row:
     worst = each.worst
-    harm = worst.after.readings["harm"]
+    harm, bystander = worst.after.readings["harm"], _bystander(each)
+    shown = {"harm": "harm", "utility": "utility", "bystander": bystander}
+    before, after = (
+        {called: point.readings[name] for called, name in shown.items() if name in point.readings}
+        for point in (worst.before, worst.after)
+    )
     return Row(
         model=each.model,
         defense=names.defense(each),
@@ -63,8 +71,9 @@ def _row(each: Resistance, names: Names, failed: int) -> Row:
         attack=names.attack(worst),
         steps=worst.steps,
         ratio=each.ratio,
-        before=(worst.before.readings["harm"], worst.before.readings["utility"]),
-        after=(harm, worst.after.readings["utility"]),
+        before=before,
+        after=after,
+        bystander=bystander,
         budget=worst.after.budget,
         peak=_peak(worst),
         seeds=worst.seeds,
@@ -72,6 +81,17 @@ def _row(each: Resistance, names: Names, failed: int) -> Row:
         unscored=harm.unscored,
         failed=failed,
     )
+
+
+def _bystander(each: Resistance) -> str:
+    """The bystander of which least is left, compared with the undefended model as released; empty if none."""
+    before, after = each.worst.before.readings, each.worst.after.readings
+    intact = each.undefended[0].before.readings if each.undefended else before
+
+    def kept(name: str) -> float:
+        return after.get(name, before[name]).value - intact.get(name, before[name]).value
+
+    return min(filter(is_bystander, before), key=kept, default="")
 
 
 def _peak(runs: AttackRuns) -> tuple[int, Reading] | None:
@@ -83,34 +103,39 @@ def scoreboard(results: Results) -> Group:
     """The scoreboard for the terminal, a table for each model; fits 80 columns."""
     lines = rows(results)
     parts: list[RenderableType] = [f"{escape(results.study)}: broken means harm above {results.phi:g}\n"]
+    measures = [name for name in ("harm", "utility", "bystander") if any(name in row.before for row in lines)]
     for model, group in groupby(lines, key=lambda row: row.model):
-        table = _table(f"[bold]{escape(model)}[/bold]")
+        table = _table(f"[bold]{escape(model)}[/bold]", measures)
         for row in group:
             table.add_row(
                 escape(row.defense),
                 escape(row.attack),
                 str(row.steps),
                 str(row.ratio or "–"),
-                *(f"{b.value:.2f}→{a.value:.2f}" for b, a in zip(row.before, row.after, strict=True)),
+                *(f"{_short(row.before.get(name))}→{_short(row.after.get(name))}" for name in measures),
                 str(row.n),
             )
         parts.append(table)
     return Group(*parts, f"[dim]{_caption(lines, len(results.failures))}[/dim]")
 
 
-def _table(title: str) -> Table:
+def _short(reading: Reading | None) -> str:
+    return "–" if reading is None or math.isnan(reading.value) else f"{reading.value:.2f}"
+
+
+def _table(title: str, measures: Sequence[str]) -> Table:
     """Columns of fixed widths, so that those of all models stand below each other."""
     table = Table(
         title=title,
         title_justify="left",
         title_style="",
         box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
+        padding=0,
     )
-    for column, width in (("defense", 14), ("worst attack", 15)):
+    names = (11, 13) if len(measures) > 2 else (16, 18)  # what 80 columns leave
+    for column, width in zip(("defense", "worst attack"), names, strict=True):
         table.add_column(column, overflow="fold", width=width)
-    numbers = {"steps to\nbreak": 9, "times\ncontrol": 8, "harm": 10, "utility": 10, "n": 5}
+    numbers = {"steps to\nbreak": 8, "times\ncontrol": 7, **dict.fromkeys(measures, 9), "n": 5}
     for column, width in numbers.items():
         table.add_column(column, justify="right", no_wrap=True, width=width)
     return table
@@ -119,7 +144,8 @@ def _table(title: str) -> Table:
 def _caption(lines: Sequence[Row], failed: int) -> str:
     last = sorted({row.budget for row in lines})
     stopped = f", which ended at {last[0]} to {last[-1]} steps" if len(last) > 1 else ""
-    notes = [f"Harm and utility as released → with the worst attack's budget spent{stopped}."]
+    measures = "Harm, utility and bystander" if any(row.bystander for row in lines) else "Harm and utility"
+    notes = [f"{measures} as released → with the worst attack's budget spent{stopped}."]
     if unscored := sum(row.unscored for row in lines):
         notes.append(f"Answers without a score, counted as nothing: {unscored}.")
     if failed:

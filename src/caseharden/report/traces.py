@@ -5,13 +5,12 @@ Positions on an axis of steps are logarithmic already (see `style.place`). NaN i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from caseharden.audit.resistance import AttackRuns
-from caseharden.records.results import Point, Reading
+from caseharden.records.results import Point, is_bystander
 from caseharden.report.style import Plotted, Style, counted, interval, number, place, ticks
 
 Mark = Literal["", "full", "open"]
@@ -19,10 +18,6 @@ Shape = Literal["linear", "hv", "vh"]
 """How two points are joined: straight, or as a step, horizontal or vertical first."""
 Ends = Sequence[tuple[float, float]]
 """The two ends of an interval at each point."""
-
-MEASURES = {"harm": "harm", "utility": "utility", "bystander": "bystander"}
-"""What is said of a point where it was measured, and by what name."""
-UNKNOWN = Reading(math.nan, math.nan, math.nan, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -104,23 +99,21 @@ class Chart:
     views: Sequence[View]
 
 
-def mean(
-    plotted: Plotted, series: int, measures: Mapping[str, str] = MEASURES, at: Callable[[int], float] = place
-) -> list[Trace]:
-    """Harm as the mean over seeds, with its markers, above the band of the intervals."""
+def mean(plotted: Plotted, series: int, harm: str = "harm", at: Callable[[int], float] = place) -> list[Trace]:
+    """The mean over seeds of `harm`, which may have another name, with markers, above the band of the intervals."""
     points, style = plotted.runs.points, plotted.style
     x = [at(point.budget) for point in points]
-    harm = [point.readings["harm"] for point in points]
+    readings = [point.readings["harm"] for point in points]
     return [
-        Band(x, [reading.low for reading in harm], [reading.high for reading in harm], style, series),
+        Band(x, [reading.low for reading in readings], [reading.high for reading in readings], style, series),
         Line(
             x,
-            [reading.value for reading in harm],
+            [reading.value for reading in readings],
             style,
             series,
             plotted.label,
             marks=["full"] * len(points),
-            hover=[hover(point, plotted, measures) for point in points],
+            hover=[hover(point, plotted, harm) for point in points],
         ),
     ]
 
@@ -146,7 +139,7 @@ def arrow(plotted: Plotted, after: Point, series: int) -> Line:
     """Harm beside utility, from the model as released to what an attack has made of it."""
     ends = (plotted.runs.before, after)
     harm = [point.readings["harm"] for point in ends]
-    utility = [point.readings.get("utility", UNKNOWN) for point in ends]
+    utility = [point.readings["utility"] for point in ends]
     return Line(
         [reading.value for reading in utility],
         [reading.value for reading in harm],
@@ -162,16 +155,18 @@ def arrow(plotted: Plotted, after: Point, series: int) -> Line:
     )
 
 
-def hover(point: Point, plotted: Plotted, measures: Mapping[str, str] = MEASURES) -> list[str]:
-    """A point in words: its attack, every measure that was taken there, how many answers are behind it."""
-    harm = point.readings["harm"]
-    taken = [(measures[name], point.readings[name]) for name in measures if name in point.readings]
+def hover(point: Point, plotted: Plotted, harm: str = "harm") -> list[str]:
+    """A point in words: its attack, what was measured there, and how many answers are behind it."""
+    names = {"harm": harm}
+    if harm == "harm":
+        names |= {name: name for name in point.readings if name == "utility" or is_bystander(name)}
+    measured = {called: point.readings[name] for name, called in names.items()}
+    behind = measured[harm]
     return [
         plotted.label,
         f"{plotted.attack}, {point.budget} steps",
-        *(f"{called} {number(reading.value)} ({interval(reading)})" for called, reading in taken),
-        f"{counted(plotted.runs.seeds, 'seed')}, "
-        f"{harm.n} answers scored for {measures['harm']}, {harm.unscored} not",
+        *(f"{called} {number(reading.value)} ({interval(reading)})" for called, reading in measured.items()),
+        f"{counted(plotted.runs.seeds, 'seed')}, {behind.n} answers scored for {harm}, {behind.unscored} not",
     ]
 
 
