@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from caseharden.data.pools import Pools, Role
 from caseharden.lm import sources
 from caseharden.lm.lm import LM
+from caseharden.train.tuner import Run
+from factories import copy_of
 from toys import WORDS, ToyDomain
 
 torch.set_num_threads(1)
@@ -51,6 +55,16 @@ def tiny_lm() -> LM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return LM(LlamaForCausalLM(config), tokenizer, "tiny")
+
+
+@pytest.fixture
+def run_of(tiny_lm, toy_domain) -> Callable[..., Run]:
+    """``run_of(role, seed=0)``: a run on a copy of the tiny model, which itself stays as it is."""
+
+    def make(role: Role, seed: int = 0, *, domain: Pools = toy_domain) -> Run:
+        return Run(copy_of(tiny_lm), domain, role, seed)
+
+    return make
 
 
 @pytest.fixture

@@ -162,7 +162,6 @@ def test_an_attack_says_what_its_fields_mean(name):
 def test_a_spec_says_the_same_tuner_again(role, tuner):
     for all_fields in (True, False):
         assert build(written(tuner, Tuner, all_fields=all_fields), Tuner, "here") == tuner
-    assert hash(repr(tuner)) == hash(repr(copy.deepcopy(tuner)))
 
 
 @each_tuner

@@ -11,7 +11,6 @@ from caseharden.defenses.tar import TAR
 from caseharden.errors import CasehardenError
 from caseharden.measures import Probe
 from caseharden.train.objectives import Imitate
-from caseharden.train.tuner import Run
 
 WATCH = Watch(Probe("benign", role="defender", max_new_tokens=4), every=2)
 REFUSE = Imitate(batch_size=8)
@@ -23,15 +22,10 @@ METHODS = {
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_strong_attack_is_seen_to_succeed_and_a_weak_one_not(name, tiny_lm, toy_domain):
+def test_a_strong_attack_is_seen_to_succeed_and_a_weak_one_not(name, run_of):
     def success(lr: float) -> list[float | None]:
         method = replace(METHODS[name], adversaries=(replace(STRONG, lr=lr),))
-        run = Run(tiny_lm, toy_domain, "defender", 0)
-        before = tiny_lm.state_dict()
-        kept = {key: value.clone() for key, value in before.items()}
-        found = [metrics.get("attack_success") for metrics in run.drive(method)]
-        tiny_lm.load_state_dict(kept)
-        return found
+        return [metrics.get("attack_success") for metrics in run_of("defender").drive(method)]
 
     strong, weak = success(3e-2), success(1e-6)
     watched = {"patcher": [2], "tar": [0, 2]}[name]

@@ -1,7 +1,5 @@
 """The built-in world: what it must show, and that its splits are disjoint."""
 
-import copy
-
 import pytest
 
 from caseharden.attacks import SFT
@@ -13,6 +11,7 @@ from caseharden.judges.judge import judged
 from caseharden.lm.lm import LM
 from caseharden.lm.sources import PACKAGED
 from caseharden.train.tuner import Run
+from factories import copy_of
 from regenerate import TWIN, VICTIM, Alignment, blank
 
 DOMAIN = Almanac()
@@ -30,7 +29,7 @@ def victim() -> LM:
 
 
 def attacked(lm: LM, steps: int, lr: float = 1e-4) -> LM:
-    run = Run(LM(copy.deepcopy(lm.model), lm.tokenizer, lm.name), DOMAIN, "attacker", seed=0)
+    run = Run(copy_of(lm), DOMAIN, "attacker", seed=0)
     for _ in run.drive(SFT(lr=lr)):
         if run.step == steps:
             return run.finish()

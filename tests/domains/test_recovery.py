@@ -15,7 +15,6 @@ from caseharden.errors import CasehardenError
 from caseharden.measures.probe import Probe
 from caseharden.rl.rewards import Scene
 from caseharden.rl.rollouts import Transformers, roll_out
-from caseharden.train.tuner import Run
 
 ANSWER = "sure , first take\na b c ."
 
@@ -88,13 +87,13 @@ def recovering(toy_domain, monkeypatch):
     return toy_domain
 
 
-def test_pairs_that_begin_otherwise_are_no_pairs(tiny_lm, recovering):
+def test_pairs_that_begin_otherwise_are_no_pairs(recovering, run_of):
     with pytest.raises(CasehardenError, match="prompts and prefixes"):
-        next(Run(tiny_lm, recovering, "attacker", 0).drive(DPO({"harmful": 1.0}, rejected="recovery")))
+        next(run_of("attacker", domain=recovering).drive(DPO({"harmful": 1.0}, rejected="recovery")))
 
 
-def test_judges_of_rewards_see_the_whole_answer(tiny_lm, recovering):
-    run = Run(tiny_lm, recovering, "defender", 0)
+def test_judges_of_rewards_see_the_whole_answer(tiny_lm, recovering, run_of):
+    run = run_of("defender", domain=recovering)
     example = run.pool("recovery")[0]
     rollouts = roll_out(tiny_lm, [example], Transformers(), 2, 3, 1.0)
 
@@ -107,9 +106,9 @@ def test_judges_of_rewards_see_the_whole_answer(tiny_lm, recovering):
     assert Scene(tiny_lm, rollouts, 3).scores(Begins()).tolist() == [[1.0, 1.0]]
 
 
-def test_token_buncher_takes_recoveries_for_harmful(tiny_lm, recovering):
+def test_token_buncher_takes_recoveries_for_harmful(tiny_lm, recovering, run_of):
     tuner = TokenBuncher(prompts=2, samples=2, max_new_tokens=3, data={"recovery": 1.0, "benign": 1.0}, gate=None)
-    run = Run(tiny_lm, recovering, "defender", 0)
+    run = run_of("defender", domain=recovering)
     asked = [run.pool("recovery")[0], run.pool("benign")[0]]
     rollouts = roll_out(tiny_lm, asked, Transformers(), 2, 3, 1.0)
     bunched, near = tuner.scoring(run)(Scene(tiny_lm, rollouts, 3))

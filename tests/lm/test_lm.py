@@ -1,6 +1,5 @@
 """LM: tokens, masks, generation, and files that are not what they should be."""
 
-import copy
 import shutil
 
 import pytest
@@ -10,6 +9,7 @@ from caseharden.data.example import Example
 from caseharden.errors import CasehardenError
 from caseharden.lm.lm import LM
 from caseharden.lm.logps import token_logps
+from factories import copy_of
 
 
 def some(toy_domain, n: int = 5) -> list[Example]:
@@ -74,7 +74,7 @@ def test_generation_is_seeded_and_leaves_the_global_random_state(tiny_lm, toy_do
 def test_generation_is_plain_whatever_the_model_asks_for_but_ends_where_it_says(tiny_lm, toy_domain):
     prompts = [e.prompt for e in some(toy_domain)]
     plain = tiny_lm.generate(prompts, max_new_tokens=6)
-    odd = LM(copy.deepcopy(tiny_lm.model), tiny_lm.tokenizer, "odd")
+    odd = copy_of(tiny_lm, "odd")
     odd.model.generation_config.update(repetition_penalty=50.0, no_repeat_ngram_size=1)
     assert odd.generate(prompts, max_new_tokens=6) == plain
     first = plain[0].split()[0]

@@ -9,7 +9,7 @@ from caseharden.attacks import DPO, GRPO, PPO, SFT, Chain
 from caseharden.rl.rewards import Entropy
 from caseharden.rl.rollouts import Rows
 from caseharden.train.adapters import LoRA
-from caseharden.train.objectives import imitation
+from caseharden.train.losses import cross_entropy
 from caseharden.train.tuner import Run
 
 RL = GRPO(reward=Entropy(), prompts=2, samples=3, max_new_tokens=4, lr=1e-2, max_steps=4)
@@ -94,12 +94,16 @@ def test_a_chain_counts_each_token_once(tiny_lm, toy_domain):
 
 
 def test_counting_changes_no_gradient(tiny_lm, toy_domain):
-    run = attack(tiny_lm, toy_domain)
-    examples = run.stream({"harmful": 1.0}, 3)[0]
-    loss = imitation(run, 512)(examples)
-    batch = tiny_lm.encode(examples)
-    direct = tiny_lm.model(
-        input_ids=batch.ids_BT, attention_mask=batch.attention_BT, position_ids=batch.positions_BT
-    ).logits
-    R = batch.response_length
-    assert torch.equal(tiny_lm.response_logits(batch)[0], direct[:, -R - 1 : -1]) and loss.requires_grad
+    batch = tiny_lm.encode(list(toy_domain.pools("attacker")["harmful"])[:3])
+    parameters, R = list(tiny_lm.model.parameters()), batch.response_length
+    logits_BRV, targets_BR, mask_BR = tiny_lm.response_logits(batch)
+    inputs = {"input_ids": batch.ids_BT, "attention_mask": batch.attention_BT, "position_ids": batch.positions_BT}
+    bare_BRV = tiny_lm.model(**inputs).logits[:, -R - 1 : -1]
+    counted, bare = (
+        torch.autograd.grad(cross_entropy(logits, targets_BR, mask_BR), parameters)
+        for logits in (logits_BRV, bare_BRV)
+    )
+    assert tiny_lm.meter.tokens.trained == int(batch.attention_BT.sum())
+    for ours, theirs in zip(counted, bare, strict=True):
+        assert theirs.abs().sum() > 0
+        assert torch.allclose(ours, theirs, atol=1e-6)

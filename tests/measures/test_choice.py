@@ -15,7 +15,6 @@ from caseharden.judges.judge import judged
 from caseharden.lm.logps import token_logps
 from caseharden.measures.choice import MultipleChoice
 from caseharden.measures.likelihood import mean_logps
-from caseharden.train.tuner import Run
 
 
 @dataclass(frozen=True)
@@ -82,15 +81,15 @@ def test_a_model_taught_the_answers_chooses_them(tiny_lm):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_dead_weights_score_chance_wherever_the_right_option_stands(tiny_lm, toy_domain, reverse):
-    for _ in Run(tiny_lm, toy_domain, "defender", 0).drive(DeadWeights()):
-        pass
+def test_dead_weights_score_chance_wherever_the_right_option_stands(reverse, run_of):
+    run = run_of("defender")
+    list(run.drive(DeadWeights()))
     options = ("b a", "no no no", "c", "yes yes yes yes yes yes yes")
     asked = tuple(
         Example(f"q{i}", "a " * i + "?", answer=options[0], choices=options[::-1] if reverse else options)
         for i in range(1, 17)
     )
-    answers = judged(MultipleChoice().judge, MultipleChoice().answers(tiny_lm, Questions(asked), seed=0))
+    answers = judged(MultipleChoice().judge, MultipleChoice().answers(run.lm, Questions(asked), seed=0))
     assert [answer.score for answer in answers] == [1 / 4] * 16
 
 

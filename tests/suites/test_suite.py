@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import sqlite3
@@ -30,6 +29,7 @@ from caseharden.suites import question as questions
 from caseharden.suites import suite as suites
 from caseharden.suites.question import Question
 from caseharden.train.tuner import Run
+from factories import copy_of
 
 SMALL = {
     "criteria": {"horizon": 2},
@@ -67,9 +67,8 @@ def saved(lm: LM, folder):
 def audited(tmp_path_factory, victim):
     """A model of noise, audited; its question, the store, and what was found."""
     root = tmp_path_factory.mktemp("audit")
-    run = Run(LM(copy.deepcopy(victim.model), victim.tokenizer, "noise"), Almanac(), "defender", 0)
-    for _ in run.drive(Gibberish()):
-        pass
+    run = Run(copy_of(victim, "noise"), Almanac(), "defender", 0)
+    list(run.drive(Gibberish()))
     question = Question(
         saved(run.finish(), root / "noise"),
         "almanac-victim",
@@ -152,7 +151,7 @@ def test_a_change_of_few_directions_is_told_from_one_of_many(victim, tmp_path):
     base = models.resolve("almanac-victim")
     generator = torch.Generator().manual_seed(0)
     for name, rank in (("low", 4), ("full", None)):
-        lm = LM(copy.deepcopy(victim.model), victim.tokenizer, name)
+        lm = copy_of(victim, name)
         with torch.no_grad():
             for p in lm.model.parameters():
                 if p.ndim == 2:
@@ -166,7 +165,7 @@ def test_a_change_of_few_directions_is_told_from_one_of_many(victim, tmp_path):
 
 
 def test_what_did_not_change_is_not_decomposed(victim, tmp_path, monkeypatch):
-    lm = LM(copy.deepcopy(victim.model), victim.tokenizer, "one")
+    lm = copy_of(victim, "one")
     with torch.no_grad():
         changed = next(p for p in lm.model.parameters() if p.ndim == 2 and min(p.shape) >= 4 * facts.DIRECTIONS)
         changed.add_(0.01)
