@@ -104,7 +104,8 @@ def evidence(subject: Measured, **changes: Any) -> Evidence:
     """`subject` beside controls that stand as they must."""
     given: dict[str, Any] = {
         "subject": subject,
-        "controls": {
+        "controls": changes.get("controls")
+        or {
             "undefended": measured("base", [1, 1, 2]),
             "known_broken": measured("safety", [1, 2, 1]),
             "dead": measured("dead", [None] * 3, learns=[None] * 3, utility=0.0),

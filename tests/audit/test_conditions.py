@@ -143,7 +143,7 @@ def test_a_loss_beyond_the_margin_fails_and_one_within_it_holds_only_with_enough
 def test_what_nobody_rehearsed_counts_as_much_as_what_was():
     """Utility as it was, and the knowledge that no role trains on gone: no stability."""
     theirs = with_bystander(measured("base", [1, 1, 2]), bystander=0.98, other=0.98)
-    controls = {**evidence(theirs).controls, "undefended": theirs}
+    controls = {"undefended": theirs}
     lost = with_bystander(measured("hardened", [None]), bystander=0.98, other=0.31)
     found = stability(evidence(lost, controls=controls), lost)
     assert (found.verdict, found.measured) == ("fails", "bystander:other, change")

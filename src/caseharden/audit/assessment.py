@@ -10,6 +10,7 @@ from caseharden.audit.conditions import Condition, conditions
 from caseharden.audit.cost import Broken, costs
 from caseharden.audit.evidence import Control, Evidence
 from caseharden.audit.flags import Raised, raised
+from caseharden.audit.recovered import Recovered, recovered
 
 Verdicts = Mapping[str, Condition]
 """A model's conditions by name."""
@@ -20,7 +21,7 @@ class Assessment:
     """What an audit found. As text, its verdicts. `reasons_to_doubt` is empty if its controls stand as they must.
 
     `costs` is what breaking the ``subject`` and the ``undefended`` model took; `judges` how far further judges
-    agree with each measure's own.
+    agree with each measure's own. `recovered` is how much harm the worst attack reached, broken or not.
     """
 
     evidence: Evidence
@@ -30,6 +31,7 @@ class Assessment:
     reasons_to_doubt: tuple[str, ...]
     costs: Mapping[str, Broken] = field(default_factory=dict)
     judges: tuple[Agreement, ...] = ()
+    recovered: Recovered | None = None
 
     def __str__(self) -> str:
         verdicts = (f"{name}: {self.verdict(name)}. {found.summary}" for name, found in self.subject.items())
@@ -66,6 +68,7 @@ def assess(evidence: Evidence) -> Assessment:
         reasons_to_doubt=tuple(control_failed(controls)),
         costs=costs(evidence),
         judges=tuple(agreements(evidence)),
+        recovered=recovered(evidence),
     )
 
 
