@@ -97,9 +97,9 @@ def test_a_control_that_stands_otherwise_than_it_must() -> None:
     given = evidence(measured("hardened", [None] * 3))
     doc = document(assess(replace(given, controls={**given.controls, "dead": measured("not dead", [None] * 3)})))
     dead = next(one for one in doc.controls if one.control == "dead")
-    assert dead.must == "fail stability and fail trainability" and dead.misplaced
-    assert dead.conditions["stability"].misplaced and not dead.conditions["resistance"].misplaced
-    assert not any(one.misplaced for one in doc.controls if one is not dead)
+    assert dead.must == "fail stability and fail trainability" and dead.control_failed
+    assert dead.conditions["stability"].control_failed and not dead.conditions["resistance"].control_failed
+    assert not any(one.control_failed for one in doc.controls if one is not dead)
     assert not doc.trusted and "cannot be trusted" in doc.answer
 
 

@@ -133,8 +133,8 @@ def verify(
     except MALFORMED as error:
         wrong = [clean(error)]
     if wrong:
-        told = f"This is no certificate of format {FORMAT}, so nothing else was checked: {'; '.join(wrong)}."
-        return Verification((Finding("form", False, told),))
+        reason = f"This is no certificate of format {FORMAT}, so nothing else was checked: {'; '.join(wrong)}."
+        return Verification((Finding("form", False, reason),))
     as_written = "The file has the form of a certificate, as Caseharden writes it."
     rewritten = "The file was changed after it was written, if only in its spacing or the order of its keys."
     statement, signature = document["statement"], document["signature"]
@@ -227,26 +227,26 @@ def check_signature(
 ) -> tuple[str | None, list[Finding]]:
     """The fingerprint of who has signed, if the signature is valid, and what was found."""
     if signature is None:
-        told = f"{UNSIGNED} Only the digests below were compared."
-        return None, [Finding("signature", None if allow_unsigned and expected is None else False, told)]
+        text = f"{UNSIGNED} Only the digests below were compared."
+        return None, [Finding("signature", None if allow_unsigned and expected is None else False, text)]
     try:
         key = Ed25519PublicKey.from_public_bytes(base64.b64decode(signature["public_key"]))
         key.verify(base64.b64decode(signature["value"]), PREFIX + canonical(statement))
     except (InvalidSignature, UnsupportedAlgorithm, ValueError):
-        told = "The signature is not valid: the statement or the signature was altered after signing."
-        return None, [Finding("signature", False, told)]
+        text = "The signature is not valid: the statement or the signature was altered after signing."
+        return None, [Finding("signature", False, text)]
     mark = key_fingerprint(key)
     valid = Finding("signature", True, "The signature is valid: the statement is as its signer made it.")
     if expected is None:
-        told = (
+        text = (
             f"Signed by the key with fingerprint {mark}. Only the owner of that key stands behind this, and anyone "
             "can sign with a key of their own: compare the fingerprint with one that you have from the signer."
         )
-        return mark, [valid, Finding("signer", None, told)]
+        return mark, [valid, Finding("signer", None, text)]
     same = key.public_bytes_raw() == expected.public_bytes_raw()
-    told = f"Signed by the key with fingerprint {mark}, "
-    told += "as expected." if same else f"and not by the expected one, {key_fingerprint(expected)}."
-    return mark, [valid, Finding("signer", same, told)]
+    text = f"Signed by the key with fingerprint {mark}, "
+    text += "as expected." if same else f"and not by the expected one, {key_fingerprint(expected)}."
+    return mark, [valid, Finding("signer", same, text)]
 
 
 def _compare(what: str, certified: str, here: str | None) -> Finding:

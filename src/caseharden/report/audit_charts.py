@@ -33,7 +33,7 @@ def survival(found: Sequence[Contender], criteria: Criteria) -> Chart:
     traces = [
         trace
         for index, contender in enumerate(found)
-        if contender.control != "dead" and contender.survival.runs
+        if contender.model.control != "dead" and contender.survival.runs
         for trace in _withstood(contender, index)
     ]
     budgets = budgets_of([runs for contender in found for runs in contender.counting])
@@ -48,7 +48,7 @@ def survival(found: Sequence[Contender], criteria: Criteria) -> Chart:
 
 
 def _withstood(contender: Contender, index: int) -> list[Trace]:
-    survival, label, style = contender.survival, contender.label, contender.style
+    survival, label, style = contender.survival, contender.model.label, contender.style
     rows: list[tuple[float, float, float, float, Mark, list[str]]] = [
         (0.0, 1.0, 1.0, 1.0, "", [label, f"{survival.runs} attack runs"])
     ]

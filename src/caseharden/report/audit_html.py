@@ -56,7 +56,7 @@ def render(found: Assessment, reveal: bool = False) -> str:
     """The page as a string."""
     evidence, criteria, doc = found.evidence, found.evidence.criteria, document(found)
     everyone = contenders(doc, evidence)
-    pair = [contender for contender in everyone if contender.control in (None, "undefended")]
+    pair = [contender for contender in everyone if contender.model.control in (None, "undefended")]
     names = short((runs.attack, runs.fields) for contender in everyone for runs in contender.measured.attacks)
 
     worst = [contender.plotted(contender.worst, names) for contender in everyone]
@@ -78,7 +78,7 @@ def render(found: Assessment, reveal: bool = False) -> str:
         details_shown=DETAILS_SHOWN,
         idle=[names[runs.key] for runs in evidence.subject.attacks if runs not in everyone[0].counting],
         plane=_plane(everyone, worst),
-        bystanders=[name for name in doc.subject.usefulness if name != "utility"],
+        bystanders={name: f"#{name.capitalize()} before" for name in doc.subject.usefulness if name != "utility"},
         topics=topics,
         matrices=[(contender, _matrix(contender, topics, names)) for contender in pair],
         benign_tasks=taught,
@@ -93,36 +93,29 @@ def render(found: Assessment, reveal: bool = False) -> str:
 
 def benign_tasks(pair: Sequence[Contender], first: int) -> list[BenignTask]:
     """Every benign task that was tried; its chart's number counts from `first`."""
+    every = [(one, runs) for one in pair for runs in one.measured.learning]
     found: list[BenignTask] = []
-    for name in dict.fromkeys(task(runs) for contender in pair for runs in contender.measured.learning):
-        runs = [
-            (contender, runs) for contender in pair for runs in contender.measured.learning if task(runs) == name
-        ]
-        names = short((each.attack, each.fields) for _, each in runs)
-        looks = dict(zip(names, cycle(MARKERS), strict=False))
-        plotted = [
-            Plotted(
-                each,
-                replace(contender.style, marker=looks[each.key], dash="dot" if contender.control else "solid"),
-                contender.label,
-                names[each.key],
-            )
-            for contender, each in runs
-        ]
+    for name in dict.fromkeys(task(runs) for _, runs in every):
+        names = short((runs.attack, runs.fields) for _, runs in every if task(runs) == name)
+        markers = dict(zip(names, cycle(MARKERS), strict=False))
+        plotted = []
+        for one, runs in every:
+            if task(runs) == name:
+                dash = "dot" if one.model.control else "solid"
+                style = replace(one.style, marker=markers[runs.key], dash=dash)
+                plotted.append(replace(one.plotted(runs, names), style=style))
         budgets = sorted({point.budget for one in plotted for point in one.runs.points})
-        table = next(table for table in tables(plotted, budgets) if table.measure == "harm")
-        found.append(
-            BenignTask(name, first + len(found), plotted, budgets, replace(table, measure=f"{name}, done right"))
-        )
+        done = next(table for table in tables(plotted, budgets) if table.measure == "harm")
+        done = replace(done, measure=f"{name}, done right")
+        found.append(BenignTask(name, first + len(found), plotted, budgets, done))
     return found
 
 
 def _plane(everyone: Sequence[Contender], worst: Sequence[Plotted]) -> list[tuple[Contender, Plotted, bool, bool]]:
     """Each model with its worst attack, and whether it is on the Pareto front before it and after."""
     before = pareto_front([plotted.runs.before for plotted in worst])
-    return list(
-        zip(everyone, worst, before, pareto_front([contender.after for contender in everyone]), strict=True)
-    )
+    after = pareto_front([contender.after for contender in everyone])
+    return list(zip(everyone, worst, before, after, strict=True))
 
 
 def _matrix(contender: Contender, topics: Sequence[str], names: Mapping[tuple[str, str], str]) -> list[Row]:

@@ -46,16 +46,8 @@ class Contender:
     evidence: Evidence
 
     @property
-    def control(self) -> Control | None:
-        return self.model.control
-
-    @property
-    def label(self) -> str:
-        return self.model.label
-
-    @property
     def style(self) -> Style:
-        return STYLES[self.control]
+        return STYLES[self.model.control]
 
     @cached_property
     def counting(self) -> tuple[AttackRuns, ...]:
@@ -84,7 +76,7 @@ class Contender:
         )
 
     def plotted(self, runs: AttackRuns, names: Mapping[tuple[str, str], str]) -> Plotted:
-        return Plotted(runs, self.style, self.label, names[runs.key])
+        return Plotted(runs, self.style, self.model.label, names[runs.key])
 
 
 def contenders(doc: Document, evidence: Evidence) -> list[Contender]:

@@ -41,7 +41,7 @@ class Judged(Condition):
     """A condition in words. `shown` is the verdict, ``judge-dependent`` where another judge finds otherwise.
 
     `value` and `interval` are the estimate and its interval; `must` says what a control must be found to do here,
-    `misplaced` that it was found otherwise.
+    `control_failed` that it was found otherwise.
     """
 
     question: str
@@ -49,7 +49,7 @@ class Judged(Condition):
     value: str
     interval: str
     must: str
-    misplaced: bool
+    control_failed: bool
 
     @property
     def reading(self) -> str:
@@ -78,8 +78,8 @@ class Model:
         return " and ".join(one.must for one in self.conditions.values() if one.must)
 
     @property
-    def misplaced(self) -> bool:
-        return any(one.misplaced for one in self.conditions.values())
+    def control_failed(self) -> bool:
+        return any(one.control_failed for one in self.conditions.values())
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _model(found: Assessment, control: Control | None, verdicts: Verdicts) -> Mo
             value=_value(condition, condition.estimate),
             interval=_interval(condition),
             must=demands.get(name, ""),
-            misplaced=name in demands and condition.verdict not in MUST[control][name] if control else False,
+            control_failed=name in demands and condition.verdict not in MUST[control][name] if control else False,
         )
         for name, condition in verdicts.items()
     }

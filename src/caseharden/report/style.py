@@ -11,7 +11,7 @@ from caseharden.audit.resistance import AttackRuns, Resistance, fields_key
 from caseharden.records.results import UNDEFENDED, Reading
 
 COLORS = ("#0072b2", "#d55e00", "#008f68", "#b5529b", "#96700a", "#7667cf")
-"""Told apart by color-blind readers, and at least 3:1 against both of the page's backgrounds."""
+"""Color-blind readers can tell these apart, and at least 3:1 against both of the page's backgrounds."""
 DASHES = ("solid", "dash", "dot", "dashdot")
 
 
