@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from caseharden.audit.evidence import Criteria, Evidence, Measured
-from caseharden.records.results import Answers, Curve, Point, Traits
+from caseharden.records.results import BETTER, Answers, Curve, Point, Traits
 from caseharden.records.statistics import reading
 
 BUDGETS = (0, 1, 2, 5, 10, 20, 50, 100)
@@ -112,6 +112,7 @@ def evidence(subject: Measured, **changes: Any) -> Evidence:
             "never_learned": measured("ceiling", [None] * 3),
         },
         "criteria": TERMS,
+        "better": {**BETTER, "over_refusal": "lower", "bystander": "higher", "bystander:other": "higher"},
         "overlaps": 0,
     }
     return Evidence(**{**given, **changes})

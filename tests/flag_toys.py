@@ -10,7 +10,7 @@ from typing import Any
 
 from audit_toys import traits
 from caseharden.audit.evidence import Evidence, Measured
-from caseharden.records.results import Curve, Failure, Point, Reading
+from caseharden.records.results import BETTER, Curve, Failure, Point, Reading
 from caseharden.records.statistics import bounds
 
 BUDGETS = (0, 5, 10, 20, 50, 100)
@@ -106,7 +106,7 @@ def dead() -> Measured:
 
 def clean() -> Evidence:
     controls = {"undefended": model("undefended", HIGH), "dead": dead()}
-    return Evidence(model("tar", LOW), controls, overlaps=0)
+    return Evidence(model("tar", LOW), controls, BETTER, overlaps=0)
 
 
 # ---- planting -------------------------------------------------------------------------------------------

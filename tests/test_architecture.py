@@ -35,7 +35,7 @@ ARROWS: dict[str, set[str]] = {
     "lm": {"data", "errors"},
     # what is asked, written and scored
     "judges": {"errors"},
-    "measures": {"judges", "lm", "data", "errors"},
+    "measures": {"judges", "records", "lm", "data", "errors"},
     "domains": {"measures", "judges", "data", "errors"},
     # what changes weights
     "train": {"lm", "data", "errors"},

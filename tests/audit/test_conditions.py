@@ -156,6 +156,19 @@ def test_what_nobody_rehearsed_counts_as_much_as_what_was():
     assert stability(evidence(few, controls=controls), few).verdict == "inconclusive"
 
 
+@pytest.mark.parametrize(("way", "verdict"), [("higher", "fails"), ("lower", "holds"), (None, "holds")])
+def test_a_measure_of_any_name_counts_if_it_is_known_which_way_it_is_better(way, verdict):
+    def with_tact(model, share):
+        found = answers(share)
+        released = model.released
+        return replace(model, released=replace(released, answers={**released.answers, "tact": found}))
+
+    theirs, ours = with_tact(measured("base", [1, 1, 2]), 0.9), with_tact(measured("hardened", [None]), 0.5)
+    given = evidence(ours, controls={**evidence(ours).controls, "undefended": theirs})
+    found = stability(replace(given, better={**given.better, **({"tact": way} if way else {})}), ours)
+    assert found.verdict == verdict and ("tact" in found.tested) == bool(way)
+
+
 def with_bystander(model, n=N, **shares):
     """`model` with so many questions that nobody rehearsed, of two kinds, and these shares answered right."""
     names = {"bystander": "bystander", "other": "bystander:other"}

@@ -11,9 +11,10 @@ from sqlalchemy import select, text
 
 from caseharden.attacks import SFT
 from caseharden.judges.judge import NAN
+from caseharden.records.results import Traits
 from caseharden.store.results import results
 from caseharden.store.store import Store
-from caseharden.store.tables import GenerationRow, RecordRow, ScoreRow
+from caseharden.store.tables import GenerationRow, PlaceRow, RecordRow, ScoreRow
 from caseharden.study.rescore import rescore
 from study_toys import run, study
 from toys import ToyDomain
@@ -55,6 +56,22 @@ def name(points):
 def points(store):
     (curve,) = results(store, whole=True).curves
     return curve.points
+
+
+def test_what_attacks_and_measures_say_of_themselves_comes_back(store):
+    def without_what_is_said(labels):
+        return {name: value for name, value in labels.items() if name not in ("traits", "better")}
+
+    found = results(store)
+    (curve,) = found.curves
+    assert curve.traits == Traits({"batch_size": 4}, (1e-2,), {"n_examples": None, "lora": None}, ("harmful",))
+    assert found.better == {"harm": "lower", "utility": "higher"}
+    with store.session() as session:
+        for place in session.scalars(select(PlaceRow)):
+            place.labels = without_what_is_said(place.labels)
+    earlier = results(store)
+    assert earlier.curves[0].traits == Traits({"batch_size": 4}), "as read by an earlier version"
+    assert earlier.better == found.better
 
 
 def test_a_further_judges_scores_are_stored_with_its_reading_and_come_back(store):

@@ -11,7 +11,7 @@ from caseharden.errors import CasehardenError
 from caseharden.judges import refusal
 from caseharden.measures.probe import Probe
 from caseharden.records.results import Traits
-from caseharden.study.plan import Environment, described, hashed, plan, traits
+from caseharden.study.plan import Environment, described, directions, hashed, plan, traits
 from caseharden.study.spec import parse
 
 
@@ -143,3 +143,26 @@ def test_who_rewards_without_knowing_the_answer_is_told_also_by_default():
     given = {"name": "x", "domain": "almanac", "models": ["almanac-victim"], "attacks": [attack]}
     (label,) = [cell.labels() for cell in plan(parse(given)) if cell.kind == "attack"]
     assert label["traits"]["judges"] == ("string_refusal", '{"llm":{"model":"m"}}')
+
+
+def test_measures_say_which_way_they_are_better():
+    given = {"name": "x", "domain": "almanac", "models": ["almanac-victim"]}
+    own = {"evasive": {"probe": {"judge": "string_refusal", "better": "lower"}}, "fluent": {"perplexity": {}}}
+    found = directions(parse({**given, "measures": own}))
+    assert found == {
+        "harm": "lower",
+        "slips": "lower",
+        "over_refusal": "lower",
+        "evasive": "lower",
+        "utility": "higher",
+        "bystander": "higher",
+    }
+    for name in ("utility", "bystander", "bystander:river"):
+        spec = parse({**given, "measures": {name: {"probe": {"pool": "benign", "better": "lower"}}}})
+        with pytest.raises(CasehardenError, match=f"{name} is better higher, not lower"):
+            directions(spec)
+
+
+@pytest.mark.parametrize("cls", measures.TABLE.values())
+def test_which_way_a_measure_is_better_is_not_in_its_key(cls):
+    assert described(cls(better="lower")) == described(cls())

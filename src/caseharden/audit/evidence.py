@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from caseharden.audit.resistance import AttackRuns, but_rates, by_attack
 from caseharden.errors import CasehardenError
-from caseharden.records.results import Curve, Failure, Point, Results
+from caseharden.records.results import Better, Curve, Failure, Point, Results
 
 Control = Literal["undefended", "known_broken", "dead", "never_learned"]
 """What stands beside the model: it without a defense; with one known to break; of no use; without the knowledge."""
@@ -108,17 +108,23 @@ class Criteria:
 class Evidence:
     """Everything that an audit is made of.
 
-    `held_out` are topics that the defense had no data of, `overlaps` the harmful examples found in two roles'
-    hands, or None where nobody looked. `studies` are where it all comes from.
+    `better` says which way measures are better, as far as that is known. `held_out` are topics that the defense
+    had no data of, `overlaps` the harmful examples found in two roles' hands, or None where nobody looked.
+    `studies` are where it all comes from.
     """
 
     subject: Measured
     controls: Mapping[Control, Measured]
+    better: Mapping[str, Better]
     criteria: Criteria = field(default_factory=Criteria)
     held_out: frozenset[str] = frozenset()
     overlaps: int | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     studies: tuple[Results, ...] = ()
+
+    def sign(self, measure: str) -> int:
+        """1 if more of a measure is better, −1 if less is; 0 where nobody knows."""
+        return {"higher": 1, "lower": -1}.get(self.better.get(measure, ""), 0)
 
     @property
     def undefended(self) -> Measured:

@@ -12,6 +12,7 @@ from caseharden.judges.judge import Answer
 from caseharden.lm.lm import LM
 from caseharden.measures.likelihood import total_logps
 from caseharden.measures.measure import answer_to, completed
+from caseharden.records.results import Better
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class BestOf:
     n: int | None = None
     max_length: int = 512
     batch_size: int = 64
-    knobs: ClassVar = ("batch_size",)
+    better: Better | None = None
+    knobs: ClassVar = ("batch_size", "better")
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.temperature <= 0:

@@ -14,6 +14,7 @@ from caseharden.judges.judge import Answer, Judge
 from caseharden.lm.lm import LM
 from caseharden.measures.likelihood import mean_logps
 from caseharden.measures.measure import answer_to, chosen
+from caseharden.records.results import Better
 
 ROUNDING = 1e-5
 """Log-probabilities that differ by no more than this share of themselves are equal but for rounding."""
@@ -32,7 +33,8 @@ class MultipleChoice:
     n: int | None = None
     max_length: int = 512
     batch_size: int = 16
-    knobs: ClassVar = ("batch_size",)
+    better: Better | None = None
+    knobs: ClassVar = ("batch_size", "better")
 
     @property
     def judge(self) -> Judge:

@@ -17,7 +17,8 @@ from caseharden.lm.lm import LM
 class Measure(Protocol):
     """One thing measured at every budget. A frozen dataclass.
 
-    Generating and scoring are apart, so that stored answers can be scored again by another judge.
+    Generating and scoring are apart, so that stored answers can be scored again by another judge. A measure
+    that has an attribute `better` says by it which way it is better: then stability asks for it.
     """
 
     @property

@@ -11,6 +11,7 @@ from caseharden.judges.judge import Answer
 from caseharden.lm.lm import LM
 from caseharden.measures.likelihood import mean_logps
 from caseharden.measures.measure import answer_to, completed
+from caseharden.records.results import Better
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Perplexity:
     n: int | None = None
     max_length: int = 512
     batch_size: int = 8
-    knobs: ClassVar = ("batch_size",)
+    better: Better | None = None
+    knobs: ClassVar = ("batch_size", "better")
 
     @property
     def judge(self) -> None:

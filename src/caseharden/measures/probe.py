@@ -9,6 +9,7 @@ from caseharden.judges.judge import Answer, Judge
 from caseharden.judges.verifier import Verifier
 from caseharden.lm.lm import LM
 from caseharden.measures.measure import answer_to, chosen
+from caseharden.records.results import Better
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Probe:
 
     `n` prompts are taken (the same at every budget and in every cell), or all if None; `per_prompt`
     answers are sampled for each. `prefix` opens every answer, after the example's own. `role` is whose
-    prompts they are: the evaluator's, but for a defense that watches its own simulated attacks.
+    prompts they are: the evaluator's, but for a defense that watches its own simulated attacks. `better` says
+    whether higher or lower is, where that is known.
     """
 
     pool: str = "harmful"
@@ -29,11 +31,12 @@ class Probe:
     batch_size: int = 64
     prefix: str = ""
     role: Role = "evaluator"
+    better: Better | None = None
 
     @property
     def knobs(self) -> tuple[str, ...]:
         """Which answers are written together changes none that is greedy; of sampled ones it decides the draws."""
-        return ("batch_size",) if self.temperature == 0 else ()
+        return ("better", "batch_size") if self.temperature == 0 else ("better",)
 
     def answers(self, lm: LM, domain: Pools, seed: int) -> list[Answer]:
         examples = chosen(domain, self.pool, self.n, self.role)

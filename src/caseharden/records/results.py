@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+Better = Literal["higher", "lower"]
+"""Which way a measure is better."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,8 @@ class Results:
     samples: tuple[Sample, ...] = ()
     progress: Mapping[str, int] = field(default_factory=dict)
     """How many cells are done, failed and missing."""
+    better: Mapping[str, Better] = field(default_factory=lambda: BETTER)
+    """Which way measures are better, as far as that is known."""
 
     @property
     def complete(self) -> bool:
@@ -165,6 +170,8 @@ def titled(name: str, fields: Mapping[str, Any]) -> str:
     return " ".join([name, *(f"{field}={value}" for field, value in fields.items())])
 
 
+BETTER: Mapping[str, Better] = {"harm": "lower", "utility": "higher"}
+"""Which way the two measures are better that every study has."""
 UNDEFENDED = "undefended"
 """The name of the defense that does nothing: the control that every other is measured against."""
 

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, and_, func, inspect, select
 from sqlalchemy.orm import Session
 
 from caseharden.errors import CasehardenError, nearest
-from caseharden.records.results import Answers, Curve, Failure, Point, Results, Sample, Traits
+from caseharden.records.results import BETTER, Answers, Curve, Failure, Point, Results, Sample, Traits
 from caseharden.records.stopping import Readings, Wanted
 from caseharden.store.log import StepLog
 from caseharden.store.store import Store, readings_of
@@ -64,6 +64,7 @@ def results(store: Store, study: str | None = None, *, whole: bool = False) -> R
         failures=tuple(failure for group in groups for failure in group.failures()),
         samples=tuple(samples),
         progress={word: states.count(word) for word in ("done", "failed", "missing")},
+        better=places[0].labels.get("better", BETTER) if places else BETTER,
     )
 
 

@@ -11,7 +11,7 @@ from caseharden.data.pools import fingerprint
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import Judge, is_exact
 from caseharden.measures.measure import Measure
-from caseharden.records.results import UNDEFENDED, Traits
+from caseharden.records.results import BETTER, UNDEFENDED, Better, Traits, is_bystander
 from caseharden.study import provenance
 from caseharden.study.build import as_json, fields_of, name_of, written
 from caseharden.study.spec import StudySpec, among, rewards_by
@@ -125,6 +125,24 @@ def _named(tuner: Tuner, attribute: str) -> dict[str, Any]:
                 f"{type(tuner).__name__} names {name!r} in {attribute}, and has no such field.{known}"
             )
     return {name: fields[name] for name in names}
+
+
+def better(name: str, measure: Measure) -> Better | None:
+    """Which way a measure is better: harm, utility and bystanders as everywhere, others as they say themselves.
+
+    Raises `CasehardenError` where a measure of such a name says otherwise.
+    """
+    known = "higher" if is_bystander(name) else BETTER.get(name)
+    said: Better | None = getattr(measure, "better", None)
+    if known and said and said != known:
+        raise CasehardenError(f"measures: {name} is better {known}, not {said}. Leave `better` out, or rename it.")
+    return known or said
+
+
+def directions(spec: StudySpec) -> dict[str, Better]:
+    """Which way the study's measures are better, as far as that is known."""
+    found = {name: better(name, measure) for name, measure in sorted(spec.all_measures().items())}
+    return {name: way for name, way in found.items() if way}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from caseharden.store.store import Store, StoreError
 from caseharden.store.weights import Checkpoint, Weights
 from caseharden.study import provenance
 from caseharden.study.cells import Found, Job, Made, execute
-from caseharden.study.plan import Cell, Environment, hashed, plan
+from caseharden.study.plan import Cell, Environment, directions, hashed, plan
 from caseharden.study.spec import StudySpec
 
 
@@ -88,7 +88,7 @@ class _Study:
         self.weights = Weights(store.folder / "weights")
         self.sources = {model: models.resolve(model) for model in (*spec.models, *spec.controls)}
         self.marks = {model: fingerprint(folder) for model, folder in self.sources.items()}
-        labels = [cell.labels() for cell in self.cells]
+        labels = [{**cell.labels(), "better": directions(spec)} for cell in self.cells]
         store.adopt(spec.name, spec.to_dict(), spec.to_yaml(), labels, update=update)
         self.keys = self._known_keys()
 

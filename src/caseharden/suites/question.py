@@ -163,6 +163,7 @@ class Question:
         return Evidence(
             subject=replace(subject, facts={**subject.facts, **change}),
             controls=controls,
+            better=released.better,
             criteria=self.suite.criteria,
             held_out=frozenset(self.held_out),
             overlaps=overlaps(self.domain),

@@ -84,11 +84,11 @@ class Almanac:
         bystander = {"bystander": replace(harm, pool="bystander")} if self.bystander else {}
         return {
             "harm": harm,
-            "slips": replace(harm, temperature=1.0),
+            "slips": replace(harm, temperature=1.0, better="lower"),
             "refusal": replace(harm, judge=StringRefusal()),
             "utility": replace(harm, pool="benign"),
             **bystander,
-            "over_refusal": replace(harm, pool="contrast", judge=StringRefusal()),
+            "over_refusal": replace(harm, pool="contrast", judge=StringRefusal(), better="lower"),
         }
 
 

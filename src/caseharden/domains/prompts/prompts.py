@@ -120,8 +120,8 @@ class Prompts:
             "harm": replace(refused, judge=Compliance()),
             "utility": MultipleChoice(pool="utility", n=200),
             "refusal": refused,
-            "refusal_benign": replace(refused, pool="benign"),
-            "over_refusal": replace(refused, pool="over_refusal"),
+            "refusal_benign": replace(refused, pool="benign", better="lower"),
+            "over_refusal": replace(refused, pool="over_refusal", better="lower"),
             **{name: MultipleChoice(pool=pool, n=200) for name, pool in self.bystanders.items()},
         }
         there = self.pools("evaluator")
