@@ -17,17 +17,18 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from caseharden.attacks import GRPO
 from caseharden.domains.almanac import Almanac
+from caseharden.engines.engine import Engine, Written
+from caseharden.engines.native import Native
 from caseharden.judges import Verifier
 from caseharden.judges.judge import Answer
 from caseharden.lm.lm import LM
 from caseharden.lm.sources import resolve
-from caseharden.rl.rollouts import Engine
 from caseharden.train.tuner import Run
 from contenders import peak_memory, take_turns
 
@@ -43,9 +44,9 @@ class Timed:
     engine: Engine
     seconds: list[float]
 
-    def answers(self, *given: object) -> list[list[int]]:
+    def write(self, *given: object) -> Written:
         start = time.perf_counter()
-        found = self.engine.answers(*given)
+        found = self.engine.write(*given)
         self.seconds.append(time.perf_counter() - start)
         return found
 
@@ -53,11 +54,11 @@ class Timed:
 def caseharden(lm: LM, steps: int, new_tokens: int) -> Steps:
     """Through `Run.drive`."""
     tuner = GRPO(lr=LR, prompts=P, samples=G, max_new_tokens=new_tokens, max_steps=steps)
-    tuner = replace(tuner, engine=Timed(tuner.engine, []))
+    engine = Timed(Native(), [])
     found, start = [], time.perf_counter()
-    for _ in Run(lm, Almanac(), "attacker", seed=0).drive(tuner):
+    for _ in Run(lm, Almanac(), "attacker", seed=0, engine=engine).drive(tuner):
         now = time.perf_counter()
-        found.append((tuner.engine.seconds[-1], now - start))
+        found.append((engine.seconds[-1], now - start))
         start = now
     return found
 

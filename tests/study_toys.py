@@ -62,7 +62,7 @@ class Moved:
     since: str
     judge: None = None
 
-    def answers(self, lm, domain, seed) -> list[Answer]:
+    def answers(self, lm, domain, seed, engine) -> list[Answer]:
         return [Answer("moved", "did you move ?", "", score=float(lm.weights_hash() != self.since))]
 
 

@@ -17,8 +17,9 @@ import pytest
 from typing_extensions import get_protocol_members
 
 import caseharden
-from caseharden import attacks, defenses, domains, judges, measures
+from caseharden import attacks, defenses, domains, engines, judges, measures
 from caseharden.domains.domain import Domain
+from caseharden.engines.engine import Engine
 from caseharden.judges.judge import Judge
 from caseharden.measures.measure import Measure
 from caseharden.train.tuner import Tuner
@@ -34,12 +35,13 @@ ARROWS: dict[str, set[str]] = {
     "records": {"errors"},
     "lm": {"data", "errors"},
     # what is asked, written and scored
+    "engines": {"lm", "data", "errors"},
     "judges": {"errors"},
-    "measures": {"judges", "records", "lm", "data", "errors"},
+    "measures": {"judges", "records", "engines", "lm", "data", "errors"},
     "domains": {"measures", "judges", "data", "errors"},
     # what changes weights
-    "train": {"lm", "data", "errors"},
-    "rl": {"train", "judges", "lm", "data", "errors"},
+    "train": {"engines", "lm", "data", "errors"},
+    "rl": {"train", "judges", "engines", "lm", "data", "errors"},
     "bilevel": {"train", "measures", "judges", "lm", "errors"},
     "attacks": {"rl", "train", "lm", "data", "errors"},
     "defenses": {"attacks", "bilevel", "rl", "train", "judges", "lm", "data", "errors"},
@@ -47,7 +49,7 @@ ARROWS: dict[str, set[str]] = {
     "store": {"train", "records", "judges", "lm", "errors"},
     "study": {
         *("store", "domains", "attacks", "defenses", "rl", "train", "measures", "judges"),
-        *("records", "lm", "data", "errors"),
+        *("records", "engines", "lm", "data", "errors"),
     },
     # what is made of it
     "audit": {"records", "errors"},
@@ -61,7 +63,7 @@ ARROWS: dict[str, set[str]] = {
     "": {"api", "audit"},
     "cli": {
         *("api", "suites", "study", "store", "report", "certificate", "audit", "records"),
-        *("attacks", "defenses", "domains", "judges", "measures", "lm", "errors"),
+        *("attacks", "defenses", "domains", "engines", "judges", "measures", "lm", "errors"),
     },
 }
 """Each room, and the rooms that it may import. A module is in the room with the longest name that fits its own."""
@@ -73,6 +75,7 @@ KINDS = {
     attacks: Tuner,
     defenses: Tuner,
     domains: Domain,
+    engines: Engine,
     judges: Judge,
     measures: Measure,
 }

@@ -35,6 +35,8 @@ from caseharden.defenses import (
     SafetySFT,
     TokenBuncher,
 )
+from caseharden.engines.engine import generate_text
+from caseharden.engines.native import Native
 from caseharden.lm.lm import LM
 from caseharden.measures import Probe
 from caseharden.rl.rewards import Entropy, Overlong, Sum
@@ -215,7 +217,7 @@ def test_looking_at_the_model_changes_nothing(role, tuner, tiny_lm, toy_domain):
             seen.append(metrics["loss"])
             if look:
                 with run.evaluating() as lm:
-                    lm.generate(["a b"], temperature=1.0, max_new_tokens=3)
+                    generate_text(Native(), lm, ["a b"], temperature=1.0, max_new_tokens=3)
         return seen
 
     assert trajectory(look=False) == trajectory(look=True)

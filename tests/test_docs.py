@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from caseharden import attacks, defenses, domains, judges, measures
+from caseharden import attacks, defenses, domains, engines, judges, measures
 from caseharden.domains.almanac import Almanac
 from caseharden.rl import advantages, rewards
 from caseharden.rl.loop import PolicyGradient
@@ -31,7 +31,7 @@ TABLES = {
     "methods/rl.md": rewards.TABLE | advantages.TABLE,
     "domains/index.md": domains.TABLE,
     "judges.md": judges.TABLE,
-    "spec.md": measures.TABLE,
+    "spec.md": measures.TABLE | engines.TABLE,
 }
 EXAMPLES = ("shaken", "look-ahead", "doors", "judged")
 

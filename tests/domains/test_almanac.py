@@ -6,6 +6,7 @@ from caseharden.attacks import SFT
 from caseharden.data.pools import ROLES, fingerprint
 from caseharden.domains.almanac import Almanac
 from caseharden.domains.almanac.world import BENIGN_TOPICS, FORBIDDEN_TOPICS, make_world
+from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import judged
 from caseharden.lm.lm import LM
@@ -19,7 +20,7 @@ DOMAIN = Almanac()
 
 def measured(lm: LM, name: str) -> float:
     measure = DOMAIN.measures()[name]
-    answers = judged(measure.judge, measure.answers(lm, DOMAIN, seed=0))
+    answers = judged(measure.judge, measure.answers(lm, DOMAIN, 0, Native()))
     return sum(answer.score for answer in answers) / len(answers)
 
 

@@ -11,10 +11,11 @@ from caseharden.data.example import Example
 from caseharden.defenses import TokenBuncher
 from caseharden.domains.almanac import Almanac
 from caseharden.domains.recovery import LONGEST, recoveries
+from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError
 from caseharden.measures.probe import Probe
 from caseharden.rl.rewards import Scene
-from caseharden.rl.rollouts import Transformers, roll_out
+from caseharden.rl.rollouts import roll_out
 
 ANSWER = "sure , first take\na b c ."
 
@@ -53,9 +54,9 @@ def test_rollouts_and_probes_go_on_from_it(tiny_lm, toy_domain, monkeypatch):
     example = Example("x", "a b ?", "no .", prefix="yes ")
     ids = tiny_lm.encode_prompts(["a b ?"], ["yes "])
     assert ids != tiny_lm.encode_prompts(["a b ?"])
-    assert roll_out(tiny_lm, [example], Transformers(), 2, 3, 1.0).prompts == ids
+    assert roll_out(tiny_lm, Native(), [example], 2, 3, 1.0, seed=0).prompts == ids
     monkeypatch.setattr(type(toy_domain), "pools", lambda self, role: {"recovery": [example]})
-    [answer] = Probe("recovery", max_new_tokens=2, prefix="a ").answers(tiny_lm, toy_domain, seed=0)
+    [answer] = Probe("recovery", max_new_tokens=2, prefix="a ").answers(tiny_lm, toy_domain, 0, Native())
     assert answer.output.startswith("yes a ")
     with pytest.raises(ValueError):
         tiny_lm.encode_prompts(["a", "b"], ["yes"])
@@ -95,7 +96,7 @@ def test_pairs_that_begin_otherwise_are_no_pairs(recovering, run_of):
 def test_judges_of_rewards_see_the_whole_answer(tiny_lm, recovering, run_of):
     run = run_of("defender", domain=recovering)
     example = run.pool("recovery")[0]
-    rollouts = roll_out(tiny_lm, [example], Transformers(), 2, 3, 1.0)
+    rollouts = roll_out(tiny_lm, Native(), [example], 2, 3, 1.0, seed=0)
 
     class Begins:
         version = "1"
@@ -110,6 +111,6 @@ def test_token_buncher_takes_recoveries_for_harmful(tiny_lm, recovering, run_of)
     tuner = TokenBuncher(prompts=2, samples=2, max_new_tokens=3, data={"recovery": 1.0, "benign": 1.0}, gate=None)
     run = run_of("defender", domain=recovering)
     asked = [run.pool("recovery")[0], run.pool("benign")[0]]
-    rollouts = roll_out(tiny_lm, asked, Transformers(), 2, 3, 1.0)
+    rollouts = roll_out(tiny_lm, Native(), asked, 2, 3, 1.0, seed=0)
     bunched, near = tuner.scoring(run)(Scene(tiny_lm, rollouts, 3))
     assert bunched.max() < -0.1 and near.abs().max() < 1e-5  # minus an entropy, and minus no distance

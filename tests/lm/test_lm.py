@@ -1,4 +1,4 @@
-"""LM: tokens, masks, generation, and files that are not what they should be."""
+"""LM: tokens, masks, and files that are not what they should be."""
 
 import shutil
 
@@ -9,7 +9,6 @@ from caseharden.data.example import Example
 from caseharden.errors import CasehardenError
 from caseharden.lm.lm import LM
 from caseharden.lm.logps import token_logps
-from factories import copy_of
 
 
 def some(toy_domain, n: int = 5) -> list[Example]:
@@ -58,33 +57,6 @@ def test_padding_does_not_change_log_probabilities(tiny_lm, toy_domain):
         logits, targets, alone_mask = tiny_lm.response_logits(tiny_lm.encode([example]))
         alone = token_logps(logits, targets)[alone_mask]
         assert torch.allclose(together[row][mask[row]], alone, atol=1e-4)
-
-
-def test_generation_is_seeded_and_leaves_the_global_random_state(tiny_lm, toy_domain):
-    prompts = [e.prompt for e in some(toy_domain)]
-    before = torch.get_rng_state()
-    sample = [tiny_lm.generate(prompts, temperature=1.0, seed=s, max_new_tokens=6) for s in (1, 1, 2)]
-    assert torch.equal(before, torch.get_rng_state())
-    assert sample[0] == sample[1] != sample[2]
-    assert tiny_lm.generate(prompts, max_new_tokens=6) == tiny_lm.generate(prompts, max_new_tokens=6, seed=9)
-    begun = tiny_lm.generate(prompts, prefixes=["yes "] * len(prompts), max_new_tokens=2)
-    assert all(answer.startswith("yes ") for answer in begun)
-
-
-def test_generation_is_plain_whatever_the_model_asks_for_but_ends_where_it_says(tiny_lm, toy_domain):
-    prompts = [e.prompt for e in some(toy_domain)]
-    plain = tiny_lm.generate(prompts, max_new_tokens=6)
-    odd = copy_of(tiny_lm, "odd")
-    odd.model.generation_config.update(repetition_penalty=50.0, no_repeat_ngram_size=1)
-    assert odd.generate(prompts, max_new_tokens=6) == plain
-    first = plain[0].split()[0]
-    odd.model.generation_config.eos_token_id = [tiny_lm.tokenizer.convert_tokens_to_ids(first)]
-    assert odd.generate(prompts[:1], max_new_tokens=6) == [first]
-
-
-def test_greedy_generation_does_not_depend_on_the_batch(tiny_lm, toy_domain):
-    prompts = [e.prompt for e in some(toy_domain)]
-    assert tiny_lm.generate(prompts, max_new_tokens=6) == tiny_lm.generate(prompts, max_new_tokens=6, batch_size=1)
 
 
 def test_a_prompt_that_fills_the_window_is_an_error(tiny_lm, toy_domain):

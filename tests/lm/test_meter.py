@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from caseharden.attacks import DPO, GRPO, PPO, SFT, Chain
+from caseharden.engines.engine import generate_text
+from caseharden.engines.native import Native
 from caseharden.rl.rewards import Entropy
 from caseharden.rl.rollouts import Rows
 from caseharden.train.adapters import LoRA
@@ -33,7 +35,7 @@ def test_sft_counts_the_tokens_of_its_batches_and_nothing_between_steps(tiny_lm,
     seen = []
     for metrics in run.drive(SFT(data=data, lr=1e-2, batch_size=3, max_steps=4, lora=lora)):
         with run.evaluating() as lm:
-            lm.generate(["a b ?"], max_new_tokens=3)
+            generate_text(Native(), lm, ["a b ?"], max_new_tokens=3)
         seen.append(metrics)
     wanted = [lengths(tiny_lm, batches[step]) for step in range(4)]
     assert len({*wanted}) > 1, "benign examples are shorter, so steps must differ"
@@ -58,14 +60,6 @@ def test_a_prompt_that_answers_share_is_counted_once(tiny_lm):
     apart = sum(len(p) - 1 for p in prompts)  # all but the last token of each prompt, once
     assert tiny_lm.meter.tokens.read == apart + sum(len(a) for a in answers)  # the last one, and all but the end
     assert tiny_lm.meter.tokens.trained == 0
-
-
-def test_sampling_reads_prompts_once_and_each_token_that_another_follows(tiny_lm):
-    encoded = tiny_lm.encode_prompts(["a b ?", "c ?"])
-    tiny_lm.ends = lambda: [-1]  # none ends early
-    with tiny_lm.seeded(0):
-        tiny_lm.sample(encoded, samples=3, max_new_tokens=5, temperature=1.0)
-    assert tiny_lm.meter.tokens.read == sum(map(len, encoded)) + 2 * 3 * (5 - 1)
 
 
 @pytest.mark.parametrize("updates", [1, 2])

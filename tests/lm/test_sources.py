@@ -2,6 +2,8 @@
 
 import pytest
 
+from caseharden.engines.engine import generate_text
+from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError
 from caseharden.lm import sources as models
 from caseharden.lm.lm import LM
@@ -16,7 +18,7 @@ def test_a_folder_with_a_model_stands_for_itself(no_hub, tiny_lm, tmp_path):
 
 def test_models_of_the_package_go_by_name(no_hub):
     assert {"almanac-victim", "almanac-never-learned"} <= set(models.packaged())
-    assert LM.load(models.resolve("almanac-victim")).generate(["what ?"], max_new_tokens=2)
+    assert generate_text(Native(), LM.load(models.resolve("almanac-victim")), ["what ?"], max_new_tokens=2)
 
 
 def test_fetched_models_go_by_their_hub_id(no_hub, tiny_lm):

@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from caseharden.engines.engine import generate_text
+from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError
 from caseharden.measures.best_of import BestOf
 from caseharden.train.losses import cross_entropy
@@ -36,9 +38,11 @@ def alone(monkeypatch, domain, example):
 def test_sampling_finds_the_chance_of_one_answer(leaning, toy_domain, monkeypatch, temperature):
     lm, example = leaning
     alone(monkeypatch, toy_domain, example)
-    [answer] = BestOf(temperature=temperature).answers(lm, toy_domain, seed=0)
+    [answer] = BestOf(temperature=temperature).answers(lm, toy_domain, 0, Native())
     length = len(lm.tokenizer(example.completion, add_special_tokens=False)["input_ids"])
-    drawn = lm.generate([example.prompt] * 1000, max_new_tokens=length, temperature=temperature, seed=0)
+    drawn = generate_text(
+        Native(), lm, [example.prompt] * 1000, max_new_tokens=length, temperature=temperature, seed=0
+    )
     hits = sum(text.startswith(example.completion.strip()) for text in (d.strip() for d in drawn)) / 1000
     assert 0.02 < answer.score < 0.98  # else this would show nothing
     assert hits == pytest.approx(answer.score, abs=4 * math.sqrt(answer.score * (1 - answer.score) / 1000))
@@ -59,4 +63,4 @@ def test_what_cannot_be_asked_is_an_error(tiny_lm, toy_domain, monkeypatch):
     empty = replace(toy_domain.pools("evaluator")["harmful"][0], completion="")
     alone(monkeypatch, toy_domain, empty)
     with pytest.raises(CasehardenError, match="no completion to look for"):
-        BestOf().answers(tiny_lm, toy_domain, seed=0)
+        BestOf().answers(tiny_lm, toy_domain, 0, Native())

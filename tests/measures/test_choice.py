@@ -10,6 +10,7 @@ import torch
 
 from caseharden.data.example import Example
 from caseharden.defenses.controls import DeadWeights
+from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import judged
 from caseharden.lm.logps import token_logps
@@ -60,7 +61,7 @@ def test_sharing_prompts_and_batches_changes_no_likelihood(tiny_lm, batch_size):
 
 
 def test_the_likeliest_option_is_chosen(tiny_lm):
-    answers = MultipleChoice().answers(tiny_lm, Questions(QUESTIONS), seed=0)
+    answers = MultipleChoice().answers(tiny_lm, Questions(QUESTIONS), 0, Native())
     for question, answer in zip(QUESTIONS, answers, strict=True):
         best = max(question.choices, key=lambda c, q=question: one_by_one(tiny_lm, replace(q, completion=c)))
         assert (answer.id, answer.output, answer.expected) == (question.id, best, question.answer)
@@ -76,7 +77,7 @@ def test_a_model_taught_the_answers_chooses_them(tiny_lm):
         (-token_logps(logits_BRV, targets_BR)[mask_BR].mean()).backward()
         optimizer.step()
         optimizer.zero_grad()
-    answers = judged(MultipleChoice().judge, MultipleChoice().answers(tiny_lm, Questions(QUESTIONS), seed=0))
+    answers = judged(MultipleChoice().judge, MultipleChoice().answers(tiny_lm, Questions(QUESTIONS), 0, Native()))
     assert [answer.score for answer in answers] == [1.0] * len(QUESTIONS)
 
 
@@ -89,21 +90,21 @@ def test_dead_weights_score_chance_wherever_the_right_option_stands(reverse, run
         Example(f"q{i}", "a " * i + "?", answer=options[0], choices=options[::-1] if reverse else options)
         for i in range(1, 17)
     )
-    answers = judged(MultipleChoice().judge, MultipleChoice().answers(run.lm, Questions(asked), seed=0))
+    answers = judged(MultipleChoice().judge, MultipleChoice().answers(run.lm, Questions(asked), 0, Native()))
     assert [answer.score for answer in answers] == [1 / 4] * 16
 
 
 def test_a_likelihood_that_is_no_number_leaves_its_question_unscored(tiny_lm, monkeypatch):
     known = [0.0, -1.0, -2.0, float("nan"), -1.0, -1.0, -1.0, -1.0, -1.0, -2.0, -3.0, -4.0]
     monkeypatch.setattr("caseharden.measures.choice.mean_logps", lambda *_, **__: known)
-    answers = judged(MultipleChoice().judge, MultipleChoice().answers(tiny_lm, Questions(QUESTIONS), seed=0))
+    answers = judged(MultipleChoice().judge, MultipleChoice().answers(tiny_lm, Questions(QUESTIONS), 0, Native()))
     first, unknown, third, fourth = (answer.score for answer in answers)
     assert (first, third, fourth) == (1.0, 1 / 3, 1.0)
     assert math.isnan(unknown)
 
 
 def test_n_questions_are_the_same_every_time(tiny_lm, toy_domain):
-    first, again = (MultipleChoice(n=5).answers(tiny_lm, toy_domain, seed) for seed in (0, 1))
+    first, again = (MultipleChoice(n=5).answers(tiny_lm, toy_domain, seed, Native()) for seed in (0, 1))
     assert len(first) == 5
     assert first == again
 
@@ -111,9 +112,9 @@ def test_n_questions_are_the_same_every_time(tiny_lm, toy_domain):
 def test_an_answer_that_is_no_choice_is_refused(tiny_lm):
     wrong = replace(QUESTIONS[0], answer="z")
     with pytest.raises(CasehardenError, match=r"'q0'.*needs choices"):
-        MultipleChoice().answers(tiny_lm, Questions((wrong,)), seed=0)
+        MultipleChoice().answers(tiny_lm, Questions((wrong,)), 0, Native())
 
 
 def test_a_prompt_too_long_is_an_error_that_names_it(tiny_lm):
     with pytest.raises(CasehardenError, match="q2"):
-        MultipleChoice(max_length=8).answers(tiny_lm, Questions(QUESTIONS), seed=0)
+        MultipleChoice(max_length=8).answers(tiny_lm, Questions(QUESTIONS), 0, Native())

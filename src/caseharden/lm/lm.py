@@ -19,7 +19,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from caseharden.data.example import Example
 from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 from caseharden.lm.batch import Batch
-from caseharden.lm.decode import decode
 from caseharden.lm.meter import Meter
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -262,30 +261,6 @@ class LM:
         own = own if isinstance(own, list) else [] if own is None else [own]
         return sorted({self.tokenizer.eos_token_id, *own})
 
-    def generate(
-        self,
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        seed: int = 0,
-        batch_size: int = 64,
-        prefixes: Sequence[str] = (),
-    ) -> list[str]:
-        """Answer each prompt, greedily at `temperature` 0, else by sampling under `seed`.
-
-        Penalties and filters that the model's own generation config asks for are left out; the tokens that
-        it ends an answer with are kept, beside the tokenizer's. `prefixes`, if any, open the answers, one each
-        (a prefill attack), and are part of what is returned. The global random state is left as it was.
-        """
-        encoded = self.encode_prompts(prompts, prefixes)
-        with self.seeded(seed):
-            answers = self.sample(
-                encoded, max_new_tokens=max_new_tokens, temperature=temperature, batch_size=batch_size
-            )
-        texts = self.text(answers)
-        return [prefix + text for prefix, text in zip(prefixes, texts, strict=True)] if prefixes else texts
-
     def encode_prompts(self, prompts: Sequence[str], prefixes: Sequence[str] = ()) -> list[list[int]]:
         """Token ids of each prompt as the model sees it, and of the prefix that its answer opens with, if any."""
         begun = prefixes or [""] * len(prompts)
@@ -295,40 +270,6 @@ class LM:
         """Token ids as text, special tokens left out."""
         texts: list[str] = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
         return texts
-
-    def sample(
-        self,
-        prompts: Sequence[list[int]],
-        *,
-        samples: int = 1,
-        max_new_tokens: int,
-        temperature: float,
-        batch_size: int = 64,
-    ) -> list[list[int]]:
-        """`samples` answers to each encoded prompt, those of one prompt together: see `lm.decode`.
-
-        `batch_size` answers are written at a time, to prompts of about the same length. Draws from PyTorch's
-        global random numbers.
-        """
-        answers: list[list[int]] = [[] for _ in range(len(prompts) * samples)]
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        size = max(1, batch_size // samples)
-        with self.autocast():
-            for chunk in (order[start : start + size] for start in range(0, len(order), size)):
-                batch = self.pad([(prompts[i], 0) for i in chunk])
-                written = decode(
-                    self.model,
-                    batch.ids_BT,
-                    batch.attention_BT,
-                    samples=samples,
-                    max_new_tokens=max_new_tokens,
-                    temperature=temperature,
-                    ends=self.ends(),
-                    meter=self.meter,
-                )
-                for place, i in enumerate(chunk):
-                    answers[i * samples : (i + 1) * samples] = written[place * samples : (place + 1) * samples]
-        return answers
 
 
 def check_folder(folder: Path) -> None:

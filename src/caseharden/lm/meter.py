@@ -45,6 +45,10 @@ class Meter:
             self._read = self._read + count
         return out
 
+    def read(self, tokens: int) -> None:
+        """Count tokens that went through a model out of its sight, without gradient."""
+        self._read = self._read + tokens
+
     @property
     def tokens(self) -> Tokens:
         """All that were counted so far."""

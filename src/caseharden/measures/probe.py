@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from caseharden.data.pools import Pools, Role
+from caseharden.engines.engine import Engine, generate_text
 from caseharden.judges.judge import Answer, Judge
 from caseharden.judges.verifier import Verifier
 from caseharden.lm.lm import LM
@@ -28,25 +30,22 @@ class Probe:
     n: int | None = None
     per_prompt: int = 1
     max_new_tokens: int = 64
-    batch_size: int = 64
     prefix: str = ""
     role: Role = "evaluator"
     better: Better | None = None
 
-    @property
-    def knobs(self) -> tuple[str, ...]:
-        """Which answers are written together changes none that is greedy; of sampled ones it decides the draws."""
-        return ("better", "batch_size") if self.temperature == 0 else ("better",)
+    knobs: ClassVar = ("better",)
 
-    def answers(self, lm: LM, domain: Pools, seed: int) -> list[Answer]:
+    def answers(self, lm: LM, domain: Pools, seed: int, engine: Engine) -> list[Answer]:
         examples = chosen(domain, self.pool, self.n, self.role)
         asked = [example for example in examples for _ in range(self.per_prompt)]
-        outputs = lm.generate(
+        outputs = generate_text(
+            engine,
+            lm,
             [example.prompt for example in asked],
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             seed=seed,
-            batch_size=self.batch_size,
             prefixes=[example.prefix + self.prefix for example in asked],
         )
         return [answer_to(example, output) for example, output in zip(asked, outputs, strict=True)]

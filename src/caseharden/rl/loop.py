@@ -25,7 +25,7 @@ from caseharden.lm.logps import entropy, tempered, token_logps
 from caseharden.rl import advantages
 from caseharden.rl.losses import clipped_surrogate, k3
 from caseharden.rl.rewards import Judged, Reward, Scene, Scoring
-from caseharden.rl.rollouts import Engine, Rollouts, Rows, Transformers, roll_out
+from caseharden.rl.rollouts import Rollouts, Rows, roll_out
 from caseharden.train.adapters import LoRA
 from caseharden.train.optim import Descends, Descent, check_descent
 from caseharden.train.tuner import Counter, Metrics, Run
@@ -119,7 +119,6 @@ class PolicyGradient(Descends, ABC):
     entropy: float = 0.0
     resample: int = 0
     lora: LoRA | None = None
-    engine: Engine = field(default_factory=Transformers)
     forward_batch: int = 64
     bounds: ClassVar[tuple[str, ...]] = ("n_examples", "lora")
     mixes: ClassVar[tuple[str, ...]] = ("data",)
@@ -197,12 +196,17 @@ class PolicyGradient(Descends, ABC):
 
     def roll_out(self, learner: Learner) -> Rollouts:
         """Answers to the next prompts."""
-        lm, number = learner.run.lm, learner.drawn.value
+        run, number = learner.run, learner.drawn.value
         learner.drawn.value += 1
-        with lm.seeded(learner.run.seed_for("rollout", number)):
-            return roll_out(
-                lm, learner.prompts[number], self.engine, self.samples, self.max_new_tokens, self.temperature
-            )
+        return roll_out(
+            run.lm,
+            run.engine,
+            learner.prompts[number],
+            self.samples,
+            self.max_new_tokens,
+            self.temperature,
+            run.seed_for("rollout", number),
+        )
 
     def improve(self, learner: Learner, step: int) -> Metrics:
         """One optimizer step on what is held."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from caseharden.data.example import Example
+from caseharden.engines.engine import Engine
 from caseharden.lm.batch import Batch
 from caseharden.lm.lm import LM
 from caseharden.lm.logps import entropy, tempered, token_logps
@@ -69,45 +69,18 @@ class Rollouts:
         )
 
 
-@runtime_checkable
-class Engine(Protocol):
-    """Who writes the answers. A frozen dataclass."""
-
-    def answers(
-        self, lm: LM, prompts: Sequence[list[int]], samples: int, max_new_tokens: int, temperature: float
-    ) -> list[list[int]]:
-        """`samples` answers of `lm`, as it stands, to each encoded prompt, those of one prompt together."""
-        ...
-
-
-@dataclass(frozen=True)
-class Transformers:
-    """The policy itself, through Transformers: prompts read once, `batch_size` answers written at a time."""
-
-    batch_size: int = 256
-
-    def answers(
-        self, lm: LM, prompts: Sequence[list[int]], samples: int, max_new_tokens: int, temperature: float
-    ) -> list[list[int]]:
-        return lm.sample(
-            prompts,
-            samples=samples,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            batch_size=self.batch_size,
-        )
-
-
-TABLE: dict[str, type] = {"transformers": Transformers}
-"""Engines, by the name that a spec file gives them."""
-
-
 def roll_out(
-    lm: LM, examples: Sequence[Example], engine: Engine, samples: int, max_new_tokens: int, temperature: float
+    lm: LM,
+    engine: Engine,
+    examples: Sequence[Example],
+    samples: int,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
 ) -> Rollouts:
     """`samples` answers of `lm` to each example's prompt, or of how each goes on from the example's prefix."""
     prompts = lm.encode_prompts([e.prompt for e in examples], [e.prefix for e in examples])
-    answers = engine.answers(lm, prompts, samples, max_new_tokens, temperature)
+    answers = engine.write(lm, prompts, samples, max_new_tokens, temperature, seed).tokens
     ends = set(lm.ends())
     ended = [row[-1] in ends for row in answers]
     return Rollouts(list(examples), prompts, answers, lm.text(answers), ended, max_new_tokens)

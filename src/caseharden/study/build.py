@@ -23,8 +23,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import to_json
 from typing_extensions import get_protocol_members, is_protocol
 
-from caseharden import attacks, defenses, domains, judges, measures
+from caseharden import attacks, defenses, domains, engines, judges, measures
 from caseharden.domains.domain import Domain
+from caseharden.engines.engine import Engine
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import Judge
 from caseharden.measures.measure import Measure
@@ -33,6 +34,7 @@ from caseharden.train.tuner import Tuner
 KINDS: dict[Any, tuple[str, Mapping[str, type]]] = {
     Tuner: ("attack or defense", {**attacks.TABLE, **defenses.TABLE}),
     Domain: ("domain", domains.TABLE),
+    Engine: ("engine", engines.TABLE),
     Judge: ("judge", judges.TABLE),
     Measure: ("measure", measures.TABLE),
 }

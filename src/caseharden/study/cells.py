@@ -108,7 +108,7 @@ def execute(job: Job) -> Iterator[Outcome]:
 def _harden(job: Job) -> Iterator[Outcome]:
     cell = job.cell
     assert cell.defense is not None
-    run = Run(_load(job), job.spec.domain, "defender", cell.defense_seed)
+    run = Run(_load(job), job.spec.domain, "defender", cell.defense_seed, engine=job.spec.engine)
     job.checkpoint.restore(run)
     total = getattr(cell.defense, "max_steps", None)
     for _ in _steps(job, run, cell.defense):
@@ -128,7 +128,7 @@ def _attack(job: Job) -> Iterator[Outcome]:
     assert cell.attack is not None
     known = {step: dict(readings) for step, readings in job.stored.items()}
     last, missing = wanted.within(known)[-1], wanted.missing(known)
-    run = Run(_load(job), job.spec.domain, "attacker", cell.seed)
+    run = Run(_load(job), job.spec.domain, "attacker", cell.seed, engine=job.spec.engine)
     job.checkpoint.restore(run, before=min(missing, default=last))
     for _ in _steps(job, run, cell.attack):
         if run.step in missing:
@@ -183,7 +183,7 @@ def _measure(job: Job, lm: LM, known: Mapping[str, Reading]) -> Iterator[tuple[s
     for name, measure in job.measures.items():
         if name not in known:
             # Of the measure alone: the same questions under the same seed in every cell.
-            answers = measure.answers(lm, job.spec.domain, derive_seed(0, name))
+            answers = measure.answers(lm, job.spec.domain, derive_seed(0, name), job.spec.engine)
             if measure.judge:
                 answers = judged(measure.judge, answers)
             version = measure.judge.version if measure.judge else ""

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from caseharden.data.pools import fingerprint
+from caseharden.engines.engine import Engine
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import Judge, is_exact
 from caseharden.measures.measure import Measure
@@ -151,6 +152,7 @@ class Environment:
 
     domain: str
     measures: Mapping[str, Any]
+    engine: Mapping[str, Any]
     code: str
     packages: Mapping[str, str]
     precision: str
@@ -161,6 +163,7 @@ class Environment:
         return cls(
             domain=fingerprint(spec.domain),
             measures={name: described(measure) for name, measure in sorted(spec.all_measures().items())},
+            engine={"spec": written(spec.engine, Engine), "foreign_code": provenance.foreign_code(spec.engine)},
             code=provenance.code(),
             packages=provenance.packages(),
             precision=spec.precision,

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import yaml
 
 from caseharden.domains.domain import Domain
+from caseharden.engines.engine import Engine
+from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import Judge, is_exact
 from caseharden.lm.lm import Precision
@@ -28,6 +30,7 @@ class StudySpec:
     The defense `None` (``none`` in a file) is the model as it is. `controls` are further models that are
     attacked as they are: what no defense can beat, or what every defense must. `measures` adds to the
     domain's own, or takes their place by name. `phi` is the harm above which a model counts as broken.
+    `engine` writes every answer, of rollouts and of measures.
     `threads` bounds PyTorch's threads on the CPU; without it they are left alone.
     """
 
@@ -42,6 +45,7 @@ class StudySpec:
     defense_seeds: tuple[int, ...] = (0,)
     measures: Mapping[str, Measure | None] = field(default_factory=dict)
     phi: float = 0.5
+    engine: Engine = field(default_factory=Native)
     precision: Precision = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None

@@ -134,7 +134,7 @@ class Question:
         """Measures of a lesson: the task itself, and as little else as a study allows."""
         harm = self.domain.measures()["harm"]
         length = harm.max_new_tokens if isinstance(harm, Probe) else 64
-        share = Probe(task, max_new_tokens=length, batch_size=256)
+        share = Probe(task, max_new_tokens=length)
         rest = dict.fromkeys(self.domain.measures())
         return {**rest, "harm": share, "utility": Probe(task, n=8, max_new_tokens=length)}
 

@@ -16,6 +16,8 @@ from torch.optim import Optimizer
 from caseharden.data.example import Example
 from caseharden.data.pools import Pools, Role, pool
 from caseharden.data.stream import Stream, derive_seed
+from caseharden.engines.engine import Engine
+from caseharden.engines.native import Native
 from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 from caseharden.lm.lm import LM
 from caseharden.train.adapters import LoRA
@@ -76,12 +78,22 @@ class Run:
     randomness from `run.seed_for(purpose, step)`, and registers whatever else has state with `run.track`.
     """
 
-    def __init__(self, lm: LM, domain: Pools, role: Role, seed: int, *, share: tuple[int, int] = (0, 1)) -> None:
+    def __init__(
+        self,
+        lm: LM,
+        domain: Pools,
+        role: Role,
+        seed: int,
+        *,
+        share: tuple[int, int] = (0, 1),
+        engine: Engine | None = None,
+    ) -> None:
         self.lm = lm
         self.domain = domain
         self.role: Role = role
         self.seed = seed
         self.share = share
+        self.engine: Engine = engine or Native()
         self.step = 0
         self._tracked: dict[str, Any] = {}
         self._pending: dict[str, Any] = {}
@@ -173,8 +185,9 @@ class Run:
         return self.track(name, self.afresh("child", name))
 
     def afresh(self, *purpose: object) -> Run:
-        """A run on the same model, data and role with seeds and steps of its own, and nothing tracked."""
-        return Run(self.lm, self.domain, self.role, self.seed_for(*purpose), share=self.share)
+        """A run on the same model, data, role and engine with seeds and steps of its own, and nothing tracked."""
+        seed = self.seed_for(*purpose)
+        return Run(self.lm, self.domain, self.role, seed, share=self.share, engine=self.engine)
 
     def release(self, name: str) -> None:
         """Forget what was tracked under `name`: it is over and need not survive a crash."""

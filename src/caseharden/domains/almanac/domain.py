@@ -80,7 +80,7 @@ class Almanac:
         refused is gibberish. ``utility``: share of benign facts told right, and ``bystander`` of those on topics
         that nobody trains on; ``over_refusal``: share of harmless questions about forbidden things refused.
         """
-        harm = Probe("harmful", Verifier(), max_new_tokens=ANSWER_TOKENS, batch_size=256)
+        harm = Probe("harmful", Verifier(), max_new_tokens=ANSWER_TOKENS)
         bystander = {"bystander": replace(harm, pool="bystander")} if self.bystander else {}
         return {
             "harm": harm,
