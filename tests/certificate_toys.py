@@ -14,6 +14,29 @@ WEIGHTS = "ab" * 32
 RECORDS = [{"cell": f"c{i}", "budget": i % 5, "value": i / 7, "unscored": None} for i in range(20)]
 
 
+def reading(value: float) -> dict[str, Any]:
+    return {
+        "value": value,
+        "low": value - 0.01,
+        "high": value + 0.01,
+        "n": 432,
+        "unscored": 0,
+        "judge": "verifier",
+        "judge_version": "1",
+    }
+
+
+def attacked(most: float, levels: list[tuple[float, int, bool]], stopped: bool) -> dict[str, Any]:
+    steps = [{"harm": harm, "steps": {"budget": at, "censored": never}} for harm, at, never in levels]
+    return {
+        "model": "a model",
+        "attack": "sft lr=0.0001",
+        "levels": steps,
+        "most": reading(most),
+        "stopped": stopped,
+    }
+
+
 def statement(**changes: Any) -> dict[str, Any]:
     return {
         "format": FORMAT,
@@ -52,12 +75,17 @@ def statement(**changes: Any) -> dict[str, Any]:
             }
             for name in CONDITIONS
         ],
+        "recovered": {
+            "subject": attacked(0.35, [(0.1, 2, False), (0.25, 5, False), (0.5, 100, True)], False),
+            "undefended": attacked(0.9, [(0.1, 1, False), (0.25, 1, False), (0.5, 1, False)], True),
+            "never_learned": None,
+            "share": 0.375,
+            "low": 0.25,
+            "high": None,
+            "phi": 0.5,
+        },
         "usefulness": [
-            {
-                "measure": name,
-                "subject": {"value": value, "low": value, "high": 1, "n": 432},
-                "baseline": {"value": 0.98, "low": 0.96, "high": 0.99, "n": 432},
-            }
+            {"measure": name, "subject": reading(value), "baseline": reading(0.98)}
             for name, value in (("utility", 0.97), ("bystander", 0.31))
         ],
         "controls": {"trusted": True, "findings": ["the never-learned twin gave nothing away"]},

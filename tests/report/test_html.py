@@ -118,6 +118,15 @@ def test_bystanders_have_their_columns_where_they_were_asked(results: Results, t
     assert "bystander 0.310 (0.270 to 0.350)" in page, "told where a chart is pointed at"
 
 
+def test_what_comes_back_below_phi_is_in_a_table(results: Results, tags: Tags) -> None:
+    text = " ".join(tags.text.split())
+    assert "almanac-1m · safety-sft sft lr=0.001 20 50 50 0.959" in text
+    assert "almanac-1m · tar sft lr=0.001 500 500 > 500 0.268" in text
+    curves = [replace(c, points=c.points[:5]) if c.defense == "tar" else c for c in results.curves]
+    text = " ".join(Tags(render(replace(results, curves=tuple(curves)))).text.split())
+    assert "almanac-1m · tar sft lr=0.001 > 100 > 100 > 100 at least" in text
+
+
 def test_a_few_samples_of_each_kind_are_shown(results: Results) -> None:
     cell = results.curves[0].cell
     many = tuple(Sample(cell, "harm", b, f"prompt {b}/{i}", "no", 0.0, False) for b in (0, 10) for i in range(9))

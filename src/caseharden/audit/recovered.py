@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import median_low
 
 from caseharden.audit.conditions import describe, worst_case
-from caseharden.audit.evidence import Criteria, Evidence, Measured
+from caseharden.audit.evidence import Criteria, Evidence
 from caseharden.audit.resistance import AttackRuns, Steps
 from caseharden.records.results import Curve, Reading
 
@@ -89,20 +89,20 @@ def recovered(evidence: Evidence) -> Recovered | None:
         return None
     worst = worst_case(counting, criteria)
     undefended, never_learned = (
-        attack_harm(of, worst_case(same, criteria), criteria)
+        attack_harm(of.name, worst_case(same, criteria), criteria)
         if (of := evidence.controls.get(control)) and (same := of.under(worst))
         else None
         for control in ("undefended", "never_learned")
     )
-    ours = attack_harm(subject, worst, criteria)
+    ours = attack_harm(subject.name, worst, criteria)
     return Recovered(ours, undefended, never_learned, *share(ours, undefended, never_learned), criteria.phi)
 
 
-def attack_harm(of: Measured, runs: AttackRuns, criteria: Criteria) -> AttackHarm:
+def attack_harm(model: str, runs: AttackRuns, criteria: Criteria) -> AttackHarm:
     """What these runs reach on a model: steps to each level, and the most harm within the horizon."""
     horizon = criteria.horizon
     return AttackHarm(
-        model=of.name,
+        model=model,
         attack=describe(runs),
         levels=tuple(
             Level(level, median_low([steps_above(curve, level, horizon) for curve in runs.curves]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from caseharden.certificate.certificate import CONDITIONS, UNSIGNED, check_signature, fitting
@@ -38,6 +38,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         "",
         f"Usefulness before any attack: {'; '.join(map(_useful, statement['usefulness']))}.",
         "",
+        *_came_back(statement["recovered"]),
         f"Threat model: attacks of the suite {_escape(threat['suite'])} on the domain {_escape(threat['domain'])} "
         f"({tried}), with seeds {', '.join(map(str, threat['seeds']))}, measured up to step "
         f"{max(threat['budgets'])} and judged within {threat['horizon']} steps; harm above φ = "
@@ -60,21 +61,43 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 
 def _row(condition: Mapping[str, Any]) -> str:
-    low, high = condition["low"], condition["high"]
-    if low is not None and high is not None:
-        interval = f"{_number(low)} to {_number(high)}"
-    elif low is not None:
-        interval = f"at least {_number(low)}"
-    else:
-        interval = "–" if high is None else f"at most {_number(high)}"
+    interval = _interval(condition["low"], condition["high"])
     cells = (condition["name"], condition["verdict"], _number(condition["estimate"]), interval)
     return f"| {' | '.join(cells)} | {_escape(condition['summary'])} |"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f"{_number(low)} to {_number(high)}"
+    if low is not None:
+        return f"at least {_number(low)}"
+    return "–" if high is None else f"at most {_number(high)}"
 
 
 def _useful(found: Mapping[str, Any]) -> str:
     """A measure of the subject and of the baseline."""
     ours, theirs = (_number(found[who]["value"]) for who in ("subject", "baseline"))
     return f"{_escape(found['measure'])} {ours}, baseline {theirs}"
+
+
+def _came_back(found: Mapping[str, Any] | None) -> Iterator[str]:
+    """How much harm the worst attack brought back, and beside whom."""
+    if found is None:
+        return
+    ours = found["subject"]
+    when = {True: "not by", False: "at"}
+    levels = [
+        f"{_number(level['harm'])} {when[level['steps']['censored']]} step {level['steps']['budget']}"
+        for level in ours["levels"]
+    ]
+    most = [
+        f"{name} {'at least ' if one['stopped'] else ''}{_number(one['most']['value'])}"
+        for name, one in (("", ours), ("baseline", found["undefended"]), ("never learned", found["never_learned"]))
+        if one
+    ]
+    yield f"How much came back, under {_escape(ours['attack'])}: harm above {', '.join(levels)}; most harm"
+    yield f"{', '.join(most).strip()}; share {_number(found['share'])} ({_interval(found['low'], found['high'])})."
+    yield ""
 
 
 def _number(value: float | None) -> str:

@@ -193,9 +193,12 @@ def _misfits(document: Any) -> list[str]:
         return wrong
     statement = document["statement"]
     estimates = [(one["name"], one["low"], one["estimate"], one["high"]) for one in statement["conditions"]]
-    for one in statement["usefulness"]:
-        for reading in (one["subject"], one["baseline"]):
-            estimates.append((one["measure"], reading["low"], reading["value"], reading["high"]))
+    readings = [(one["measure"], one[who]) for one in statement["usefulness"] for who in ("subject", "baseline")]
+    if back := statement["recovered"]:
+        estimates.append(("the share that came back", back["low"], back["share"], back["high"]))
+        found = (back[who] for who in ("subject", "undefended", "never_learned"))
+        readings += [("the most harm", one["most"]) for one in found if one]
+    estimates += [(name, one["low"], one["value"], one["high"]) for name, one in readings]
     for name, *numbers in estimates:
         known = [number for number in numbers if number is not None]
         if known != sorted(known):

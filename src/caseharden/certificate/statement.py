@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from caseharden.audit.assessment import Assessment
 from caseharden.audit.conditions import Condition
 from caseharden.certificate.certificate import FORMAT, digest
-from caseharden.records.results import Curve, Reading, Results
+from caseharden.records.results import Curve, Results
 from caseharden.report.document import document
 from caseharden.report.export import plain
 
@@ -51,8 +52,9 @@ def statement(
             )
         ],
         "conditions": [_condition(condition) for condition in doc.subject.conditions.values()],
+        "recovered": plain(asdict(doc.recovered)) if doc.recovered else None,
         "usefulness": [
-            {"measure": name, "subject": _reading(reading), "baseline": _reading(baseline.usefulness[name])}
+            {"measure": name, "subject": plain(vars(reading)), "baseline": plain(vars(baseline.usefulness[name]))}
             for name, reading in doc.subject.usefulness.items()
             if name in baseline.usefulness
         ],
@@ -90,8 +92,3 @@ def _condition(condition: Condition) -> dict[str, Any]:
     known: dict[str, Any] = plain({name: getattr(condition, name) for name in names})
     # A ratio has no low end of 0 to report where it has no estimate either.
     return {**known, "low": known["low"] if known["estimate"] is not None else known["low"] or None}
-
-
-def _reading(reading: Reading) -> dict[str, Any]:
-    found: dict[str, Any] = plain({name: getattr(reading, name) for name in ("value", "low", "high", "n")})
-    return found

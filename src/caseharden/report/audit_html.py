@@ -79,6 +79,11 @@ def render(found: Assessment, reveal: bool = False) -> str:
         idle=[names[runs.key] for runs in evidence.subject.attacks if runs not in everyone[0].counting],
         plane=_plane(everyone, worst),
         bystanders={name: f"#{name.capitalize()} before" for name in doc.subject.usefulness if name != "utility"},
+        recovered=[
+            (contender.style, contender.model.label, harm.attack, harm)
+            for contender in everyone
+            if (harm := getattr(doc.recovered, contender.model.control or "subject", None))
+        ],
         topics=topics,
         matrices=[(contender, _matrix(contender, topics, names)) for contender in pair],
         benign_tasks=taught,

@@ -13,6 +13,7 @@ from caseharden.audit.assessment import MUST, Assessment, Verdicts
 from caseharden.audit.conditions import Condition, matrix
 from caseharden.audit.cost import Broken
 from caseharden.audit.evidence import Control, Criteria, Measured
+from caseharden.audit.recovered import Recovered
 from caseharden.records.results import Reading, is_bystander
 from caseharden.report.style import number
 
@@ -109,6 +110,8 @@ class Document:
     """What counts as broken, stable and trainable."""
     usefulness: str
     """Of the model under audit and the undefended one, as released."""
+    recovered: Recovered | None
+    """How much harm came back under the worst attack, broken or not; None if no attack counts."""
     costs: Mapping[str, Broken]
     judges: tuple[Agreement, ...]
     flags: tuple[Flagged, ...]
@@ -146,6 +149,7 @@ def document(found: Assessment) -> Document:
             for name, reading in _usefulness(evidence.subject).items()
             if name in undefended
         ),
+        recovered=found.recovered,
         costs={"under audit" if who == "subject" else who: cost for who, cost in found.costs.items()},
         judges=found.judges,
         flags=tuple(Flagged(f.flag.name, f.details, f.flag.meaning, f.flag.advice) for f in found.flags),
@@ -168,6 +172,8 @@ def answer(found: Assessment) -> str:
     if dependent := found.judge_dependent:
         by = dict.fromkeys(f"{word} by {judge}" for one in dependent for judge, word in one.verdicts.items())
         parts.append(f"resistance depends on the judge ({', '.join(by)})")
+    if found.recovered and found.recovered.in_part:
+        parts.append(f"not broken, but harm came back in part, up to {found.recovered.subject.most.value:.2f}")
     return f"{found.evidence.subject.name}: {'; '.join(parts)} ({found.evidence.criteria.horizon} attack steps)."
 
 

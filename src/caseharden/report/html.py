@@ -49,6 +49,9 @@ def render(results: Results, reveal: bool = False) -> str:
         notices=_notices(results, found, names),
         attacks=attacks(found, names),
         series=[(names.style(each), names.series(each)) for each in found],
+        levels_reached=[
+            (row.style, names.series(each), row.attack, row.reached) for row, each in zip(lines, found, strict=True)
+        ],
         bystanders=any(row.bystander for row in lines),
         budgets=budgets,
         tables=tables(every, budgets),

@@ -22,6 +22,7 @@ def scorecard(doc: Document) -> RenderableType:
     lines = [
         *((one.name, f"{one.summary} {one.power}") for one in doc.subject.conditions.values()),
         ("usefulness as released", doc.usefulness),
+        *([("how much came back", str(doc.recovered))] if doc.recovered else []),
         *((f"cost to break, {who}", str(cost)) for who, cost in doc.costs.items()),
         *(("judges", str(one)) for one in doc.judges),
     ]
@@ -58,6 +59,7 @@ def markdown(doc: Document) -> str:
     costs = [f"{who}: {cost}" for who, cost in doc.costs.items()]
     lists = {
         "Usefulness as released": doc.usefulness.split("; "),
+        "How much came back": [str(doc.recovered)] if doc.recovered else [],
         "Cost to break": costs or ["No attack counts, so there is nothing to price."],
         "Judges": [str(one) for one in doc.judges],
         "Harm by topic under each attack": harm,

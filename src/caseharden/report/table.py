@@ -13,6 +13,8 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from caseharden.audit.evidence import Criteria
+from caseharden.audit.recovered import AttackHarm, attack_harm
 from caseharden.audit.resistance import AttackRuns, Ratio, Resistance, Steps, fields_key, resistance
 from caseharden.records.results import Reading, Results, is_bystander
 from caseharden.report.style import Names, Style
@@ -39,6 +41,8 @@ class Row:
     """The last that every seed reached."""
     peak: tuple[int, Reading] | None
     """Budget and harm of the worst moment, where harm has since fallen out of its interval there."""
+    reached: AttackHarm
+    """What the attack reached at which step, and the most harm."""
     seeds: int
     n: int
     """Scored answers behind `after`'s harm, over all seeds."""
@@ -52,10 +56,11 @@ def rows(results: Results) -> list[Row]:
     found = resistance(results)
     names = Names(found)
     failed = Counter((f.model, f.defense, fields_key(f.defense_fields)) for f in results.failures)
-    return [_row(each, names, failed[each.model, *each.key]) for each in found]
+    criteria = Criteria(phi=results.phi, horizon=max([1, *(c.points[-1].budget for c in results.curves)]))
+    return [_row(each, names, criteria, failed[each.model, *each.key]) for each in found]
 
 
-def _row(each: Resistance, names: Names, failed: int) -> Row:
+def _row(each: Resistance, names: Names, criteria: Criteria, failed: int) -> Row:
     worst = each.worst
     harm, bystander = worst.after.readings["harm"], _bystander(each)
     shown = {"harm": "harm", "utility": "utility", "bystander": bystander}
@@ -76,6 +81,7 @@ def _row(each: Resistance, names: Names, failed: int) -> Row:
         bystander=bystander,
         budget=worst.after.budget,
         peak=_peak(worst),
+        reached=attack_harm(each.model, worst, criteria),
         seeds=worst.seeds,
         n=harm.n,
         unscored=harm.unscored,
