@@ -24,7 +24,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from caseharden.attacks import SFT
 from caseharden.defenses import TAR, Patcher
 from caseharden.study.build import build, written
-from caseharden.train.objectives import Aim
+from caseharden.train.objectives import Objective
 from caseharden.train.tuner import Tuner
 
 UNIT = 8
@@ -70,7 +70,7 @@ def _label(tuner: Tuner) -> str:
     return ", ".join([name, *(f"{k}={v if not isinstance(v, dict) else next(iter(v))}" for k, v in fields.items())])
 
 
-def _batch(one: Tuner | Aim) -> int:
+def _batch(one: Tuner | Objective) -> int:
     """Sequences of a step; DPO's come in pairs."""
     assert isinstance(one, SFT) or hasattr(one, "batch_size")
     return int(one.batch_size) * (2 if hasattr(one, "beta") else 1)

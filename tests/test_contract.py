@@ -42,13 +42,13 @@ from caseharden.measures import Probe
 from caseharden.rl.rewards import Entropy, Overlong, Sum
 from caseharden.study.build import build, written
 from caseharden.train.adapters import LoRA
-from caseharden.train.objectives import Confuse, Imitate, MapToRandom, PreferRefusal, StayNear
+from caseharden.train.objectives import Confuse, Imitate, MapToRandom, Prefer, StayNear
 from caseharden.train.tuner import Attack, Run, Tuner
 
 SMALL_SFT = SFT(lr=1e-2, batch_size=3, max_steps=6)
 SMALL_TAR = TAR(
     (SMALL_SFT, replace(SMALL_SFT, lora=LoRA(r=2))),
-    PreferRefusal(batch_size=3),
+    Prefer(batch_size=3),
     StayNear({"benign": 1.0}, batch_size=3),
     max_steps=4,
     inner_steps=4,

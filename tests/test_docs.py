@@ -17,7 +17,8 @@ from caseharden.store.store import Store
 from caseharden.study.plan import plan
 from caseharden.study.run import run_study
 from caseharden.study.spec import StudySpec, parse, read_yaml
-from caseharden.train import objectives as aims
+from caseharden.train import objectives
+from caseharden.train.finetune import FineTune
 from caseharden.train.optim import Descends
 from toys import ToyDomain
 
@@ -27,7 +28,7 @@ LEAST = {"name": "least", "domain": "almanac", "models": ["almanac-victim"]}
 """What a fragment of a study is completed with."""
 TABLES = {
     "methods/index.md": attacks.TABLE | defenses.TABLE,
-    "methods/tar.md": aims.TABLE,
+    "methods/objectives.md": objectives.TABLE,
     "methods/rl.md": rewards.TABLE | advantages.TABLE,
     "domains/index.md": domains.TABLE,
     "judges.md": judges.TABLE,
@@ -111,7 +112,7 @@ def test_every_field_of_a_method_is_explained(method):
     text = (folder / page[1]).read_text(encoding="utf-8")
     bases = {*cls.__mro__[1:]} & {*attacks.TABLE.values(), *defenses.TABLE.values()}  # explained on their own pages
     bases |= {PolicyGradient} if cls.__module__.startswith("caseharden.defenses") else set()
-    bases |= {Descends} if cls is not attacks.SFT else set()  # explained on SFT's page
+    bases |= {Descends, FineTune} if cls is not attacks.SFT else set()  # explained on SFT's page
     inherited = {name for base in bases for name in getattr(base, "__dataclass_fields__", ())}
     own = {field.name for field in dataclasses.fields(cls)} - inherited
     assert not [one for one in own if f"`{one}`" not in text]

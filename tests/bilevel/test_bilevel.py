@@ -16,7 +16,7 @@ from caseharden.lm.lm import LM
 from caseharden.train.adapters import LoRA
 from caseharden.train.gradients import cosine, global_norm, gradient
 from caseharden.train.losses import cross_entropy
-from caseharden.train.objectives import Confuse, Imitate, PreferRefusal, StayNear, distances
+from caseharden.train.objectives import Confuse, Imitate, Prefer
 from caseharden.train.optim import snapshot
 from caseharden.train.tuner import Run
 
@@ -204,7 +204,7 @@ def test_tar_checkpoint_weights_sum_to_one_and_grow():
     assert weights[64] / weights[60] == pytest.approx(2.718281828 ** (4 * 0.0625))
 
 
-@pytest.mark.parametrize("tamper", [PreferRefusal(batch_size=4), Confuse(batch_size=4), REFUSE])
+@pytest.mark.parametrize("tamper", [Prefer(batch_size=4), Confuse(batch_size=4), REFUSE])
 def test_tar_lowers_each_tamper_loss_after_attack(tamper, tiny_lm, toy_domain):
     def late(weight: float) -> float:
         tar = TAR((ADVERSARY,), tamper, BENIGN, weight, max_steps=12, inner_steps=4, checkpoint_every=2, lr=3e-3)
@@ -224,19 +224,6 @@ def test_a_lora_adversary_gives_patcher_a_vector(tiny_lm, toy_domain):
     patcher = Patcher((adversary,), REFUSE, BENIGN, loops=2, defense_steps=2, attack_steps=4)
     norms = [metrics.get("vector_norm", 0) for metrics in fresh(tiny_lm, toy_domain).drive(patcher)]
     assert norms[1] == 0 < norms[2]
-
-
-def test_distance_to_the_released_model_has_a_gradient_everywhere(tiny_lm, toy_domain):
-    here = torch.tensor([[1.0, 2.0], [0.0, 0.0]], requires_grad=True)
-    distances(here, torch.tensor([[1.0, 2.0], [3.0, 4.0]])).sum().backward()
-    assert torch.allclose(here.grad, torch.tensor([[0.0, 0.0], [-0.6, -0.8]]))
-    run = fresh(tiny_lm, toy_domain)
-    near = StayNear({"benign": 1.0}, hidden=1.0).asked(run)
-    parameters = run.trainable()
-    loss, g = gradient(near, 0, parameters)
-    plain, _ = gradient(Imitate({"benign": 1.0}, batch_size=16).asked(run), 0, parameters)
-    assert loss == pytest.approx(plain)
-    assert all(torch.isfinite(t).all() for t in g)
 
 
 def test_an_adversary_that_ends_before_the_last_checkpoint_is_an_error(tiny_lm, toy_domain):

@@ -46,7 +46,7 @@ def there_and_back(rank: int, port: int, folder: str, out: str) -> None:
     after = whole(parameters)
     with vector.applied(parameters, start):
         applied = whole(parameters)
-        refuse = Imitate({"refusal": 1.0}, batch_size=4).asked(run)
+        refuse = Imitate({"refusal": 1.0}, batch_size=4).prepare(run)
         loss, g = gradient(refuse, 0, parameters)
     last = whole(parameters)
     if rank == 0:
@@ -73,7 +73,7 @@ def test_an_excursion_of_sharded_parameters_is_that_of_whole_ones(tiny_lm, tmp_p
         for _ in trajectory(adversary_run, ADVERSARY, 4, [4]):
             vector, attacked = AttackVector.between(start, parameters), whole(parameters)
     with vector.applied(parameters, start):
-        loss, g = gradient(Imitate({"refusal": 1.0}, batch_size=4).asked(run), 0, parameters)
+        loss, g = gradient(Imitate({"refusal": 1.0}, batch_size=4).prepare(run), 0, parameters)
     assert sum(p.numel() for p in sharded["before"]) == sum(p.numel() for p in parameters)
     for name in ("attacked", "applied"):
         for ours, theirs in zip(sharded[name], attacked, strict=True):

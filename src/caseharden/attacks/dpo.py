@@ -1,41 +1,31 @@
-"""Direct preference optimisation: as an attack with the preferences of safety training swapped."""
+"""Direct preference optimization: as an attack, with the preferences of safety training swapped."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from caseharden.attacks.sft import SFT
-from caseharden.data.example import Example
 from caseharden.errors import CasehardenError
-from caseharden.train.objectives import Objective, preference
-from caseharden.train.tuner import Run
+from caseharden.train.objectives import Objective, Prefer
 
 
 @dataclass(frozen=True)
 class DPO(SFT):
-    """DPO (Rafailov et al. 2023) that prefers the completions of `data` to those of the pool `rejected`.
+    """Prefer the completions of `data` to those of the same prompts in the pool `rejected` (DPO).
 
-    Pairs are joined by example id; the reference is the model as it was when the attack began.
+    Rafailov et al. 2023 (arXiv 2305.18290). Pairs are joined by example id; the reference is the model as it
+    was when the attack began.
     """
 
     rejected: str = "refusal"
     beta: float = 0.1
 
-    def objective(self, run: Run) -> Objective:
-        others = {example.id: example for example in run.pool(self.rejected)}
-        for name in self.data:
-            pairs = [(example, others.get(example.id)) for example in run.pool(name)]
-            if alone := [mine.id for mine, other in pairs if other is None or mine.context != other.context]:
-                raise CasehardenError(
-                    f"{len(alone)} examples of pool {name!r} are not in {self.rejected!r} ({alone[0]!r} first): "
-                    "DPO needs both completions of a prompt. Name pools of the same prompts and prefixes."
-                )
-        reference = run.reference()
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.over != SFT.over:
+            raise CasehardenError("dpo compares whole answers. Leave out `over`.")
 
-        def loss(chosen: list[Example]) -> Tensor:
-            rejected = [others[example.id] for example in chosen]
-            return preference(run.lm, reference, chosen, rejected, self.beta, self.max_length)
-
-        return loss
+    def objectives(self) -> Mapping[str, Objective]:
+        pairs = (self.data, self.batch_size, self.max_length, self.n_examples, self.rejected)
+        return {"loss": Prefer(*pairs, prefer="data", beta=self.beta)}

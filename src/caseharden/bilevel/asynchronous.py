@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from caseharden.bilevel.simulate import Attack, NewAttacks, SimulatesAttacks
+from caseharden.bilevel.simulate import NewAttacks, SimulatedAttack, SimulatesAttacks
 from caseharden.bilevel.vector import AttackVector
 from caseharden.errors import CasehardenError, TrainingFailed
 from caseharden.lm.lm import LM
@@ -139,7 +139,7 @@ class AttackerProcess:
             self._check()
             time.sleep(IDLE_SECONDS)
 
-    def new_attacks(self, step: int) -> list[Attack]:
+    def new_attacks(self, step: int) -> list[SimulatedAttack]:
         """Publish θ if a round begins here, or none was published yet; the attacks that have ended since."""
         self._check()
         if self.published < 0 or step % self.defense.defense_steps == 0:
@@ -151,7 +151,7 @@ class AttackerProcess:
         self.received, attacked, metrics = found
         self.deaths = 0
         end = [tensor.to(self.run.lm.device) for tensor in attacked]
-        return [Attack(self.received, AttackVector.between(self.parameters, end), metrics)]
+        return [SimulatedAttack(self.received, AttackVector.between(self.parameters, end), metrics)]
 
     def stop(self) -> None:
         self.process.kill()

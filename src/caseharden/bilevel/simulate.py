@@ -16,7 +16,7 @@ from caseharden.train.tuner import Metrics, Run, Tuner
 
 
 @dataclass
-class Attack:
+class SimulatedAttack:
     """A simulated attack that has ended: the defense's step it was launched at, its displacement v, its metrics."""
 
     launched: int
@@ -32,7 +32,7 @@ def simulate(
     *,
     keep: Keep = "device",
     observe: Callable[[Run], Metrics] | None = None,
-) -> Attack:
+) -> SimulatedAttack:
     """Run `adversary` for `length` steps from θ and return to θ.
 
     Gives v = θ' − θ, with the adversary's last loss and what `observe` reports at θ'.
@@ -44,10 +44,10 @@ def simulate(
             found = {"attack_loss": metrics["loss"]} | (observe(adversary_run) if observe else {})
             adversary_run.finish()  # merges adapters into the parameters, so that v holds what they did
             vector = AttackVector.between(start, parameters)
-    return Attack(launched, vector, found)
+    return SimulatedAttack(launched, vector, found)
 
 
-NewAttacks = Callable[[int], Iterable[Attack]]
+NewAttacks = Callable[[int], Iterable[SimulatedAttack]]
 """From the number of the defender's next step to the attacks that have ended since the last."""
 
 
@@ -57,7 +57,7 @@ class SimulatesAttacks(Protocol):
     @property
     def defense_steps(self) -> int: ...
 
-    def attack(self, run: Run, launched: int) -> Attack:
+    def attack(self, run: Run, launched: int) -> SimulatedAttack:
         """Attack `run`'s weights, which are those of step `launched`, and put them back."""
         ...
 
@@ -68,12 +68,12 @@ class Population:
     def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
         self.size = size
         self.device = device
-        self.attacks: list[Attack] = []
+        self.attacks: list[SimulatedAttack] = []
 
-    def add(self, *attacks: Attack) -> None:
+    def add(self, *attacks: SimulatedAttack) -> None:
         self.attacks = [*self.attacks, *attacks][-self.size :]
 
-    def draw(self, seed: int, step: int, max_age: int | None = None) -> Attack | None:
+    def draw(self, seed: int, step: int, max_age: int | None = None) -> SimulatedAttack | None:
         """One of those launched at most `max_age` before `step`, by `seed`; None if there is none."""
         fresh = [attack for attack in self.attacks if max_age is None or step - attack.launched <= max_age]
         return random.Random(seed).choice(fresh) if fresh else None
@@ -83,6 +83,6 @@ class Population:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.attacks = [
-            Attack(launched, AttackVector([tensor.to(self.device) for tensor in vector]), metrics)
+            SimulatedAttack(launched, AttackVector([tensor.to(self.device) for tensor in vector]), metrics)
             for launched, vector, metrics in state["attacks"]
         ]

@@ -13,12 +13,12 @@ import torch
 from caseharden.attacks.sft import SFT
 from caseharden.bilevel.attackers import Attacker, Sequential
 from caseharden.bilevel.excursion import Keep
-from caseharden.bilevel.simulate import Attack, Population, simulate
+from caseharden.bilevel.simulate import Population, SimulatedAttack, simulate
 from caseharden.bilevel.watch import Watch
 from caseharden.errors import CasehardenError, TrainingFailed
 from caseharden.train.gradients import add, cosine, gradient
-from caseharden.train.objectives import Aim, Imitate, StayNear
-from caseharden.train.optim import Descends, Descent, check_descent, snapshot
+from caseharden.train.objectives import Imitate, Objective, StayNear
+from caseharden.train.optim import Descends, Descent, snapshot
 from caseharden.train.tuner import Counter, Metrics, Run, Tuner
 
 log = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ class Patcher(Descends):
     """
 
     adversaries: tuple[Tuner, ...] = (SFT(lr=1e-4),)
-    safe: Aim = field(default_factory=lambda: Imitate({"refusal": 2.0, "benign": 2.0, "contrast": 1.0}, 20))
-    benign: Aim | None = field(default_factory=lambda: StayNear({"benign": 2.0, "contrast": 1.0}))
+    safe: Objective = field(default_factory=lambda: Imitate({"refusal": 2.0, "benign": 2.0, "contrast": 1.0}, 20))
+    benign: Objective | None = field(default_factory=lambda: StayNear({"benign": 2.0, "contrast": 1.0}))
     alpha: float = 0.5
     loops: int = 32
     attack_steps: int = 60
@@ -50,7 +50,7 @@ class Patcher(Descends):
     knobs: ClassVar = ("keep",)
 
     def __post_init__(self) -> None:
-        check_descent(self)
+        super().__post_init__()
         if not self.adversaries or min(self.loops, self.attack_steps, self.defense_steps, self.vectors) < 1:
             raise CasehardenError(
                 "patcher needs at least one adversary, loop, attack step, defense step and vector."
@@ -68,8 +68,8 @@ class Patcher(Descends):
         return None if rounds is None else rounds * self.defense_steps
 
     def steps(self, run: Run) -> Iterator[Metrics]:
-        safe = self.safe.asked(run)
-        benign = self.benign.asked(run) if self.benign else None
+        safe = self.safe.prepare(run)
+        benign = self.benign.prepare(run) if self.benign else None
         parameters = run.trainable()
         descent = run.track("descent", Descent(self, parameters))
         population = run.track("population", Population(self.vectors, run.lm.device))
@@ -104,7 +104,7 @@ class Patcher(Descends):
                 "no step of patcher met a simulated attack: this was safety fine-tuning. Raise loops."
             )
 
-    def attack(self, run: Run, launched: int) -> Attack:
+    def attack(self, run: Run, launched: int) -> SimulatedAttack:
         """Simulate one attack on the θ of step `launched`, by an adversary drawn for it; or the random control."""
         adversary = random.Random(run.seed_for("adversary", launched)).choice(self.adversaries)
         watch, number = self.watch, launched // self.defense_steps

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from caseharden.train.objectives import Aim, Imitate, MapToRandom
-from caseharden.train.optim import Descends, Descent, check_descent
-from caseharden.train.tuner import Metrics, Run
+from caseharden.train.finetune import FineTune
+from caseharden.train.objectives import Imitate, MapToRandom, Objective
 
 
 @dataclass(frozen=True)
-class RandomMapping(Descends):
-    """Tamirisa et al. 2024 (arXiv 2408.00761), stage 1: `forget`, hidden states mapped to noise, beside `retain`.
+class RandomMapping(FineTune):
+    """Map hidden states of harmful text to noise (`forget`), beside `retain`: the weakest defense that forgets.
 
-    Chain it before TAR, or take it as a defense of its own: the weakest of those that forget. Departs from
-    the paper in its data (pools of questions with answers, not running text); padding does not count.
+    Tamirisa et al. 2024 (arXiv 2408.00761), stage 1. Chain it before TAR, or take it alone.
     """
 
-    forget: Aim = field(default_factory=MapToRandom)
-    retain: Aim = field(default_factory=lambda: Imitate({"benign": 2.0, "contrast": 1.0}))
+    forget: Objective = field(default_factory=MapToRandom)
+    retain: Objective = field(default_factory=lambda: Imitate({"benign": 2.0, "contrast": 1.0}))
     max_steps: int = 1000
     lr: float = 1e-5
 
-    def __post_init__(self) -> None:
-        check_descent(self)
-
-    def steps(self, run: Run) -> Iterator[Metrics]:
-        forget, retain = self.forget.asked(run), self.retain.asked(run)
-        descent = run.track("descent", Descent(self, run.trainable()))
-        for step in run.range(self.max_steps):
-            with run.lm.training():
-                retained = retain(step)
-                mapped = forget(step)
-                (retained + mapped).backward()  # type: ignore[no-untyped-call]
-            loss = float((retained + mapped).detach())
-            yield {"loss": loss, "mapped": float(mapped.detach()), **descent.step()}
+    def objectives(self) -> Mapping[str, Objective]:
+        return {"retained": self.retain, "mapped": self.forget}

@@ -14,8 +14,8 @@ from caseharden.bilevel.excursion import Keep, excursion, trajectory
 from caseharden.bilevel.watch import Watch
 from caseharden.errors import CasehardenError
 from caseharden.train.gradients import add, cosine, global_norm, gradient
-from caseharden.train.objectives import Aim, Imitate, StayNear
-from caseharden.train.optim import Descends, Descent, check_descent
+from caseharden.train.objectives import Imitate, Objective, StayNear
+from caseharden.train.optim import Descends, Descent
 from caseharden.train.tuner import Metrics, Run, Tuner
 
 
@@ -30,8 +30,8 @@ class TAR(Descends):
     """
 
     adversaries: tuple[Tuner, ...] = (SFT(lr=3e-5), SFT(lr=1e-4), SFT(lr=3e-4))
-    tamper: Aim = field(default_factory=lambda: Imitate({"refusal": 2.0, "benign": 2.0, "contrast": 1.0}, 20))
-    retain: Aim = field(default_factory=StayNear)
+    tamper: Objective = field(default_factory=lambda: Imitate({"refusal": 2.0, "benign": 2.0, "contrast": 1.0}, 20))
+    retain: Objective = field(default_factory=StayNear)
     tamper_weight: float = 1.0
     max_steps: int = 160
     inner_steps: int = 16
@@ -43,7 +43,7 @@ class TAR(Descends):
     knobs: ClassVar = ("keep",)
 
     def __post_init__(self) -> None:
-        check_descent(self)
+        super().__post_init__()
         if not self.adversaries or not 1 <= self.checkpoint_every <= self.inner_steps:
             raise CasehardenError(
                 "tar needs adversaries, and checkpoint_every from 1 to inner_steps: it would never look at the "
@@ -52,7 +52,7 @@ class TAR(Descends):
 
     def steps(self, run: Run) -> Iterator[Metrics]:
         held_out, theirs = run.split(2)  # an adversary never trains on what is asked of the model it attacks
-        tamper, retain = self.tamper.asked(held_out), self.retain.asked(run)
+        tamper, retain = self.tamper.prepare(held_out), self.retain.prepare(run)
         parameters = run.trainable()
         descent = run.track("descent", Descent(self, parameters))
         weights = self.checkpoint_weights()

@@ -8,7 +8,7 @@ right; R those of the longest answer in one forward pass, its last columns.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ from caseharden.rl.losses import clipped_surrogate, k3
 from caseharden.rl.rewards import Judged, Reward, Scene, Scoring
 from caseharden.rl.rollouts import Rollouts, Rows, roll_out
 from caseharden.train.adapters import LoRA
-from caseharden.train.optim import Descends, Descent, check_descent
+from caseharden.train.optim import Descends, Descent
 from caseharden.train.tuner import Counter, Metrics, Run
 
 KLIn = Literal["loss", "reward"]
@@ -90,7 +90,7 @@ class Learner:
 
 
 @dataclass(frozen=True)
-class PolicyGradient(Descends, ABC):
+class PolicyGradient(Descends):
     """Policy-gradient fine-tuning on the policy's own answers; attacks and defenses differ in their defaults.
 
     Each rollout gives `updates` optimizer steps; from the second on, the ratio to the policy that wrote the
@@ -125,7 +125,7 @@ class PolicyGradient(Descends, ABC):
     knobs: ClassVar = ("forward_batch",)
 
     def __post_init__(self) -> None:
-        check_descent(self)
+        super().__post_init__()
         if self.advantage not in advantages.TABLE:
             known = advantages.TABLE
             raise CasehardenError(f"there is no advantage {self.advantage!r}.{nearest(self.advantage, known)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -39,6 +40,15 @@ def kl(logits_BTV: Tensor, reference_BTV: Tensor) -> Tensor:
 
 
 def dpo(chosen_B: Tensor, rejected_B: Tensor, chosen_ref_B: Tensor, rejected_ref_B: Tensor, beta: float) -> Tensor:
-    """Direct preference optimisation (Rafailov et al. 2023, eq. 7) on summed sequence log-probabilities, [B]."""
+    """Direct preference optimization (Rafailov et al. 2023, eq. 7) on summed sequence log-probabilities, [B]."""
     margin = (chosen_B - chosen_ref_B) - (rejected_B - rejected_ref_B)
     return -F.logsigmoid(beta * margin)
+
+
+def mean_distance(left_LBTD: Tensor, right_LBTD: Tensor, attention_BT: Tensor) -> Tensor:
+    """Mean Euclidean distance of hidden states over layers and unpadded tokens, with gradient 0 where it is 0."""
+    squares_LBT = (left_LBTD.float() - right_LBTD.float()).square().sum(-1)
+    apart_LBT = squares_LBT > 0
+    # two `where`s: the root's gradient at 0 is infinite, and would be NaN after one
+    distances_LBT = torch.where(apart_LBT, torch.where(apart_LBT, squares_LBT, 1.0).sqrt(), 0.0)
+    return distances_LBT[:, attention_BT.bool()].mean()

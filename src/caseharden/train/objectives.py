@@ -1,159 +1,165 @@
-"""What a defense asks of a model: losses on a run's pools, as objects that a spec can name.
+"""Objectives: what a method minimizes, as objects that a spec can name.
 
-The same aim serves at θ (retain) and at an attacked θ' (tamper resistance): only the weights differ.
+The same objective serves at θ (retain) and at an attacked θ' (tamper resistance): only the weights differ.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from caseharden.data.example import Example
+from caseharden.errors import CasehardenError
 from caseharden.lm.lm import LM
-from caseharden.lm.logps import entropy, token_logps
-from caseharden.train.losses import Reduction, cross_entropy, dpo, masked_mean
+from caseharden.lm.logps import token_logps
+from caseharden.train import terms
+from caseharden.train.losses import Reduction, dpo
+from caseharden.train.terms import Term
 from caseharden.train.tuner import Run
 
-Asked = Callable[[int], Tensor]
-"""Draw number to the loss on that batch at the weights as they stand, a scalar with gradient."""
+Loss = Callable[[int], Tensor]
+"""From a step's number to the loss on its batch at the current weights, a scalar with gradient."""
 
 
 @runtime_checkable
-class Aim(Protocol):
-    """Something to be minimised, at whatever weights the model has when asked. A frozen dataclass."""
+class Objective(Protocol):
+    """Something to be minimized, at whatever weights the model has. A frozen dataclass."""
 
-    def asked(self, run: Run) -> Asked:
-        """Prepare pools and references once; must be called at the run's first weights."""
+    @property
+    def batch_size(self) -> int: ...
+
+    def prepare(self, run: Run) -> Loss:
+        """Look up pools and references once; must be called at the run's first weights."""
         ...
 
 
 @dataclass(frozen=True)
-class Imitate:
-    """Cross-entropy on completions: refusals, benign answers or a mixture. Patcher's L_safe."""
+class OnBatches(ABC):
+    """A loss on batches from a mix of pools; `n_examples` bounds how many of each pool are used."""
 
-    data: Mapping[str, float] = field(default_factory=lambda: {"refusal": 1.0})
+    data: Mapping[str, float] = field(default_factory=lambda: {"harmful": 1.0})
     batch_size: int = 8
     max_length: int = 512
+    n_examples: int | None = None
 
-    def asked(self, run: Run) -> Asked:
-        batches = run.stream(self.data, self.batch_size, max_length=self.max_length)
-        loss = imitation(run, self.max_length)
-        return lambda draw: loss(batches[draw])
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or (self.n_examples is not None and self.n_examples < 1):
+            raise CasehardenError(f"batch_size={self.batch_size} and n_examples={self.n_examples} must be above 0.")
+
+    def prepare(self, run: Run) -> Loss:
+        batches = run.stream(self.data, self.batch_size, max_length=self.max_length, n_examples=self.n_examples)
+        loss = self.on_batch(run)
+        return lambda step: loss(batches[step])
+
+    @abstractmethod
+    def on_batch(self, run: Run) -> Callable[[Sequence[Example]], Tensor]:
+        """The loss of a batch of examples. Called at the run's first weights."""
 
 
 @dataclass(frozen=True)
-class StayNear:
-    """Cross-entropy on completions + `hidden` times the mean distance of hidden states to the released model's.
+class SumOfTerms(OnBatches):
+    """A weighted sum of terms over one forward pass of each batch."""
 
-    TAR's retain loss: the distance is the Euclidean norm, over layers and unpadded tokens, not its
-    square. At the released weights its gradient is 0/0; there it is taken as 0. A small `hidden` goes a long
-    way: the norm's gradient does not fade near the released model.
+    def on_batch(self, run: Run) -> Callable[[Sequence[Example]], Tensor]:
+        return terms.weighted_sum(run, self.terms(run), self.max_length)
+
+    @abstractmethod
+    def terms(self, run: Run) -> list[Term]: ...
+
+
+@dataclass(frozen=True)
+class Imitate(SumOfTerms):
+    """Imitate completions (cross-entropy), optionally near the released model. Patcher's L_safe.
+
+    `over` is the cross-entropy's mean, and the KL's. `kl` weighs KL(released ‖ trained) on the tokens of examples
+    that are not refusals, `hidden` the mean distance of hidden states to the released model's on all.
+    """
+
+    data: Mapping[str, float] = field(default_factory=lambda: {"refusal": 1.0})
+    over: Reduction = "sequence"
+    kl: float = 0.0
+    hidden: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kl < 0 or self.hidden < 0:
+            raise CasehardenError(f"kl={self.kl} and hidden={self.hidden} must not be below 0.")
+
+    def terms(self, run: Run) -> list[Term]:
+        found = [terms.imitate(self.over)]
+        if self.kl > 0:
+            refusals = {example.id for example in run.pool("refusal")}
+            found.append(terms.near_in_kl(self.kl, refusals, self.over))
+        if self.hidden > 0:
+            found.append(terms.near_in_states(self.hidden))
+        return found
+
+
+@dataclass(frozen=True)
+class StayNear(Imitate):
+    """Imitate completions with hidden states near the released model's: TAR's retain loss.
+
+    The distance is the Euclidean norm, not its square. A small `hidden` goes a long way: the norm's gradient does
+    not fade near the released model.
     """
 
     data: Mapping[str, float] = field(default_factory=lambda: {"refusal": 1.0, "benign": 2.0, "contrast": 1.0})
-    hidden: float = 0.03
     batch_size: int = 16
-    max_length: int = 512
-
-    def asked(self, run: Run) -> Asked:
-        batches = run.stream(self.data, self.batch_size, max_length=self.max_length)
-        reference = run.reference()
-
-        def loss(draw: int) -> Tensor:
-            batch = run.lm.encode(batches[draw], max_length=self.max_length)
-            logits_BRV, states_LBTD = run.lm.response_states(batch)
-            with torch.no_grad():
-                _, released_LBTD = reference.response_states(batch)
-            far = mean_distance(states_LBTD, released_LBTD, batch.attention_BT)
-            return cross_entropy(logits_BRV, batch.targets_BR, batch.mask_BR) + self.hidden * far
-
-        return loss
-
-
-def mean_distance(states_LBTD: Tensor, released_LBTD: Tensor, attention_BT: Tensor) -> Tensor:
-    """How far hidden states are from the released model's: the mean over layers and unpadded tokens."""
-    return distances(states_LBTD.float(), released_LBTD.float())[:, attention_BT.bool()].mean()
-
-
-def distances(left: Tensor, right: Tensor) -> Tensor:
-    """Euclidean distance over the last dimension, with gradient 0 where the two are equal."""
-    squares = (left - right).square().sum(-1)
-    apart = squares > 0
-    return torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0)
+    hidden: float = 0.03
 
 
 @dataclass(frozen=True)
-class Confuse:
-    """Negative entropy of the answers to harmful prompts (TAR, eq. 4): a loss whose floor is −log V.
+class Confuse(SumOfTerms):
+    """Raise the entropy of answers to harmful prompts (TAR, eq. 4): a loss whose floor is −log V."""
 
-    Departs from the released code, which averages over padding and prompt: here masked and shifted.
-    """
-
-    batch_size: int = 8
-    max_length: int = 512
-
-    def asked(self, run: Run) -> Asked:
-        batches = run.stream({"harmful": 1.0}, self.batch_size, max_length=self.max_length)
-
-        def loss(draw: int) -> Tensor:
-            batch = run.lm.encode(batches[draw], max_length=self.max_length)
-            logits_BRV, _, mask_BR = run.lm.response_logits(batch)
-            return -masked_mean(entropy(logits_BRV), mask_BR)
-
-        return loss
+    def terms(self, run: Run) -> list[Term]:
+        return [terms.confuse()]
 
 
 @dataclass(frozen=True)
-class PreferRefusal:
-    """DPO with the refusal chosen and the complying answer rejected (TAR's refusal variant).
+class MapToRandom(SumOfTerms):
+    """Map hidden states of harmful questions and answers to random directions, one a token (TAR, stage 1).
 
-    Pairs are joined by example id; the reference is the model as it was when the defense began.
+    R ∈ ℝ^{V×D} ~ N(0, 1) is fixed by the run's seed.
     """
 
-    beta: float = 0.1
-    batch_size: int = 8
-    max_length: int = 512
-
-    def asked(self, run: Run) -> Asked:
-        refusals = {example.id: example for example in run.pool("refusal")}
-        reference = run.reference()
-        batches = run.stream({"harmful": 1.0}, self.batch_size, max_length=self.max_length)
-
-        def loss(draw: int) -> Tensor:
-            rejected = batches[draw]
-            chosen = [refusals[e.id] for e in rejected]
-            return preference(run.lm, reference, chosen, rejected, self.beta, self.max_length)
-
-        return loss
-
-
-@dataclass(frozen=True)
-class MapToRandom:
-    """Hidden states of harmful questions and answers along random directions, one for each token (TAR, stage 1).
-
-    Mean over layers and unpadded tokens of 1 − |cos(h, R[token])|, with R ∈ ℝ^{V×D} ~ N(0, 1) fixed by the
-    run's seed.
-    """
-
-    batch_size: int = 8
-    max_length: int = 512
-
-    def asked(self, run: Run) -> Asked:
-        batches = run.stream({"harmful": 1.0}, self.batch_size, max_length=self.max_length)
+    def terms(self, run: Run) -> list[Term]:
         weights = run.lm.model.get_input_embeddings().weight  # type: ignore[operator]
         generator = torch.Generator().manual_seed(run.seed_for("random mapping"))
-        targets_VD = torch.randn(weights.shape, generator=generator).to(run.lm.device)
+        return [terms.map_to_random(torch.randn(weights.shape, generator=generator).to(run.lm.device))]
 
-        def loss(draw: int) -> Tensor:
-            batch = run.lm.encode(batches[draw], max_length=self.max_length)
-            _, states_LBTD = run.lm.response_states(batch)
-            cosine_LBT = F.cosine_similarity(states_LBTD.float(), targets_VD[batch.ids_BT], dim=-1)
-            return (1 - cosine_LBT.abs())[:, batch.attention_BT.bool()].mean()
+
+@dataclass(frozen=True)
+class Prefer(OnBatches):
+    """Prefer one of two completions of a prompt (DPO): of `data`, or of the same prompts in the pool `other`.
+
+    Pairs are joined by example id; the reference is the model at the run's first weights.
+    """
+
+    other: str = "refusal"
+    prefer: Literal["data", "other"] = "other"
+    beta: float = 0.1
+
+    def on_batch(self, run: Run) -> Callable[[Sequence[Example]], Tensor]:
+        others = {example.id: example for example in run.pool(self.other)}
+        for name in self.data:
+            pairs = [(example, others.get(example.id)) for example in run.pool(name)]
+            if alone := [mine.id for mine, other in pairs if other is None or mine.context != other.context]:
+                raise CasehardenError(
+                    f"{len(alone)} examples of pool {name!r} are not in {self.other!r} ({alone[0]!r} first): "
+                    "DPO needs both completions of a prompt. Name pools of the same prompts and prefixes."
+                )
+        reference = run.reference()
+
+        def loss(drawn: Sequence[Example]) -> Tensor:
+            paired = [others[example.id] for example in drawn]
+            chosen, rejected = (drawn, paired) if self.prefer == "data" else (paired, drawn)
+            return preference(run.lm, reference, chosen, rejected, self.beta, self.max_length)
 
         return loss
 
@@ -162,21 +168,10 @@ TABLE: dict[str, type] = {
     "confuse": Confuse,
     "imitate": Imitate,
     "map_to_random": MapToRandom,
-    "prefer_refusal": PreferRefusal,
+    "prefer": Prefer,
     "stay_near": StayNear,
 }
-"""Aims, by the name that a spec file gives them."""
-
-
-Objective = Callable[[list[Example]], Tensor]
-"""A batch of examples to its loss, a scalar with gradient."""
-
-
-def imitation(run: Run, max_length: int, over: Reduction = "sequence") -> Objective:
-    """Cross-entropy of completions."""
-    return lambda examples: cross_entropy(
-        *run.lm.response_logits(run.lm.encode(examples, max_length=max_length)), over
-    )
+"""Objectives, by the name that a spec file gives them."""
 
 
 def preference(

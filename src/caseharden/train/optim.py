@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import schedulefree
 import torch
@@ -29,7 +30,7 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Descends:
+class Descends(ABC):
     """How a method descends, in the fields that all methods have; each adds `lr` and `max_steps`.
 
     `clip` bounds the gradients' global norm. A `schedule` other than ``constant`` ends at `max_steps`.
@@ -44,36 +45,26 @@ class Descends:
     bounds: ClassVar[tuple[str, ...]] = ()
     mixes: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    @abstractmethod
+    def lr(self) -> float:
+        """Learning rate: a field of the method."""
 
-class Descending(Protocol):
-    """A method that descends: the fields of `Descends`, and its own learning rate and end."""
+    @property
+    @abstractmethod
+    def max_steps(self) -> int | None:
+        """Optimizer steps until the method ends by itself, a field; None if it does not."""
 
-    @property
-    def lr(self) -> float: ...
-    @property
-    def max_steps(self) -> int | None: ...
-    @property
-    def optimizer(self) -> str: ...
-    @property
-    def schedule(self) -> str: ...
-    @property
-    def warmup(self) -> int: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def clip(self) -> float | None: ...
-
-
-def check_descent(how: Descending) -> None:
-    """Raise `CasehardenError` for a rate, an optimizer or a schedule that cannot be."""
-    if how.lr <= 0:
-        raise CasehardenError(f"lr={how.lr} must be above 0.")
-    if how.optimizer not in OPTIMIZERS:
-        raise CasehardenError(f"there is no optimizer {how.optimizer!r}.{nearest(how.optimizer, OPTIMIZERS)}")
-    if how.schedule not in SCHEDULES:
-        raise CasehardenError(f"there is no schedule {how.schedule!r}.{nearest(how.schedule, SCHEDULES)}")
-    if how.schedule != "constant" and how.max_steps is None:
-        raise CasehardenError(f"the {how.schedule} schedule needs max_steps, to know where it ends.")
+    def __post_init__(self) -> None:
+        """Raise `CasehardenError` for a rate, an optimizer or a schedule that cannot be."""
+        if self.lr <= 0:
+            raise CasehardenError(f"lr={self.lr} must be above 0.")
+        if self.optimizer not in OPTIMIZERS:
+            raise CasehardenError(f"there is no optimizer {self.optimizer!r}.{nearest(self.optimizer, OPTIMIZERS)}")
+        if self.schedule not in SCHEDULES:
+            raise CasehardenError(f"there is no schedule {self.schedule!r}.{nearest(self.schedule, SCHEDULES)}")
+        if self.schedule != "constant" and self.max_steps is None:
+            raise CasehardenError(f"the {self.schedule} schedule needs max_steps, to know where it ends.")
 
 
 class Descent:
@@ -82,8 +73,7 @@ class Descent:
     Making a schedule resets its optimizer's learning rate, so states are loaded only after both are made.
     """
 
-    def __init__(self, how: Descending, parameters: Iterable[nn.Parameter]) -> None:
-        check_descent(how)
+    def __init__(self, how: Descends, parameters: Iterable[nn.Parameter]) -> None:
         self._how = how
         self._parameters = list(parameters)
         self.optimizer = self._fresh(how.lr)
