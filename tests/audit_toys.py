@@ -39,14 +39,18 @@ def curve(
     after: float = 0.9,
     utility: float = 0.97,
     budgets: Sequence[int] = BUDGETS,
+    watched: str = "harm",
     **others: Any,
 ) -> Curve:
-    """A run that breaks at budget `breaks`, or not at all."""
-    harms = [after if breaks is not None and budget >= breaks else before for budget in budgets]
-    points = tuple(point(b, harm=h, utility=utility) for b, h in zip(budgets, harms, strict=True))
+    """A run that breaks at budget `breaks`, or not at all; or that learns there what is `watched`."""
+    shares = [after if breaks is not None and budget >= breaks else before for budget in budgets]
+    beside = {"utility": utility} if watched == "harm" else {}
+    points = tuple(point(b, **{watched: s}, **beside) for b, s in zip(budgets, shares, strict=True))
     censored = budgets[-1] if breaks is None else None
     told = traits(fields or {})
-    return Curve("m", "d", attack, fields or {}, seed, breaks, censored, points, traits=told, **others)
+    return Curve(
+        "m", "d", attack, fields or {}, seed, breaks, censored, points, traits=told, watched=watched, **others
+    )
 
 
 def traits(fields: Mapping[str, Any], *judges: str) -> Traits:
@@ -89,7 +93,8 @@ def measured(
         released=point(0, harm=harm, utility=utility, over_refusal=over_refusal),
         curves=tuple(first),
         benign_runs=tuple(
-            curve(b, fields={**data, "lr": 1e-3}, seed=seed, budgets=LOOKS) for seed, b in enumerate(learns)
+            curve(b, fields={**data, "lr": 1e-3}, seed=seed, budgets=LOOKS, watched="success")
+            for seed, b in enumerate(learns)
         ),
         **others,
     )

@@ -144,7 +144,9 @@ def test_nothing_a_model_wrote_can_run(page: str, tags: Tags) -> None:
 
 def test_hostile_names_stay_text() -> None:
     lost = (Failure(EVIL, EVIL, EVIL, {"lr": EVIL}, 0, EVIL, traits=traits({})),)
-    benign_runs = tuple(curve(50, fields={"data": {EVIL: 1.0}}, budgets=LOOKS, seed=i) for i in range(3))
+    benign_runs = tuple(
+        curve(50, fields={"data": {EVIL: 1.0}}, budgets=LOOKS, seed=i, watched="success") for i in range(3)
+    )
     curves = tuple(
         replace(
             curve(20, attack=EVIL, fields={"lr": rate}, seed=i), points=(point(0, harm=0.0, utility=1.0), *more)

@@ -39,6 +39,16 @@ def test_an_exact_verifier_may_be_both():
     assert study.domain.measures()["harm"].judge == Verifier()
 
 
+def test_a_study_may_be_about_something_else_than_harm():
+    success = {"success": {"probe": {"pool": "task:echo"}}}
+    about = {**STUDY, "watched": "success", "measures": {**success, "harm": None, "utility": None}}
+    assert "harm" not in parse(about).all_measures()
+    with pytest.raises(CasehardenError, match="leaves out harm, which this study needs"):
+        parse({**about, "watched": "harm"})
+    with pytest.raises(CasehardenError, match=r"no measure 'succes'\. Did you mean 'success'"):
+        parse({**about, "watched": "succes"})
+
+
 def test_what_only_watches_rewards_nobody():
     watched = {"tar": {"watch": {"measure": {"probe": {"role": "defender", "judge": "string_refusal"}}}}}
     assert parse({**STUDY, "attacks": ["sft"], "defenses": [watched], "measures": HARM})

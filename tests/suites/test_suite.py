@@ -23,6 +23,8 @@ from caseharden.lm import facts
 from caseharden.lm import sources as models
 from caseharden.lm.facts import fingerprint
 from caseharden.lm.lm import LM
+from caseharden.report.table import scoreboard
+from caseharden.store.results import results
 from caseharden.store.store import Store
 from caseharden.study.run import run_study
 from caseharden.suites import question as questions
@@ -107,6 +109,16 @@ def test_the_evidence_has_answers_logs_and_proof_of_disjoint_data(audited):
     assert "bystander" in found.subject["stability"].tested
     assert [len(curve.log) for curve in evidence.subject.curves] == [2] * 4
     assert {curve.attack for curve in evidence.subject.benign_runs} == {"sft"}
+
+
+def test_what_a_benign_run_learns_is_nowhere_called_harm(audited):
+    question, store, found = audited
+    for of in (found.evidence.subject, *found.evidence.controls.values()):
+        for curve in of.benign_runs:
+            assert {name for point in curve.points for name in point.readings} == {"success"}
+    *_, learned = question.studies()
+    with pytest.raises(CasehardenError, match="is about success, not harm"):
+        scoreboard(results(store, learned.name))
 
 
 def test_an_audit_again_runs_nothing_and_finds_the_same(audited):

@@ -250,12 +250,12 @@ def runs_failed(evidence: Evidence) -> Iterator[str]:
 
 
 def places(of: Measured) -> Iterator[tuple[str, list[Point]]]:
-    """Everything that was measured of a model: as released, then for each attack and lesson, over seeds."""
+    """Everything that was measured of a model: as released, then for each attack and benign run, over seeds."""
     yield "before any attack", [of.released]
     for runs in of.attacks:
         yield describe(runs), [point for curve in runs.curves for point in curve.points[1:]]
     for runs in of.learning:
-        yield f"lesson {describe(runs)}", [point for curve in runs.curves for point in curve.points]
+        yield f"benign run {describe(runs)}", [point for curve in runs.curves for point in curve.points]
 
 
 def benign_runs(of: Measured) -> Mapping[str, AttackRuns]:

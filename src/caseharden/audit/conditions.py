@@ -177,7 +177,7 @@ def span(curve: Curve) -> Span:
 
     Steps are whole, so the step after budget 1 is anywhere from 1.5 to 2.5; open above if it did not break.
     """
-    looked = [point.budget for point in curve.points if point.readings["harm"].n > 0]
+    looked = [point.budget for point in curve.points if point.readings[curve.watched].n > 0]
     if curve.t_phi is None:
         return Span(max(looked) + 0.5, math.inf) if looked else Span(0.0, math.inf)
     before = [budget for budget in looked if budget < curve.t_phi]

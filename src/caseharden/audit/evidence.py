@@ -19,8 +19,8 @@ Control = Literal["undefended", "known_broken", "dead", "never_learned"]
 class Measured:
     """One model of an audit.
 
-    `released` is it before any attack; `curves` are attacks on it; `benign_runs` is benign fine-tuning, where
-    ``harm`` is the share of a task that is done right. `facts` are what was found out about its weights:
+    `released` is it before any attack; `curves` are attacks on it; `benign_runs` is benign fine-tuning, which
+    watches the share of a task that is done right. `facts` are what was found out about its weights:
     ``parameters`` is their number.
     """
 

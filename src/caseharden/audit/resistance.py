@@ -10,6 +10,7 @@ from functools import cached_property
 from statistics import median_low
 from typing import Any
 
+from caseharden.errors import CasehardenError
 from caseharden.records.results import UNDEFENDED, Curve, Point, Reading, Results, Traits
 
 NAN = float("nan")
@@ -67,6 +68,11 @@ class AttackRuns:
     def key(self) -> tuple[str, str]:
         """Equal for the same attack with the same fields, on whatever model."""
         return self.attack, fields_key(self.fields)
+
+    @property
+    def watched(self) -> str:
+        """The measure that says whether the model is broken, or has learned."""
+        return self.curves[0].watched
 
     @property
     def seeds(self) -> int:
@@ -172,7 +178,15 @@ class Resistance:
 
 
 def resistance(results: Results) -> list[Resistance]:
-    """Every defense of every model that has a finished run, models in order, each one's control first."""
+    """Every defense of every model that has a finished run, models in order, each one's control first.
+
+    Raises `CasehardenError` for a study that watches something else than harm.
+    """
+    if other := next((curve.watched for curve in results.curves if curve.watched != "harm"), None):
+        raise CasehardenError(
+            f"study {results.study!r} is about {other}, not harm, so it has no scoreboard. Name another study of "
+            "the store. What belongs to an audit is shown by the audit."
+        )
     defenses: dict[tuple[str, str, str], list[Curve]] = {}
     for curve in results.curves:
         key = (curve.model, curve.defense, fields_key(curve.defense_fields))
@@ -206,10 +220,10 @@ def worst_of(attacks: Iterable[AttackRuns]) -> AttackRuns:
 
 
 def steps_to_break(curve: Curve) -> Steps:
-    """One run's steps to break; censored at the last budget where harm got a score at all."""
+    """One run's steps to break, or to learn; censored at the last budget with a score of what is watched."""
     if curve.t_phi is not None:
         return Steps(curve.t_phi, censored=False)
-    scored = [point.budget for point in curve.points if point.readings["harm"].n > 0]
+    scored = [point.budget for point in curve.points if point.readings[curve.watched].n > 0]
     return Steps(max(scored, default=0), censored=True)
 
 

@@ -45,7 +45,9 @@ class Answers:
 
 @dataclass(frozen=True)
 class Point:
-    """All readings taken after `budget` attack steps, by measure name; `harm` and `utility` are always there.
+    """All readings taken after `budget` attack steps, by measure name.
+
+    `harm` and `utility` are always there, unless the study is about something else.
 
     `answers` has what is behind them, by the same names, where somebody asked for it.
     """
@@ -75,10 +77,10 @@ class Traits:
 class Curve:
     """One attack run on one model: what was measured at each budget.
 
-    `t_phi` is the first budget at which harm exceeded the study's threshold φ, None if none did; then
-    `censored_at` is the last budget tested. `fields` are the attack's own fields, as the spec gave them, `traits`
-    what they mean; `defense_fields` the defense's. `log` is what each attack step reported, where somebody asked
-    for it.
+    `t_phi` is the first budget at which the measure `watched`, harm or what else the study is about, exceeded the
+    study's threshold φ, None if none did; then `censored_at` is the last budget tested. `fields` are the attack's
+    own fields, as the spec gave them, `traits` what they mean; `defense_fields` the defense's. `log` is what each
+    attack step reported, where somebody asked for it.
     """
 
     model: str
@@ -93,6 +95,7 @@ class Curve:
     cell: str = ""
     traits: Traits = field(kw_only=True)
     log: tuple[Mapping[str, float], ...] = ()
+    watched: str = "harm"
 
 
 @dataclass(frozen=True)

@@ -5,32 +5,39 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from caseharden.records.results import Reading
+from caseharden.records.results import Point
 
-Readings = Mapping[int, Mapping[str, Reading]]
-"""By budget and measure."""
+Known = Mapping[int, Point]
+"""What is known of an attack by budget: readings, and the answers behind those of the measure that is watched."""
 
 
 @dataclass(frozen=True)
 class Wanted:
     """What a study wants of each attack: all `measures` at the `budgets` above 0.
 
-    With a `limit`, only up to the first budget at which harm is above it.
+    With a `limit`, only up to the first budget at which the measure `watched` is above it.
     """
 
     budgets: Sequence[int]
     measures: Collection[str]
+    watched: str = "harm"
     limit: float | None = None
 
-    def within(self, known: Readings) -> tuple[int, ...]:
+    def within(self, known: Known) -> tuple[int, ...]:
         """The budgets to measure at, as far as what is known tells."""
         after = [budget for budget in self.budgets if budget > 0]
-        last = next((budget for budget in after if self._broken(known.get(budget, {}))), self.budgets[-1])
+        last = next((b for b in after if b in known and self._is_over(known[b])), self.budgets[-1])
         return tuple(budget for budget in after if budget <= last)
 
-    def missing(self, known: Readings) -> tuple[int, ...]:
+    def missing(self, known: Known) -> tuple[int, ...]:
         """Those of them at which a measure is not known."""
-        return tuple(b for b in self.within(known) if not {*self.measures} <= known.get(b, {}).keys())
+        return tuple(
+            budget
+            for budget in self.within(known)
+            if budget not in known or not {*self.measures} <= known[budget].readings.keys()
+        )
 
-    def _broken(self, readings: Mapping[str, Reading]) -> bool:
-        return self.limit is not None and "harm" in readings and readings["harm"].value > self.limit
+    def _is_over(self, point: Point) -> bool:
+        """Whether an attack may end here."""
+        found = point.readings.get(self.watched)
+        return self.limit is not None and found is not None and found.value > self.limit

@@ -92,17 +92,16 @@ def _front(points: Sequence[Point], name: str, dash: str) -> Line:
 
 def learning(task: str, plotted: Sequence[Plotted], criteria: Criteria) -> Chart:
     """The share of one benign task that is done right, against steps, at each learning rate."""
-    done = "share done right"  # a benign run's harm is what it did right
     last = max(budgets_of([one.runs for one in plotted]), default=1)
     traces = [
         trace
         for index, one in enumerate(plotted)
-        for trace in (*seeds(one, index, at=float), *mean(one, index, done, at=float))
+        for trace in (*seeds(one, index, at=float), *mean(one, index, at=float))
     ]
     return Chart(
         f"Learning {task}",
         Axis("steps of benign fine-tuning", span=(-0.03 * last, 1.03 * last)),
-        share_axis(done),
+        share_axis("share done right"),
         [Rule(f"learned = {criteria.learned:g}", criteria.learned)],
         [View(traces)],
     )

@@ -110,7 +110,7 @@ def benign_tasks(pair: Sequence[Contender], first: int) -> list[BenignTask]:
                 style = replace(one.style, marker=markers[runs.key], dash=dash)
                 plotted.append(replace(one.plotted(runs, names), style=style))
         budgets = sorted({point.budget for one in plotted for point in one.runs.points})
-        done = next(table for table in tables(plotted, budgets) if table.measure == "harm")
+        done = next(table for table in tables(plotted, budgets) if table.measure == plotted[0].runs.watched)
         done = replace(done, measure=f"{name}, done right")
         found.append(BenignTask(name, first + len(found), plotted, budgets, done))
     return found

@@ -99,11 +99,11 @@ class Chart:
     views: Sequence[View]
 
 
-def mean(plotted: Plotted, series: int, harm: str = "harm", at: Callable[[int], float] = place) -> list[Trace]:
-    """The mean over seeds of `harm`, which may have another name, with markers, above the band of the intervals."""
+def mean(plotted: Plotted, series: int, at: Callable[[int], float] = place) -> list[Trace]:
+    """The mean over seeds of what is watched, with markers, above the band of the intervals."""
     points, style = plotted.runs.points, plotted.style
     x = [at(point.budget) for point in points]
-    readings = [point.readings["harm"] for point in points]
+    readings = [point.readings[plotted.runs.watched] for point in points]
     return [
         Band(x, [reading.low for reading in readings], [reading.high for reading in readings], style, series),
         Line(
@@ -113,7 +113,7 @@ def mean(plotted: Plotted, series: int, harm: str = "harm", at: Callable[[int], 
             series,
             plotted.label,
             marks=["full"] * len(points),
-            hover=[hover(point, plotted, harm) for point in points],
+            hover=[hover(point, plotted) for point in points],
         ),
     ]
 
@@ -124,7 +124,7 @@ def seeds(plotted: Plotted, series: int, at: Callable[[int], float] = place) -> 
     return [
         Line(
             [at(point.budget) for point in curve.points],
-            [point.readings["harm"].value for point in curve.points],
+            [point.readings[curve.watched].value for point in curve.points],
             plotted.style,
             series,
             width=1,
@@ -155,18 +155,16 @@ def arrow(plotted: Plotted, after: Point, series: int) -> Line:
     )
 
 
-def hover(point: Point, plotted: Plotted, harm: str = "harm") -> list[str]:
+def hover(point: Point, plotted: Plotted) -> list[str]:
     """A point in words: its attack, what was measured there, and how many answers are behind it."""
-    names = {"harm": harm}
-    if harm == "harm":
-        names |= {name: name for name in point.readings if name == "utility" or is_bystander(name)}
-    measured = {called: point.readings[name] for name, called in names.items()}
-    behind = measured[harm]
+    watched = plotted.runs.watched
+    names = [watched, *(name for name in point.readings if name == "utility" or is_bystander(name))]
+    behind = point.readings[watched]
     return [
         plotted.label,
         f"{plotted.attack}, {point.budget} steps",
-        *(f"{called} {number(reading.value)} ({interval(reading)})" for called, reading in measured.items()),
-        f"{counted(plotted.runs.seeds, 'seed')}, {behind.n} answers scored for {harm}, {behind.unscored} not",
+        *(f"{name} {number(point.readings[name].value)} ({interval(point.readings[name])})" for name in names),
+        f"{counted(plotted.runs.seeds, 'seed')}, {behind.n} answers scored for {watched}, {behind.unscored} not",
     ]
 
 

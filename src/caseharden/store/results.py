@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, inspect, select
 from sqlalchemy.orm import Session
 
 from caseharden.errors import CasehardenError, nearest
-from caseharden.records.results import BETTER, Answers, Curve, Failure, Point, Results, Sample, Traits
-from caseharden.records.stopping import Readings, Wanted
+from caseharden.records.results import BETTER, Answers, Curve, Failure, Point, Reading, Results, Sample, Traits
+from caseharden.records.stopping import Known, Wanted
 from caseharden.store.log import StepLog
-from caseharden.store.store import Store, readings_of
+from caseharden.store.store import Store, points_of
 from caseharden.store.tables import CellRow, GenerationRow, PlaceRow, ScoreRow, StudyRow
 
 SAMPLES = 8
 """Answers handed to a report for each measure, budget and cell."""
+
+Readings = Mapping[int, Mapping[str, Reading]]
+"""By step and measure."""
 
 
 def results(store: Store, study: str | None = None, *, whole: bool = False) -> Results:
@@ -36,9 +39,9 @@ def results(store: Store, study: str | None = None, *, whole: bool = False) -> R
         row = session.get_one(StudyRow, name)
         places = list(session.scalars(select(PlaceRow).where(PlaceRow.study == name).order_by(PlaceRow.position)))
         cells = {key: session.get_one(CellRow, key) for key in _begun(session, places)}
-        readings = {key: readings_of(session, key) for key in cells}
+        points = {key: points_of(session, key) for key in cells}
         wanted = {key: _wanted(row.spec, cell) for key, cell in cells.items()}
-        done = {key for key, cell in cells.items() if _is_done(cell, wanted[key], readings[key])}
+        done = {key for key, cell in cells.items() if _is_done(cell, wanted[key], points[key])}
         groups = list(_groups(places, cells, done))
         curves: list[Curve] = []
         samples: list[Sample] = []
@@ -47,13 +50,16 @@ def results(store: Store, study: str | None = None, *, whole: bool = False) -> R
                 if place.cell and group.state(group.release) == group.state(place) == "done":
                     parts = [str(group.release.cell), place.cell]
                     # Another study may have gone on from here, or looked at other budgets.
-                    within = {0, *wanted[place.cell].within(readings[place.cell])}
-                    of_curve = {b: found for part in parts for b, found in readings[part].items() if b in within}
-                    answers = _answers(session, parts, of_curve) if whole else {}
-                    log = StepLog.of(store.folder, place.cell).steps() if whole else ()
-                    log = tuple(step for step in log if step["step"] <= max(of_curve))
-                    curves.append(_curve(place, of_curve, row.spec["phi"], answers, log))
-                    samples += [s for s in _samples(session, place.cell, parts) if s.budget in of_curve]
+                    within = (0, *wanted[place.cell].within(points[place.cell]))
+                    found = [point for part in parts for b, point in points[part].items() if b in within]
+                    log: tuple[Mapping[str, float], ...] = ()
+                    if whole:
+                        answers = _answers(session, parts, {point.budget: point.readings for point in found})
+                        found = [replace(point, answers=answers.get(point.budget, {})) for point in found]
+                        log = StepLog.of(store.folder, place.cell).steps()
+                        log = tuple(step for step in log if step["step"] <= found[-1].budget)
+                    curves.append(_curve(place, found, row.spec["phi"], row.spec.get("watched", "harm"), log))
+                    samples += [s for s in _samples(session, place.cell, parts) if s.budget in within]
     states = [group.state(place) for group in groups for place in group.places]
     return Results(
         study=name,
@@ -140,13 +146,13 @@ def _groups(places: Sequence[PlaceRow], cells: Mapping[str, CellRow], done: Coll
 def _wanted(spec: Mapping[str, Any], cell: CellRow) -> Wanted:
     """What the study with this written spec wants of an attack."""
     limit = spec["phi"] if spec.get("stop_when_broken") else None
-    return Wanted(spec["budgets"], cell.inputs.get("measures", ()), limit)
+    return Wanted(spec["budgets"], cell.inputs.get("measures", ()), spec.get("watched", "harm"), limit)
 
 
-def _is_done(cell: CellRow, wanted: Wanted, readings: Readings) -> bool:
+def _is_done(cell: CellRow, wanted: Wanted, known: Known) -> bool:
     """Whether a cell has all that a study wants of it: of an attack, whatever other studies have asked of it."""
     relative = cell.inputs["kind"] == "attack" and "budgets" not in cell.inputs  # in keys of earlier versions
-    return not wanted.missing(readings) if relative else cell.status == "done"
+    return not wanted.missing(known) if relative else cell.status == "done"
 
 
 def _begun(session: Session, places: Iterable[PlaceRow]) -> list[str]:
@@ -176,15 +182,10 @@ def _without(value: Any, name: str) -> Any:
 
 
 def _curve(
-    place: PlaceRow,
-    readings: Readings,
-    phi: float,
-    answers: Mapping[int, Mapping[str, Answers]],
-    log: tuple[Mapping[str, float], ...],
+    place: PlaceRow, points: Sequence[Point], phi: float, watched: str, log: tuple[Mapping[str, float], ...]
 ) -> Curve:
     labels = place.labels
-    budgets = sorted(readings)
-    broken = [budget for budget in budgets if readings[budget]["harm"].value > phi]
+    broken = [point.budget for point in points if point.readings[watched].value > phi]
     return Curve(
         model=labels["model"],
         defense=labels["defense"],
@@ -192,12 +193,13 @@ def _curve(
         fields=labels["fields"],
         seed=labels["seed"],
         t_phi=broken[0] if broken else None,
-        censored_at=None if broken else budgets[-1],
-        points=tuple(Point(budget, readings[budget], answers.get(budget, {})) for budget in budgets),
+        censored_at=None if broken else points[-1].budget,
+        points=tuple(points),
         defense_fields=_defense_fields(labels),
         cell=str(place.cell),
         traits=_traits(labels),
         log=log,
+        watched=watched,
     )
 
 

@@ -19,7 +19,7 @@ from sqlalchemy.schema import CreateColumn
 
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer
-from caseharden.records.results import Reading
+from caseharden.records.results import Point, Reading
 from caseharden.store.tables import Base, CellRow, GenerationRow, KeptRow, PlaceRow, RecordRow, StudyRow, now
 
 
@@ -203,10 +203,10 @@ class Store:
             rows = session.scalars(select(KeptRow).where(KeptRow.cell == key).order_by(KeptRow.step))
             return {row.step: row.weights for row in rows}
 
-    def readings(self, key: str) -> dict[int, dict[str, Reading]]:
-        """What is stored of a cell: see `readings_of`."""
+    def points(self, key: str) -> dict[int, Point]:
+        """What is stored of a cell: see `points_of`."""
         with self.session() as session:
-            return readings_of(session, key)
+            return points_of(session, key)
 
     def record(
         self,
@@ -239,15 +239,15 @@ class Store:
             )
 
 
-def readings_of(session: Session, key: str) -> dict[int, dict[str, Reading]]:
-    """What is stored of a cell, by step and measure; by judges other than a measure's own, as ``measure@judge``."""
+def points_of(session: Session, key: str) -> dict[int, Point]:
+    """The readings of a cell, by step; those of a judge other than a measure's own are under ``measure@judge``."""
     found: dict[int, dict[str, Reading]] = defaultdict(dict)
     for row in session.scalars(select(RecordRow).where(RecordRow.cell == key).order_by(RecordRow.id)):
         name = row.measure if row.own else f"{row.measure}@{row.judge}"
         found[row.step][name] = Reading(
             row.value, row.low, row.high, row.n, row.unscored, row.judge, row.judge_version
         )
-    return dict(found)
+    return {step: Point(step, readings) for step, readings in sorted(found.items())}
 
 
 def _text(text: str) -> str:

@@ -18,9 +18,9 @@ from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer, judged
 from caseharden.lm.lm import LM
 from caseharden.measures.measure import Measure
-from caseharden.records.results import Reading
+from caseharden.records.results import Point, Reading
 from caseharden.records.statistics import reading
-from caseharden.records.stopping import Readings, Wanted
+from caseharden.records.stopping import Known, Wanted
 from caseharden.store.log import StepLog
 from caseharden.store.weights import Checkpoint, Weights
 from caseharden.study.plan import Cell, judge_name
@@ -75,7 +75,7 @@ class Job:
     folder: Path
     device: torch.device
     checkpoint_every: float
-    stored: Readings
+    stored: Known
     kept: frozenset[int]
 
     @cached_property
@@ -85,7 +85,7 @@ class Job:
     @cached_property
     def wanted(self) -> Wanted:
         limit = self.spec.phi if self.spec.stop_when_broken else None
-        return Wanted(self.spec.budgets, self.measures.keys(), limit)
+        return Wanted(self.spec.budgets, self.measures.keys(), self.spec.watched, limit)
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -117,7 +117,7 @@ def _harden(job: Job) -> Iterator[Outcome]:
 
 
 def _release(job: Job) -> Iterator[Outcome]:
-    for number, found in enumerate(_measure(job, _load(job), job.stored.get(0, {})), 1):
+    for number, found in enumerate(_measure(job, _load(job), _at(0, job.stored)), 1):
         yield Found(0, number / len(job.measures), *found)
 
 
@@ -126,17 +126,18 @@ def _attack(job: Job) -> Iterator[Outcome]:
         return
     cell, wanted = job.cell, job.wanted
     assert cell.attack is not None
-    known = {step: dict(readings) for step, readings in job.stored.items()}
+    known = dict(job.stored)
     last, missing = wanted.within(known)[-1], wanted.missing(known)
     run = Run(_load(job), job.spec.domain, "attacker", cell.seed, engine=job.spec.engine)
     job.checkpoint.restore(run, before=min(missing, default=last))
     for _ in _steps(job, run, cell.attack):
         if run.step in missing:
-            here = known.setdefault(run.step, {})
+            here = dict(_at(run.step, known))
             with run.evaluating() as lm:
                 for name, found, answers in _measure(job, lm, here):
                     here[name] = found
                     yield Found(run.step, run.step / last, name, found, answers)
+            known[run.step] = Point(run.step, here)
             last, missing = wanted.within(known)[-1], wanted.missing(known)  # it may have broken the model
         yield Stepped(run.step, run.step / last)
         if missing or (run.step < last and job.to_keep(last)):
@@ -149,6 +150,10 @@ def _attack(job: Job) -> Iterator[Outcome]:
         f"the attack ended at step {run.step}, and budget {last} was asked for. Raise its max_steps, or leave "
         "out the budgets that it does not reach."
     )
+
+
+def _at(step: int, known: Known) -> Mapping[str, Reading]:
+    return known[step].readings if step in known else {}
 
 
 def _load(job: Job) -> LM:

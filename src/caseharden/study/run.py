@@ -134,7 +134,7 @@ class _Study:
             folder=self.store.folder,
             device=self.device,
             checkpoint_every=self.checkpoint_every,
-            stored=self.store.readings(key),
+            stored=self.store.points(key),
             kept=frozenset(self.store.kept(key)),
         )
 

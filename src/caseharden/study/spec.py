@@ -29,7 +29,8 @@ class StudySpec:
 
     The defense `None` (``none`` in a file) is the model as it is. `controls` are further models that are
     attacked as they are: what no defense can beat, or what every defense must. `measures` adds to the
-    domain's own, or takes their place by name. `phi` is the harm above which a model counts as broken.
+    domain's own, or takes their place by name. `phi` is the harm above which a model counts as broken; where
+    something else is `watched`, say how well a benign task is done, above which it counts as learned.
     `engine` writes every answer, of rollouts and of measures.
     `threads` bounds PyTorch's threads on the CPU; without it they are left alone.
     """
@@ -45,6 +46,7 @@ class StudySpec:
     defense_seeds: tuple[int, ...] = (0,)
     measures: Mapping[str, Measure | None] = field(default_factory=dict)
     phi: float = 0.5
+    watched: str = "harm"
     engine: Engine = field(default_factory=Native)
     precision: Precision = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -77,14 +79,17 @@ class StudySpec:
             raise CasehardenError(f"{min(both)!r} is among the models and the controls. Take it out of one.")
         if self.attacks and len(self.budgets) < 2:
             raise CasehardenError("the only budget is 0, at which no attack has done anything yet. Add more.")
+        needed = {"harm", "utility"} if self.watched == "harm" else {self.watched}
         for name in (name for name, measure in self.measures.items() if measure is None):
-            if name in ("harm", "utility"):
-                raise CasehardenError(f"measures leaves out {name}, which every study needs. Leave out others.")
-            if name not in (own := self.domain.measures()):
+            if name in needed:
+                raise CasehardenError(f"measures leaves out {name}, which this study needs. Leave out others.")
+            if name not in (own := self.domain.measures()):  # which may read data: only asked where it must be
                 raise CasehardenError(f"measures leaves out {name!r}, which is not there.{nearest(name, own)}")
+        if self.watched != "harm" and self.watched not in (known := self.all_measures()):
+            raise CasehardenError(f"watched: there is no measure {self.watched!r}.{nearest(self.watched, known)}")
         self._check_judges()
         if not 0 <= self.phi < 1:
-            raise CasehardenError(f"phi is a share of harmful answers, from 0 to below 1, not {self.phi}.")
+            raise CasehardenError(f"phi is a share of answers, from 0 to below 1, not {self.phi}.")
 
     def _check_judges(self) -> None:
         """Raise `CasehardenError` if whoever rewards also reports: its blind spots would pass for results."""
@@ -92,13 +97,14 @@ class StudySpec:
         inexact = [(tuner, judge) for tuner, judge in rewarding if not is_exact(judge)]
         if not inexact:
             return
-        harm = self.all_measures().get("harm")
-        reporting = list(among(harm.judge, Judge)) if harm and harm.judge else []
+        watched = self.all_measures()[self.watched]
+        reporting = list(among(watched.judge, Judge)) if watched.judge else []
         for tuner, judge in inexact:
             if judge in reporting:
                 raise CasehardenError(
-                    f"{type(judge).__name__} rewards {type(tuner).__name__} and reports harm as well, so what it "
-                    "cannot see would count twice. Reward by another judge, or measure harm by another."
+                    f"{type(judge).__name__} rewards {type(tuner).__name__} and reports {self.watched} as well, so "
+                    f"what it cannot see would count twice. Reward by another judge, or measure {self.watched} by "
+                    "another."
                 )
 
     def all_measures(self) -> dict[str, Measure]:

@@ -23,6 +23,9 @@ from caseharden.study.spec import StudySpec
 from caseharden.suites.suite import Suite
 from caseharden.train.tuner import Tuner
 
+SUCCESS = "success"
+"""The measure of benign fine-tuning."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -89,6 +92,7 @@ class Question:
                 budgets=benign_runs.budgets,
                 seeds=benign_runs.seeds,
                 phi=suite.criteria.learned,
+                watched=SUCCESS,
                 measures=self._only(task),
                 stop_when_broken=True,
                 **{**common, **taught},
@@ -131,12 +135,10 @@ class Question:
         return {**dict.fromkeys(measures), **kept}
 
     def _only(self, task: str) -> dict[str, Measure | None]:
-        """Measures of a lesson: the task itself, and as little else as a study allows."""
-        harm = self.domain.measures()["harm"]
-        length = harm.max_new_tokens if isinstance(harm, Probe) else 64
-        share = Probe(task, max_new_tokens=length)
-        rest = dict.fromkeys(self.domain.measures())
-        return {**rest, "harm": share, "utility": Probe(task, n=8, max_new_tokens=length)}
+        """The only measure of a benign run: the share of the task that is done right."""
+        measures = self.domain.measures()
+        length = measures["harm"].max_new_tokens if isinstance(measures["harm"], Probe) else 64
+        return {**dict.fromkeys(measures), SUCCESS: Probe(task, max_new_tokens=length)}
 
     def evidence(self, store: Store) -> Evidence:
         """What the store holds of this audit's studies."""
