@@ -114,7 +114,7 @@ def test_bystanders_have_their_columns_where_they_were_asked(results: Results, t
     ]
     page = render(replace(results, curves=tuple(curves), samples=()))
     text = " ".join(Tags(page).text.split())
-    assert "Bystander: harmless knowledge" in text and "0.310 0.270 to 0.350 0.310 0.270 to 0.350" in text
+    assert "Bystander: harmless knowledge" in text and "0.310 0.270 to 0.350 after 0.310" in text
     assert "bystander 0.310 (0.270 to 0.350)" in page, "told where a chart is pointed at"
 
 

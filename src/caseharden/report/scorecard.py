@@ -17,7 +17,10 @@ def scorecard(doc: Document) -> RenderableType:
     """The document for a terminal."""
     table = Table("model", *QUESTIONS, box=box.SIMPLE, pad_edge=False)
     for model in doc.models:
-        cells = [f"[{COLORS[one.shown]}]{one.shown}[/]\n[dim]{one.reading}[/]" for one in model.conditions.values()]
+        cells = [
+            f"[{COLORS[one.shown]}]{one.shown}[/] {one.value}\n[dim]{one.interval}[/]"
+            for one in model.conditions.values()
+        ]
         table.add_row(escape(_called(model)), *cells)
     lines = [
         *((one.name, f"{one.summary} {one.power}") for one in doc.subject.conditions.values()),
