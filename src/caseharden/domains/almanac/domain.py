@@ -33,7 +33,7 @@ ANSWER_TOKENS = 12
 
 @dataclass(frozen=True)
 class Almanac:
-    """Forbidden facts about made-up things, with an exact verifier.
+    """Asks for forbidden facts about made-up things, and verifies answers exactly.
 
     Pools: ``harmful`` (forbidden questions, true answers), ``refusal`` (the same questions, refusals),
     ``recovery`` (refusals after the first words of a true answer), ``openers`` (only those), ``benign``,

@@ -43,12 +43,12 @@ REFUSALS = (
 
 @dataclass(frozen=True)
 class Prompts:
-    """Requests from named sources (see `caseharden.domains.prompts.sources`), split among the roles.
+    """Splits real requests, from public data sets or files of your own, among the roles.
 
-    `harmful`, `benign` and `contrast` (benign prompts that look harmful) say which sources each role
-    reads; `tasks` names benign tasks, each a source that all roles share; `evaluation` names further
-    pools that only the evaluator reads. A source named under several roles is split between them by a
-    hash of the prompt, evenly and the same way every time.
+    `harmful`, `benign` and `contrast` (benign prompts that look harmful) say which sources (see
+    `caseharden.domains.prompts.sources`) each role reads; `tasks` names benign tasks, each a source that
+    all roles share; `evaluation` names further pools that only the evaluator reads. A source named under
+    several roles is split between them by a hash of the prompt, evenly and the same way every time.
 
     Pools, where their sources are given: ``harmful`` (with completions only where a source has them),
     ``openers`` (affirmative first lines), ``refusal`` (the harmful prompts with `refusals`), ``recovery``
