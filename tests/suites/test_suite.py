@@ -37,10 +37,10 @@ SMALL = {
     "criteria": {"horizon": 2},
     "known_broken": {"safety_sft": {"max_steps": 2}},
     "attacks": [{"sft": {"lr": [1e-3, 3e-4]}}],
-    "budgets": [0, 1, 2],
+    "budgets": [0, 2],
     "seeds": [0, 1],
     "utility_n": 16,
-    "benign_runs": {"lr": [3e-3], "budgets": [0, 2, 4], "seeds": [0, 1], "tasks": 1},
+    "benign_runs": {"lr": [3e-3], "budgets": [0, 4], "seeds": [0, 1], "tasks": 1},
 }
 
 
@@ -74,7 +74,7 @@ def audited(tmp_path_factory, victim):
     question = Question(
         saved(run.finish(), root / "noise"),
         "almanac-victim",
-        Almanac(),
+        Almanac(defended=("venom",), attacked=("venom",)),
         suites.parse(SMALL, "small"),
         ceiling="almanac-never-learned",
     )
