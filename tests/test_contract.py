@@ -1,6 +1,5 @@
 """One set of assertions that every tuner in the tables must meet, attack or defense."""
 
-import copy
 import dataclasses
 import io
 from dataclasses import replace
@@ -37,7 +36,6 @@ from caseharden.defenses import (
 )
 from caseharden.engines.engine import generate_text
 from caseharden.engines.native import Native
-from caseharden.lm.lm import LM
 from caseharden.measures import Probe
 from caseharden.rl.rewards import Entropy, Overlong, Sum
 from caseharden.study.build import build, written
@@ -130,10 +128,6 @@ SEEDLESS = (DeadWeights,)
 each_tuner = pytest.mark.parametrize(("role", "tuner"), CASES.values(), ids=CASES)
 
 
-def fresh(lm: LM, domain, role: str, seed: int = 4) -> Run:
-    return Run(LM(copy.deepcopy(lm.model), lm.tokenizer, lm.name), domain, role, seed)
-
-
 def losses(run: Run, tuner: Tuner, upto: int | None = None) -> list[float]:
     seen = []
     for metrics in run.drive(tuner):
@@ -167,10 +161,10 @@ def test_a_spec_says_the_same_tuner_again(role, tuner):
 
 
 @each_tuner
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(role, tuner, tiny_lm, toy_domain):
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(role, tuner, tiny_lm, run_of):
     hashes = []
     for seed in (1, 1, 2):
-        run = fresh(tiny_lm, toy_domain, role, seed)
+        run = run_of(role, seed)
         losses(run, tuner)
         hashes.append(run.finish().weights_hash())
     assert hashes[0] == hashes[1]
@@ -179,8 +173,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(role, tune
 
 
 @each_tuner
-def test_weights_stay_finite_and_in_shape_and_the_tokenizer_untouched(role, tuner, tiny_lm, toy_domain):
-    run = fresh(tiny_lm, toy_domain, role)
+def test_weights_stay_finite_and_in_shape_and_the_tokenizer_untouched(role, tuner, tiny_lm, run_of):
+    run = run_of(role)
     before = tiny_lm.tokenizer.get_vocab(), tiny_lm.tokenizer.chat_template, len(tiny_lm.tokenizer)
     losses(run, tuner)
     state = run.finish().model.state_dict()
@@ -192,26 +186,26 @@ def test_weights_stay_finite_and_in_shape_and_the_tokenizer_untouched(role, tune
 
 
 @each_tuner
-def test_it_resumes_exactly_from_any_step(role, tuner, tiny_lm, toy_domain):
-    straight = fresh(tiny_lm, toy_domain, role)
+def test_it_resumes_exactly_from_any_step(role, tuner, run_of):
+    straight = run_of(role)
     all_losses = losses(straight, tuner)
     end = straight.finish().weights_hash()
     for stop in range(1, len(all_losses)):
-        first = fresh(tiny_lm, toy_domain, role)
+        first = run_of(role)
         losses(first, tuner, upto=stop)
         saved = io.BytesIO()
         torch.save(first.state_dict(), saved)
         saved.seek(0)
-        second = fresh(tiny_lm, toy_domain, role)
+        second = run_of(role)
         second.load_state_dict(torch.load(saved, weights_only=True))
         assert losses(second, tuner) == all_losses[stop:]
         assert second.finish().weights_hash() == end
 
 
 @each_tuner
-def test_looking_at_the_model_changes_nothing(role, tuner, tiny_lm, toy_domain):
+def test_looking_at_the_model_changes_nothing(role, tuner, run_of):
     def trajectory(look: bool) -> list[float]:
-        run = fresh(tiny_lm, toy_domain, role)
+        run = run_of(role)
         seen = []
         for metrics in run.drive(tuner):
             seen.append(metrics["loss"])
