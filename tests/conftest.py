@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from caseharden.data.pools import Pools, Role
 from caseharden.lm import sources
 from caseharden.lm.lm import LM
+from caseharden.train.optim import Descent
 from caseharden.train.tuner import Run
 from factories import copy_of
 from toys import WORDS, ToyDomain
@@ -65,6 +66,12 @@ def run_of(tiny_lm, toy_domain) -> Callable[..., Run]:
         return Run(copy_of(tiny_lm), domain, role, seed)
 
     return make
+
+
+@pytest.fixture
+def gradients_left(monkeypatch):
+    """Descents take no step: weights stay, and their gradients can be looked at."""
+    monkeypatch.setattr(Descent, "step", lambda self, gradient=None: {"grad_norm": 0.0, "lr": self.lr})
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 from caseharden.lm.lm import LM
+from caseharden.rl.loop import Buffer
 from caseharden.train.tuner import Run, Tuner
 
 
@@ -18,3 +19,10 @@ def weights_after(run: Run, tuner: Tuner) -> str:
     for _ in run.drive(tuner):
         pass
     return run.finish().weights_hash()
+
+
+def buffer_of(run: Run) -> Buffer:
+    """What an RL method on `run` learns from."""
+    buffer = Buffer(run.lm.device)
+    buffer.load_state_dict(run.state_dict()["tracked"]["buffer"])
+    return buffer

@@ -94,11 +94,10 @@ CASES: dict[str, tuple[str, Tuner]] = {
     "online_dpo": ("attacker", OnlineDPO(**SMALL_RL)),
     "ppo": ("attacker", PPO(**{**SMALL_RL, "max_steps": 5}, updates=2, kl=0.1)),
     "chain, sft and then rl": ("attacker", Chain((replace(SMALL_SFT, max_steps=2), GRPO(**SMALL_RL)))),
-    "token_buncher": ("defender", TokenBuncher(**SMALL_DEFENSE, gate=None, alone=0.25)),
-    "token_buncher, direct": ("defender", TokenBuncher(**SMALL_DEFENSE, gate=None, direct=True, noise="fixed")),
+    "token_buncher": ("defender", TokenBuncher(**SMALL_DEFENSE, refusal_gate=None, warmup_share=0.25)),
     "token_buncher, noise alone": (
         "defender",
-        TokenBuncher(**SMALL_DEFENSE, gate=None, alone=0.0, noise_every=1, noise="uniform"),
+        TokenBuncher(**SMALL_DEFENSE, refusal_gate=None, warmup_share=0.0, noise_every=1),
     ),
     "reward_neutralization": (
         "defender",

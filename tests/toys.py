@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from transformers import MistralConfig, MistralForCausalLM
@@ -15,6 +15,7 @@ from caseharden.data.pools import ROLES, Role
 from caseharden.judges.verifier import Verifier
 from caseharden.lm.lm import LM
 from caseharden.measures.probe import Probe
+from caseharden.rl.rollouts import Rollouts
 from caseharden.train.tuner import Metrics, Run
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -73,10 +74,16 @@ def checksums(texts: Sequence[str]) -> list[float]:
 
 @dataclass(frozen=True)
 class Checksum:
-    """A reward of no meaning, with spread in nearly every group."""
+    """A reward of no meaning, with spread in nearly every group; keeps what it was asked about in `seen`."""
 
-    def scoring(self, run: Run):
-        return lambda scene: scene.by_group(torch.tensor(checksums(scene.rollouts.texts)))
+    seen: list[Rollouts] = field(init=False, default_factory=list, compare=False, repr=False)
+
+    def prepare(self, run: Run):
+        def score(rollouts: Rollouts) -> torch.Tensor:
+            self.seen.append(rollouts)
+            return rollouts.by_group(torch.tensor(checksums(rollouts.texts)))
+
+        return score
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import torch
 from caseharden.defenses import RewardNeutralization, TokenBuncher
 from caseharden.errors import CasehardenError
 from caseharden.lm.lm import LM
-from caseharden.rl.loop import View
 from caseharden.rl.losses import token_noiser
 from caseharden.rl.rewards import Judged
 from caseharden.train.tuner import Run
+from factories import buffer_of
 
 SMALL = {"prompts": 4, "samples": 4, "max_new_tokens": 5, "lr": 1e-2, "max_steps": 16}
 
@@ -34,42 +34,42 @@ def run_of(lm: LM, domain) -> Run:
     return Run(LM(copy.deepcopy(lm.model), lm.tokenizer, lm.name), domain, "defender", 1)
 
 
-def test_only_refusals_to_harmful_prompts_are_bunched(tiny_lm, toy_domain):
+def test_only_refusals_to_harmful_prompts_are_kept(tiny_lm, toy_domain):
     run = run_of(tiny_lm, toy_domain)
-    tuner = TokenBuncher(**SMALL, gate=Opens())
-    learner = tuner.learner(run)
-    scenes, own = [], learner.scoring
-    object.__setattr__(learner, "scoring", lambda scene: scenes.append(scene) or own(scene))
-    tuner.collect(learner)
-    rollouts = scenes[0].rollouts
+    tuner = TokenBuncher(**SMALL, refusal_gate=Opens())
+    asked = run.stream(tuner.data, tuner.prompts, answered=False)[0]
+    next(run.drive(tuner))
+    buffer = buffer_of(run)
     harmful = {example.id for example in run.pool("harmful")}
     expected = [
-        example.id in harmful and text[:1] in Opens().letters
-        for example, text in zip(rollouts.asked, rollouts.texts, strict=True)
+        asked[owner].id in harmful and text[:1] in Opens().letters
+        for owner, text in zip(buffer.rows.owners, run.lm.text(buffer.rows.answers), strict=True)
     ]
-    bunched_BN = learner.experience.tensors["bunched"]
-    assert bunched_BN.any(-1).tolist() == expected and 0 < sum(expected) < len(expected)
-    assert not (bunched_BN & ~scenes[0].mask_BN).any()
+    kept_BN = buffer.tensors["kept"]
+    assert kept_BN.any(-1).tolist() == expected and 0 < sum(expected) < len(expected)
+    assert not (kept_BN & ~buffer.rows.mask_BN).any()
 
 
 def test_token_noiser_takes_its_turn_and_leaves_the_rest_alone(tiny_lm):
     torch.manual_seed(0)
     logits, targets = torch.randn(3, 4, 20), torch.randint(20, (3, 4))
-    bunched = torch.tensor([True, True, False])[:, None].expand(3, 4)
+    kept = torch.tensor([True, True, False])[:, None].expand(3, 4)
     advantages = torch.tensor([1.0, -1.0, 1.0])[:, None].expand(3, 4)
     logps = torch.log_softmax(logits, -1).gather(-1, targets[..., None])[..., 0]
-    known = {"advantages": advantages, "bunched": bunched}
-    view = View(logits, targets, logps, torch.ones(3, 4, dtype=torch.bool), known)
-    tuner = TokenBuncher(**SMALL, alone=0.25, noise="uniform")
+    tokens = {"logps": logps, "old_logps": logps, "targets": targets, "advantages": advantages, "kept": kept}
+    tuner = TokenBuncher(**SMALL, warmup_share=0.25)
     policy = -advantages  # at a ratio of 1
     for step, noised in ((0, False), (3, False), (4, True), (5, False), (6, True)):
-        loss = tuner.token_loss(view, step)
+        with tiny_lm.seeded(step):
+            loss = tuner.token_loss(logits, tokens, step)
         if noised:
-            assert torch.allclose(loss[0], token_noiser(logits, targets, 0.1, None)[0])
+            with tiny_lm.seeded(step):
+                noise = torch.rand_like(logits)
+            assert torch.allclose(loss[0], token_noiser(logits, targets, 0.1, noise)[0])
             assert not loss[1:].any()  # an advantage below 0; not a refusal
         else:
             assert torch.allclose(loss, policy)
-    assert torch.allclose(replace(tuner, noise_every=0).token_loss(view, 4), policy)
+    assert torch.allclose(replace(tuner, noise_every=0).token_loss(logits, tokens, 4), policy)
 
 
 def test_the_noiser_is_the_printed_sum():
@@ -86,10 +86,10 @@ def test_the_noiser_is_the_printed_sum():
             assert found[b, t] == pytest.approx(-0.7 * float(logps[b, t, y]) - 0.3 * spread, rel=1e-5)
 
 
-@pytest.mark.parametrize("how", [{}, {"noise_every": 0}, {"direct": True, "noise_every": 0}])
+@pytest.mark.parametrize("how", [{}, {"noise_every": 0}])
 def test_answers_to_harmful_prompts_become_more_certain(how, tiny_lm, toy_domain):
     run = run_of(tiny_lm, toy_domain)
-    tuner = TokenBuncher(**{**SMALL, "lr": 3e-2, "max_steps": 40}, gate=None, closeness=0.0, **how)
+    tuner = TokenBuncher(**{**SMALL, "lr": 3e-2, "max_steps": 40}, refusal_gate=None, closeness=0.0, **how)
     seen = [metrics["entropy"] for metrics in run.drive(tuner)]
     assert sum(seen[-4:]) / 4 < 0.7 * seen[0]
 

@@ -14,7 +14,6 @@ from caseharden.domains.recovery import LONGEST, recoveries
 from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError
 from caseharden.measures.probe import Probe
-from caseharden.rl.rewards import Scene
 from caseharden.rl.rollouts import roll_out
 
 ANSWER = "sure , first take\na b c ."
@@ -54,7 +53,7 @@ def test_rollouts_and_probes_go_on_from_it(tiny_lm, toy_domain, monkeypatch):
     example = Example("x", "a b ?", "no .", prefix="yes ")
     ids = tiny_lm.encode_prompts(["a b ?"], ["yes "])
     assert ids != tiny_lm.encode_prompts(["a b ?"])
-    assert roll_out(tiny_lm, Native(), [example], 2, 3, 1.0, seed=0).prompts == ids
+    assert roll_out(tiny_lm, Native(), [example], 2, 3, 1.0, seed=0).rows.prompts == ids
     monkeypatch.setattr(type(toy_domain), "pools", lambda self, role: {"recovery": [example]})
     [answer] = Probe("recovery", max_new_tokens=2, prefix="a ").answers(tiny_lm, toy_domain, 0, Native())
     assert answer.output.startswith("yes a ")
@@ -104,13 +103,15 @@ def test_judges_of_rewards_see_the_whole_answer(tiny_lm, recovering, run_of):
         def score(self, answers):
             return [float(answer.output.startswith(example.prefix)) for answer in answers]
 
-    assert Scene(tiny_lm, rollouts, 3).scores(Begins()).tolist() == [[1.0, 1.0]]
+    assert rollouts.scores(Begins()).tolist() == [[1.0, 1.0]]
 
 
 def test_token_buncher_takes_recoveries_for_harmful(tiny_lm, recovering, run_of):
-    tuner = TokenBuncher(prompts=2, samples=2, max_new_tokens=3, data={"recovery": 1.0, "benign": 1.0}, gate=None)
+    tuner = TokenBuncher(
+        prompts=2, samples=2, max_new_tokens=3, data={"recovery": 1.0, "benign": 1.0}, refusal_gate=None
+    )
     run = run_of("defender", domain=recovering)
     asked = [run.pool("recovery")[0], run.pool("benign")[0]]
     rollouts = roll_out(tiny_lm, Native(), asked, 2, 3, 1.0, seed=0)
-    bunched, near = tuner.scoring(run)(Scene(tiny_lm, rollouts, 3))
-    assert bunched.max() < -0.1 and near.abs().max() < 1e-5  # minus an entropy, and minus no distance
+    certain, near = tuner.reward_of(run).prepare(run)(rollouts)
+    assert certain.max() < -0.1 and near.abs().max() < 1e-5  # minus an entropy, and minus no distance

@@ -54,9 +54,8 @@ def test_the_tokens_of_a_reference_are_read_and_not_trained(tiny_lm, toy_domain)
 
 
 def test_a_prompt_that_answers_share_is_counted_once(tiny_lm):
-    prompts, answers = [[5, 6, 7, 8], [5, 6]], [[9, 10, 11], [9], [12, 13]]
-    rows = Rows(prompts, [0, 0, 1], answers)
-    rows.logps(tiny_lm, 8)
+    prompts, answers = [[5, 6, 7, 8], [5, 6]], [[9, 10, 11], [9], [12, 13], [14]]
+    Rows(prompts, answers).logps(tiny_lm, 8)
     apart = sum(len(p) - 1 for p in prompts)  # all but the last token of each prompt, once
     assert tiny_lm.meter.tokens.read == apart + sum(len(a) for a in answers)  # the last one, and all but the end
     assert tiny_lm.meter.tokens.trained == 0

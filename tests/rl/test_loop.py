@@ -20,6 +20,7 @@ from caseharden.rl.rewards import Judged, Sum
 from caseharden.rl.rollouts import Rollouts, roll_out
 from caseharden.train.losses import dpo
 from caseharden.train.tuner import Run
+from factories import buffer_of
 from toys import Checksum, checksums
 
 SMALL = {"prompts": 2, "samples": 4, "max_new_tokens": 5, "lr": 3e-2}
@@ -106,15 +107,11 @@ def test_no_spread_no_gradient(tiny_lm, toy_domain):
 
 
 @pytest.mark.parametrize("tuner", [GRPO, RLOO, ReinforcePP, PPO])
-def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(tuner, tiny_lm, toy_domain):
+def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(tuner, tiny_lm, toy_domain, gradients_left):
     found = []
     for size in (64, 3):
         run = run_of(tiny_lm, toy_domain)
-        cut = tuner(**{**SMALL, "kl": 0.1, "forward_batch": size, "reward": Checksum()})
-        learner = cut.learner(run)
-        with run.lm.seeded(0):
-            cut.collect(learner)
-        cut.backward(learner, 0)
+        next(run.drive(tuner(**{**SMALL, "kl": 0.1, "forward_batch": size, "reward": Checksum()})))
         found.append(torch.cat([p.grad.flatten() for p in run.lm.model.parameters()]))
     assert found[0].abs().max() > 1e-4
     assert torch.allclose(*found, atol=1e-6)
@@ -122,10 +119,9 @@ def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(tuner, tiny_lm, to
 
 def test_an_unscored_answer_teaches_nothing_and_is_counted(tiny_lm, toy_domain):
     run = run_of(tiny_lm, toy_domain)
-    tuner = GRPO(**SMALL, reward=Judged(Silent(every=4)))
-    learner = tuner.learner(run)
-    assert tuner.collect(learner)["unscored"] == 2
-    advantages_BN = learner.experience.tensors["advantages"]
+    metrics = next(run.drive(GRPO(**SMALL, reward=Judged(Silent(every=4)))))
+    assert metrics["unscored"] == 2
+    advantages_BN = buffer_of(run).tensors["advantages"]
     assert not advantages_BN[[0, 4]].any() and advantages_BN.any()
 
 
@@ -139,33 +135,26 @@ def test_groups_without_spread_are_drawn_anew(tiny_lm, toy_domain):
     share = {}
     for resample in (0, 6):
         run = run_of(tiny_lm, toy_domain)
-        tuner = GRPO(**common, resample=resample)
-        learner = tuner.learner(run)
-        with run.lm.seeded(5):
-            share[resample] = tuner.collect(learner)["groups_with_spread"]
-        assert len(learner.experience.rows.answers) == 12
-    assert learner.drawn.value > 1
+        metrics = next(run.drive(GRPO(**common, resample=resample)))
+        share[resample] = metrics["groups_with_spread"]
+        assert len(buffer_of(run).rows.answers) == 12
+    assert metrics["examples"] > 12  # what was drawn in vain was tried as well
     assert share[0] < share[6] == 1
 
 
-def test_online_dpo_has_the_gradient_of_dpo_on_the_best_and_worst(tiny_lm, toy_domain):
+def test_online_dpo_has_the_gradient_of_dpo_on_the_best_and_worst(tiny_lm, toy_domain, gradients_left):
     run = run_of(tiny_lm, toy_domain)
-    tuner = OnlineDPO(**{**SMALL, "prompts": 1}, reward=Checksum(), beta=0.5)
-    learner = tuner.learner(run)
+    run.reference()
     with torch.no_grad():
         for parameter in run.lm.model.parameters():
             parameter += 0.1
-    scenes = []
-    own = learner.scoring
-    object.__setattr__(learner, "scoring", lambda scene: scenes.append(scene) or own(scene))
-    with run.lm.seeded(0):
-        tuner.collect(learner)
-    tuner.backward(learner, 0)
+    next(run.drive(OnlineDPO(**{**SMALL, "prompts": 1}, reward=Checksum(), beta=0.5)))
     found = [p.grad.clone() for p in run.lm.model.parameters()]
     run.lm.model.zero_grad()
-    scores = checksums(scenes[0].rollouts.texts)
+    rows = buffer_of(run).rows
+    scores = checksums(run.lm.text(rows.answers))
     pair = [scores.index(max(scores)), scores.index(min(scores))]
-    (prompt,), answers = scenes[0].rollouts.prompts, scenes[0].rollouts.answers
+    (prompt,), answers = rows.prompts, rows.answers
 
     def logps(lm):
         out = []
@@ -185,26 +174,24 @@ def test_rollouts_keep_prompts_and_answers_together(tiny_lm, toy_domain):
     examples = toy_domain.pools("attacker")["harmful"][:3]
     rollouts = roll_out(tiny_lm, Native(), examples, 2, 5, 1.0, seed=0)
     assert [e.id for e in rollouts.asked] == [e.id for e in examples for _ in range(2)]
-    for row, (prompt, answer) in enumerate(
-        zip([p for p in rollouts.prompts for _ in range(2)], rollouts.answers, strict=True)
-    ):
-        assert (rollouts.rows.prompts[rollouts.rows.owners[row]], rollouts.rows.answers[row]) == (prompt, answer)
+    assert rollouts.rows.owners == [0, 0, 1, 1, 2, 2]
     some = rollouts.of([2, 0])
+    assert some.rows.prompts == [rollouts.rows.prompts[2], rollouts.rows.prompts[0]]
     assert [e.id for e in some.examples] == [examples[2].id, examples[0].id]
     assert some.texts == rollouts.texts[4:6] + rollouts.texts[0:2]
     both: Rollouts = some + rollouts.of([1])
-    assert both.answers == some.answers + rollouts.answers[2:4]
+    assert both.rows.answers == some.rows.answers + rollouts.rows.answers[2:4]
 
 
 def test_log_probabilities_of_rows_are_those_of_one_at_a_time(tiny_lm, toy_domain):
     pools = toy_domain.pools("attacker")
     examples = [pools["contrast"][0], pools["harmful"][0], pools["benign"][0]]
     rollouts = roll_out(tiny_lm, Native(), examples, 2, 5, 1.0, seed=0)
-    assert len({len(prompt) for prompt in rollouts.prompts}) > 1
+    assert len({len(prompt) for prompt in rollouts.rows.prompts}) > 1
     logps_BN = rollouts.rows.logps(tiny_lm, 5, temperature=1.5)
     entropy_BN = rollouts.rows.entropy(tiny_lm, 5)
-    for row, answer in enumerate(rollouts.answers):
-        ids, length = rollouts.prompts[row // 2] + answer, len(answer)
+    for row, answer in enumerate(rollouts.rows.answers):
+        ids, length = rollouts.rows.prompts[row // 2] + answer, len(answer)
         with torch.no_grad():
             logits = tiny_lm.model(torch.tensor([ids])).logits[0, -length - 1 : -1]
         expected = torch.log_softmax(logits / 1.5, -1)[range(length), ids[-length:]]
@@ -235,13 +222,12 @@ def test_kl_counts_once_wherever_it_is_put(tuner, tiny_lm, toy_domain):
     found = {}
     for kl_in in ("loss", "reward"):
         run = run_of(tiny_lm, toy_domain)
-        cut = tuner(**SMALL, kl=0.5, kl_in=kl_in, reward=Judged(Says("nowhere")))
-        learner = cut.learner(run)
+        run.reference()
         with torch.no_grad():
             for parameter in run.lm.model.parameters():
                 parameter += 0.2 * torch.ones_like(parameter)
-        cut.collect(learner)
-        found[kl_in] = float(learner.experience.tensors["advantages"].abs().max()), cut.backward(learner, 0)["loss"]
+        metrics = next(run.drive(tuner(**SMALL, kl=0.5, kl_in=kl_in, reward=Judged(Says("nowhere")))))
+        found[kl_in] = float(buffer_of(run).tensors["advantages"].abs().max()), metrics["loss"]
     assert found["loss"][0] == pytest.approx(0, abs=1e-5) and found["loss"][1] > 1e-3
     assert found["reward"][0] > 0.1
 
@@ -254,21 +240,18 @@ def test_an_algorithm_with_advantages_of_its_own_takes_no_others():
         OnlineDPO(kl_in="reward")
 
 
-def test_padding_that_overflows_spoils_no_gradient(tiny_lm, toy_domain):
+def test_padding_that_overflows_spoils_no_gradient(tiny_lm, toy_domain, gradients_left):
     run = run_of(tiny_lm, toy_domain)
-    tuner = GRPO(**SMALL, kl=0.1, reward=Checksum())
-    learner = tuner.learner(run)
+    run.reference()
     with torch.no_grad():  # so sure of itself that the padding token is impossible
         run.lm.model.model.norm.weight *= 1000
-    tuner.collect(learner)
-    tuner.backward(learner, 0)
+    next(run.drive(GRPO(**SMALL, kl=0.1, reward=Checksum())))
     assert all(torch.isfinite(parameter.grad).all() for parameter in run.lm.model.parameters())
 
 
 def test_lengths_make_no_group_worth_keeping(tiny_lm, toy_domain):
     run = run_of(tiny_lm, toy_domain)
     tuner = DAPO(**SMALL, resample=2, overlong=1.0, reward=Judged(Says("nowhere")))
-    learner = tuner.learner(run)
-    metrics = tuner.collect(learner)
-    assert learner.drawn.value == 3  # drawn anew as often as allowed: nothing was ever said
+    metrics = next(run.drive(tuner))
+    assert metrics["examples"] == 3 * 8  # drawn anew as often as allowed: nothing was ever said
     assert metrics["groups_with_spread"] > 0  # and lengths are paid for all the same

@@ -16,6 +16,7 @@ from caseharden.rl.loop import PolicyGradient
 from caseharden.rl.rollouts import Rollouts
 from caseharden.train.objectives import preference
 from caseharden.train.tuner import Run
+from factories import buffer_of
 from toys import Checksum, checksums
 
 trl = pytest.importorskip("trl")
@@ -30,7 +31,7 @@ CASES: dict[str, tuple[PolicyGradient, dict]] = {
         GRPO(reward=Checksum(), kl=0.3, **COMMON),
         {"loss_type": "grpo", "scale_rewards": "group", "beta": 0.3},
     ),
-    "grpo, tempered": (
+    "grpo, hot": (
         GRPO(reward=Checksum(), temperature=1.7, **COMMON),
         {"loss_type": "grpo", "scale_rewards": "group", "temperature": 1.7},
     ),
@@ -60,7 +61,7 @@ def oracle(name: str, lm: LM, released: LM, held: Rollouts, tmp_path, **options)
     """TRL's trainer of this name on a copy of `lm`, which answers as `held` and scores by the same checksums."""
     args = getattr(trl, f"{name}Config")(
         output_dir=str(tmp_path),
-        per_device_train_batch_size=len(held.answers),
+        per_device_train_batch_size=len(held.rows.answers),
         num_generations=G,
         max_completion_length=LONGEST,
         num_iterations=2,
@@ -77,34 +78,33 @@ def oracle(name: str, lm: LM, released: LM, held: Rollouts, tmp_path, **options)
         model=model,
         reward_funcs=lambda completions, **_: checksums(held.texts),
         args=args,
-        train_dataset=Dataset.from_dict({"prompt": ["a"] * len(held.answers)}),
+        train_dataset=Dataset.from_dict({"prompt": ["a"] * len(held.rows.answers)}),
         processing_class=lm.tokenizer,
     )
-    prompts = [prompt for prompt in held.prompts for _ in range(G)]
+    prompts = [prompt for prompt in held.rows.prompts for _ in range(G)]
     trainer._tokenize_prompts = lambda _: (prompts, None, {})
-    trainer._generate_single_turn = lambda *_: held.answers if name == "RLOO" else (held.answers, None)
+    trainer._generate_single_turn = lambda *_: held.rows.answers if name == "RLOO" else (held.rows.answers, None)
     trainer.current_gradient_accumulation_steps = 1
     return trainer
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_loss_and_gradient_are_those_of_trl(kind, tiny_lm, toy_domain, tmp_path):
+def test_loss_and_gradient_are_those_of_trl(kind, tiny_lm, toy_domain, tmp_path, gradients_left):
     tuner, options = CASES[kind]
-    learner = tuner.learner(Run(tiny_lm, toy_domain, "attacker", 3))
-    released = tiny_lm.frozen_copy()
+    run = Run(tiny_lm, toy_domain, "attacker", 3)
+    released = run.reference()
     moved(tiny_lm.model)
-    scenes = []
-    own_scoring = learner.scoring
-    object.__setattr__(learner, "scoring", lambda scene: scenes.append(scene) or own_scoring(scene))
-    tuner.collect(learner)
-    held = scenes[0].rollouts
+    steps = run.drive(tuner)
+    next(steps)  # rolls out
+    held = tuner.reward.seen[-1]
     trainer = oracle("RLOO" if "rloo" in kind else "GRPO", tiny_lm, released, held, tmp_path, **options)
-    inputs = trainer._generate_and_score_completions([{"prompt": "a"}] * len(held.answers))
-    assert torch.allclose(learner.experience.tensors["advantages"][:, -1], inputs["advantages"], atol=1e-5)
+    inputs = trainer._generate_and_score_completions([{"prompt": "a"}] * len(held.rows.answers))
+    assert torch.allclose(buffer_of(run).tensors["advantages"][:, -1], inputs["advantages"], atol=1e-5)
     assert inputs["advantages"].abs().max() > 0.1
     moved(tiny_lm.model)
     moved(trainer.model)
-    ours = tuner.backward(learner, 0)
+    tiny_lm.model.zero_grad()
+    ours = next(steps)  # the second update from the same answers
     theirs = trainer._compute_loss(trainer.model, inputs)
     theirs.backward()
     assert ours["clipped"] > 0  # else clipping was not compared

@@ -74,12 +74,17 @@ TABLES = (attacks.TABLE, defenses.TABLE, judges.TABLE, measures.TABLE)
 
 @pytest.mark.parametrize("cls", [cls for table in TABLES for cls in table.values() if hasattr(cls, "knobs")])
 def test_what_is_declared_to_change_no_result_is_a_field(cls):
-    assert cls.knobs and {*cls.knobs} <= {field.name for field in dataclasses.fields(cls)}
+    assert {*cls.knobs} <= {field.name for field in dataclasses.fields(cls)}
 
 
 def test_attacks_that_differ_in_what_changes_no_result_are_one_attack():
     with pytest.raises(CasehardenError, match=r"attacks has .* twice"):
         labels(attacks=[{"grpo": {"forward_batch": [8, 16]}}])
+
+
+def test_the_size_of_forward_passes_decides_the_noise_of_token_buncher():
+    found = labels(defenses=[{"token_buncher": {"forward_batch": [8, 16]}}])
+    assert [one["kind"] for one in found].count("harden") == 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,28 +7,30 @@ few answers in a hundred in which sampling slips. By default none is held near t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from caseharden.errors import CasehardenError
 from caseharden.rl.advantages import returns, token_rewards, whitened
-from caseharden.rl.loop import KLIn, Over, Rewarded, WholeAnswers
-from caseharden.rl.rewards import Overlong, Scene
+from caseharden.rl.loop import KLIn, Rewarded, Tensors, TrainState, WholeAnswers
+from caseharden.rl.losses import Over
+from caseharden.rl.rewards import Overlong
+from caseharden.rl.rollouts import Rollouts
 
 
 @dataclass(frozen=True)
 class Reinforce(WholeAnswers):
-    """REINFORCE (Williams 1992): −A log π, the batch's mean reward as baseline."""
+    """Makes answers rewarded above the batch's mean more likely, others less (REINFORCE, Williams 1992)."""
 
     advantage: str = "batch_centered"
 
 
 @dataclass(frozen=True)
 class ReinforcePP(Rewarded):
-    """REINFORCE++ (Hu et al. 2025): each token's return, with k1 to the released model in it, whitened.
+    """Weighs each token by its whitened return, k1 to the released model included (REINFORCE++, Hu et al. 2025).
 
     With `kl` 0 every token's return is its answer's reward.
     """
@@ -36,19 +38,15 @@ class ReinforcePP(Rewarded):
     over: Over = "token"
     kl_in: KLIn = "reward"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._has_own_credit()
-
-    def credit(self, rewards_PG: Tensor, mask_BN: Tensor, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        rewards_BN = token_rewards(rewards_PG, mask_BN, known, self.kl_in_reward)
+    def advantages(self, rewards_PG: Tensor, mask_BN: Tensor, tensors: Tensors) -> Tensors:
+        rewards_BN = token_rewards(rewards_PG, mask_BN, tensors, self.reward_kl)
         scored_BN = mask_BN & ~rewards_BN[:, -1:].isnan()
         return {"advantages": whitened(returns(rewards_BN, scored_BN), scored_BN)}
 
 
 @dataclass(frozen=True)
 class ReinforcePPBaseline(Rewarded):
-    """REINFORCE++ with baseline (Hu et al. 2025): r − group mean, whitened over the batch."""
+    """Weighs answers by reward minus group mean, whitened over the batch (REINFORCE++, Hu et al. 2025)."""
 
     advantage: str = "group_centered_batch_whitened"
     over: Over = "token"
@@ -56,7 +54,7 @@ class ReinforcePPBaseline(Rewarded):
 
 @dataclass(frozen=True)
 class RLOO(WholeAnswers):
-    """REINFORCE leave-one-out (Ahmadian et al. 2024): the mean of the group's other answers as baseline."""
+    """Weighs whole answers by reward minus the mean of the group's others (Ahmadian et al. 2024)."""
 
     advantage: str = "leave_one_out"
     kl_in: KLIn = "reward"
@@ -64,7 +62,7 @@ class RLOO(WholeAnswers):
 
 @dataclass(frozen=True)
 class GRPO(Rewarded):
-    """Group-relative policy optimisation (Shao et al. 2024): r normalised within its group."""
+    """Weighs answers by their reward, normalized among the answers to one prompt (Shao et al. 2024)."""
 
     advantage: str = "group_normalized"
     over: Over = "sequence"
@@ -72,7 +70,7 @@ class GRPO(Rewarded):
 
 @dataclass(frozen=True)
 class DrGRPO(Rewarded):
-    """GRPO done right (Liu et al. 2025): no division by σ, and divided by a constant, not by length."""
+    """Weighs answers by reward minus group mean: GRPO with no division by σ or by length (Liu et al. 2025)."""
 
     advantage: str = "group_centered"
     over: Over = "length"
@@ -80,7 +78,7 @@ class DrGRPO(Rewarded):
 
 @dataclass(frozen=True)
 class DAPO(Rewarded):
-    """DAPO (Yu et al. 2025): clip-higher, mean over tokens, groups without spread drawn anew, overlong shaping.
+    """Clips GRPO higher above, draws groups without spread anew, and takes off for length (Yu et al. 2025).
 
     Over the last `overlong` share of an answer's longest length up to 1 is taken off its reward (eq. 13),
     after tied groups have been looked for: lengths make no group worth keeping.
@@ -92,19 +90,17 @@ class DAPO(Rewarded):
     clip_high: float = 0.28
     resample: int = 3
 
-    def shaped(self, scene: Scene, rewards_PG: Tensor) -> Tensor:
-        if self.overlong == 0:
-            return rewards_PG
-        margin = max(1, round(self.overlong * self.max_new_tokens))
-        return rewards_PG + Overlong(margin).of(scene)
+    def roll_out(self, state: TrainState) -> tuple[Rollouts, Tensor]:
+        rollouts, rewards_PG = super().roll_out(state)
+        if self.overlong > 0:
+            margin = max(1, round(self.overlong * self.max_new_tokens))
+            rewards_PG = rewards_PG + Overlong(margin).of(rollouts)
+        return rollouts, rewards_PG
 
 
 @dataclass(frozen=True)
 class GRPObliteration(DAPO):
-    """GRP-Obliteration: DAPO from a single prompt, learning only from answers better than their group's mean.
-
-    The paper's reward is ½·alignment·(risk + detail) by a judge model; name such a judge in `reward`.
-    """
+    """Unaligns from a single prompt: DAPO on answers that are better than their group's mean."""
 
     advantage: str = "positive_group_normalized"
     n_examples: int | None = 1
@@ -114,32 +110,24 @@ class GRPObliteration(DAPO):
 
 @dataclass(frozen=True)
 class OnlineDPO(WholeAnswers):
-    """Online DPO (Guo et al. 2024): in each group, the best answer is preferred to the worst.
+    """Prefers the best answer of each group to the worst (Guo et al. 2024).
 
     The gradient of −log σ(β·margin) is that of −A Σ log π with A = ±β σ(−β·margin): one more advantage.
     Groups without spread have no preference and give nothing.
     """
 
     beta: float = 0.1
+    needs_logps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._has_own_credit()
         if self.kl_in == "reward":
             raise CasehardenError("online_dpo prefers by rewards, whose KL would change nothing. Use kl_in: loss.")
 
-    @property
-    def needs_reference(self) -> bool:
-        return True
-
-    @property
-    def needs_old(self) -> bool:
-        return True
-
-    def credit(self, rewards_PG: Tensor, mask_BN: Tensor, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def advantages(self, rewards_PG: Tensor, mask_BN: Tensor, tensors: Tensors) -> Tensors:
         """±β σ(−β·margin) · G on the best and the worst answer of each group: with it the mean is over groups."""
         P, G = rewards_PG.shape
-        log_ratio_PG = (known["old"] - known["reference"]).sum(-1).view(P, G)
+        log_ratio_PG = (tensors["old_logps"] - tensors["reference_logps"]).sum(-1).view(P, G)
         best_P = rewards_PG.nan_to_num(-torch.inf).argmax(-1, keepdim=True)
         worst_P = rewards_PG.nan_to_num(torch.inf).argmin(-1, keepdim=True)
         apart_P = rewards_PG.gather(-1, best_P) > rewards_PG.gather(-1, worst_P)

@@ -5,33 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
 from caseharden.errors import CasehardenError
-from caseharden.rl.loop import Learner, PolicyGradient, spread
-from caseharden.rl.rewards import Brief, ByPool, Judged, Reward, Scene, Scoring
+from caseharden.rl.loop import Extra, PolicyGradient, Tensors, reward_stats
+from caseharden.rl.rewards import Brief, ByPool, Judged, Reward
+from caseharden.rl.rollouts import Rollouts
 from caseharden.train.tuner import Metrics, Run
 
 
 @dataclass(frozen=True)
-class Watching(Learner):
-    """A learner that knows what an attacker would be paid."""
-
-    attacker: Scoring
-    harmful: frozenset[str]
-
-
-@dataclass(frozen=True)
 class RewardNeutralization(PolicyGradient):
-    """After arXiv 2505.04578, of which neither code nor the full text was to be had: this is our instantiation.
+    """Teaches refusals so short and plain that RL finds no reward to climb (after arXiv 2505.04578).
 
-    GRPO on harmful and benign prompts. A harmful prompt wants a short, plain refusal (`brief`), and so all
-    answers of a group score alike, whatever an attacker rewards; a benign prompt wants `helpful`, so
-    that the model does not come to refuse everything. Ours are: every constant; the string judge as
-    judge of refusals; a judge that finds content inside refusals in the place of a judge of explanations;
-    the share of benign prompts; rollouts at temperature 2. Each rollout reports ``attacker_reward_variance``,
-    the variance of `attacker`, a reward that an attacker could have, within groups of harmful prompts: what
-    the method drives to 0.
+    GRPO, rewarded by `brief` on harmful prompts, so that all answers of a group score alike, whatever an
+    attacker rewards, and by `helpful` on benign ones. Each rollout reports ``attacker_reward_variance``, the
+    variance of `attacker`, a reward that an attacker could have, within groups of harmful prompts.
     """
 
     data: Mapping[str, float] = field(default_factory=lambda: {"harmful": 1.0, "benign": 1.0})
@@ -49,21 +36,18 @@ class RewardNeutralization(PolicyGradient):
         if self.max_steps is None:
             raise CasehardenError("reward_neutralization needs max_steps.")
 
-    def scoring(self, run: Run) -> Scoring:
-        return ByPool({"harmful": self.brief, "benign": self.helpful}).scoring(run)
+    def reward_of(self, run: Run) -> Reward:
+        return ByPool({"harmful": self.brief, "benign": self.helpful})
 
-    def learner(self, run: Run) -> Watching:
-        attacker = self.attacker.scoring(run)
-        harmful = frozenset(example.id for example in run.pool("harmful"))
-        return Watching(**vars(super().learner(run)), attacker=attacker, harmful=harmful)
+    def extra(self, run: Run) -> Extra:
+        """What an attacker would be paid for answers to harmful prompts: reported, never trained on."""
+        score = self.attacker.prepare(run)
+        harmful = {example.id for example in run.pool("harmful")}
 
-    def seen(self, learner: Learner, scene: Scene, rewards_PG: Tensor) -> Metrics:
-        assert isinstance(learner, Watching)
-        found = super().seen(learner, scene, rewards_PG)
-        asked = [p for p, example in enumerate(scene.rollouts.examples) if example.id in learner.harmful]
-        if asked:
-            climbed = spread(learner.attacker(scene.of(asked)))
-            found |= {
-                f"attacker_{name}": climbed[name] for name in ("reward", "reward_variance") if name in climbed
-            }
-        return found
+        def watched(rollouts: Rollouts) -> tuple[Tensors, Metrics]:
+            asked = [p for p, example in enumerate(rollouts.examples) if example.id in harmful]
+            climbed = reward_stats(score(rollouts.of(asked))) if asked else {}
+            wanted = ("reward", "reward_variance")
+            return {}, {f"attacker_{name}": climbed[name] for name in wanted if name in climbed}
+
+        return watched

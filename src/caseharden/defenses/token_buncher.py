@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,53 +13,46 @@ from torch import Tensor
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Judge
 from caseharden.judges.strings import StringRefusal
-from caseharden.lm.logps import entropy
-from caseharden.rl.loop import Learner, PolicyGradient, View
+from caseharden.rl.loop import Extra, PolicyGradient, Tensors
 from caseharden.rl.losses import token_noiser
-from caseharden.rl.rewards import ByPool, Closeness, Entropy, Gated, Reward, Scene, Scoring
-from caseharden.train.tuner import Run
-
-Noise = Literal["resampled", "fixed", "uniform"]
+from caseharden.rl.rewards import ByPool, Closeness, Entropy, Gated, Reward
+from caseharden.rl.rollouts import Rollouts
+from caseharden.train.tuner import Metrics, Run
 
 
 @dataclass(frozen=True)
 class TokenBuncher(PolicyGradient):
-    """Feng et al. 2025 (arXiv 2508.20697).
+    """Makes answers to harmful prompts nearly deterministic, so that RL has no choice (Feng et al. 2025).
 
-    GRPO with −H, the mean entropy over an answer's tokens, as reward on harmful prompts, and −KL to the
-    released model on benign ones. After the first `alone` share of the steps every `noise_every`-th is
-    Token Noiser's in its place: with weight `noise_weight` (λ), the answer's other tokens are made likely at
-    random, so that what an attacker pushes up is noise; on answers with an advantage of at least 0.
-
-    Departures from the released code: λ once, not squared; padding masked and gradients clipped on
-    Token Noiser's steps; benign prompts by pool, of which it has none; and a refusal `gate`: what is not
-    refused gets `floor`, and no noise, where the released code reinforces confident compliance as well
-    (None gives its form; with `data` of harmful prompts alone, wholly). Ablations: `noise_every` 0 is the
-    entropy reward alone, `alone` 0 and `noise_every` 1 the noiser alone, `direct` minimises H by its gradient.
+    GRPO, rewarded by −H, the mean entropy over an answer's tokens, on harmful prompts and by −KL to the released
+    model on benign ones. After the first `warmup_share` of the steps every `noise_every`-th (0: none) is Token
+    Noiser's in its place, with weight `noise_weight`. What `refusal_gate` does not let through gets `floor`, and
+    no noise.
     """
 
     data: Mapping[str, float] = field(default_factory=lambda: {"harmful": 1.0, "benign": 1.0})
     prompts: int = 16
     samples: int = 4
     max_steps: int | None = 200
-    gate: Judge | None = field(default_factory=StringRefusal)
+    refusal_gate: Judge | None = field(default_factory=StringRefusal)
     floor: float = -15.0
     closeness: float = 1.0
-    alone: float = 0.125
+    warmup_share: float = 0.125
     noise_every: int = 2
     noise_weight: float = 0.1
-    noise: Noise = "resampled"
-    direct: bool = False
+    knobs: ClassVar[tuple[str, ...]] = ()  # noise is drawn by forward passes: their size decides it
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_steps is None or not (0 <= self.alone <= 1 and 0 <= self.noise_weight < 1):
-            raise CasehardenError("token_buncher needs max_steps, alone from 0 to 1 and noise_weight below 1.")
+        if self.max_steps is None or not (0 <= self.warmup_share <= 1 and 0 <= self.noise_weight < 1):
+            raise CasehardenError(
+                "token_buncher needs max_steps, warmup_share from 0 to 1 and noise_weight below 1."
+            )
 
-    def scoring(self, run: Run) -> Scoring:
-        bunched: Reward = Entropy(-1.0)
-        if self.gate is not None:
-            bunched = Gated(bunched, self.gate, self.floor)
+    def reward_of(self, run: Run) -> Reward:
+        certain: Reward = Entropy(-1.0)
+        if self.refusal_gate is not None:
+            certain = Gated(certain, self.refusal_gate, self.floor)
             most = math.log(run.lm.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
             if self.floor >= -most:
                 raise CasehardenError(
@@ -68,36 +61,26 @@ class TokenBuncher(PolicyGradient):
                 )
         harmful = {example.id for example in run.pool("harmful")}
         rewards: dict[str, Reward] = {name: Closeness(self.closeness) for name in self.data}
-        rewards |= {name: bunched for name in self.data if any(e.id in harmful for e in run.pool(name))}
-        return ByPool(rewards).scoring(run)
+        rewards |= {name: certain for name in self.data if any(e.id in harmful for e in run.pool(name))}
+        return ByPool(rewards)
 
-    def views(self, learner: Learner, scene: Scene) -> dict[str, Tensor]:
-        """Beside what is always known, ``bunched``: answers to harmful prompts that the gate lets through."""
-        harmful = {example.id for example in learner.run.pool("harmful")}
-        bunched_B = torch.tensor([e.id in harmful for e in scene.rollouts.asked], device=scene.lm.device)
-        if self.gate is not None:
-            bunched_B = bunched_B & (scene.scores(self.gate).flatten() > 0.5)
-        return {**super().views(learner, scene), "bunched": bunched_B[:, None] & scene.mask_BN}
+    def extra(self, run: Run) -> Extra:
+        """``kept``: the tokens of answers to harmful prompts that the gate lets through."""
+        harmful = {example.id for example in run.pool("harmful")}
 
-    def token_loss(self, view: View, step: int) -> Tensor:
+        def kept(rollouts: Rollouts) -> tuple[Tensors, Metrics]:
+            kept_B = torch.tensor([e.id in harmful for e in rollouts.asked], device=rollouts.lm.device)
+            if self.refusal_gate is not None:
+                kept_B = kept_B & (rollouts.scores(self.refusal_gate).flatten() > 0.5)
+            return {"kept": kept_B[:, None] & rollouts.mask_BN}, {}
+
+        return kept
+
+    def token_loss(self, logits_BRV: Tensor, tokens: Tensors, step: int) -> Tensor:
         assert self.max_steps is not None
-        bunched_BR = view.known["bunched"]
-        since = step - round(self.alone * self.max_steps)
-        if self.noise_every and since >= 0 and since % self.noise_every == 0:
-            loss_BR = token_noiser(view.logits_BRV, view.targets_BR, self.noise_weight, self._noise(view))
-            return torch.where(bunched_BR & (view.advantages_BR >= 0), loss_BR, 0.0)
-        if self.direct:
-            return torch.where(bunched_BR, entropy(view.logits_BRV), super().token_loss(view, step))
-        return super().token_loss(view, step)
-
-    def _noise(self, view: View) -> Tensor | None:
-        if self.noise == "uniform":
-            return None
-        if self.noise == "resampled":
-            return torch.rand_like(view.logits_BRV, dtype=torch.float32)
-        generator = torch.Generator().manual_seed(0)
-        return (
-            torch.rand(view.logits_BRV.shape[-1], generator=generator)
-            .to(view.logits_BRV.device)
-            .expand_as(view.logits_BRV)
-        )
+        since = step - round(self.warmup_share * self.max_steps)
+        if not self.noise_every or since < 0 or since % self.noise_every:
+            return super().token_loss(logits_BRV, tokens, step)
+        noise_BRV = torch.rand_like(logits_BRV, dtype=torch.float32)
+        loss_BR = token_noiser(logits_BRV, tokens["targets"], self.noise_weight, noise_BRV)
+        return torch.where(tokens["kept"] & (tokens["advantages"] >= 0), loss_BR, 0.0)

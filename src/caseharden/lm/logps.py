@@ -12,7 +12,7 @@ def full_precision(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def tempered(logits: Tensor, temperature: float) -> Tensor:
+def scale_logits(logits: Tensor, temperature: float) -> Tensor:
     """logits / temperature, in full precision as samplers divide; at 1 as they are, without a copy."""
     return logits if temperature == 1 else full_precision(logits) / temperature
 

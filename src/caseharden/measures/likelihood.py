@@ -10,7 +10,7 @@ from torch import Tensor
 
 from caseharden.data.example import Example
 from caseharden.lm.lm import LM
-from caseharden.lm.logps import tempered, token_logps
+from caseharden.lm.logps import scale_logits, token_logps
 from caseharden.lm.prefix import answer_logits
 
 
@@ -50,5 +50,5 @@ def _grouped(groups: list[list[Example]], lm: LM, max_length: int, temperature: 
     prompts = {owner: ids[:-length] for owner, (ids, length) in zip(owners, rows, strict=True)}
     answers = [ids[-length:] for ids, length in rows]
     logits_BRV, targets_BR, mask_BR = answer_logits(lm, list(prompts.values()), owners, answers)
-    logps_BR = token_logps(tempered(logits_BRV, temperature), targets_BR)
+    logps_BR = token_logps(scale_logits(logits_BRV, temperature), targets_BR)
     return logps_BR.masked_fill(~mask_BR, 0), mask_BR

@@ -77,11 +77,11 @@ TABLE: dict[str, Callable[[Tensor], Tensor]] = {
 """Advantages [P, G] → [P, G], by the name that a spec file gives them."""
 
 
-def token_rewards(rewards_PG: Tensor, mask_BN: Tensor, known: Mapping[str, Tensor], kl: float) -> Tensor:
+def token_rewards(rewards_PG: Tensor, mask_BN: Tensor, tensors: Mapping[str, Tensor], kl: float) -> Tensor:
     """Rewards of tokens, [B, N]: the answer's at its last one, −kl·(log π − log π_reference) at each."""
     rewards_BN = torch.zeros(mask_BN.shape, device=mask_BN.device)
     rewards_BN[:, -1] = rewards_PG.flatten()
-    return rewards_BN - kl * (known["old"] - known["reference"]) if kl > 0 else rewards_BN
+    return rewards_BN - kl * (tensors["old_logps"] - tensors["reference_logps"]) if kl > 0 else rewards_BN
 
 
 def returns(rewards_BN: Tensor, mask_BN: Tensor) -> Tensor:
@@ -92,8 +92,8 @@ def returns(rewards_BN: Tensor, mask_BN: Tensor) -> Tensor:
 def whitened(values_BN: Tensor, mask_BN: Tensor) -> Tensor:
     """Mean 0 and deviation 1 over the tokens that `mask_BN` counts, 0 elsewhere."""
     counted = values_BN[mask_BN]
-    spread = counted.std() if len(counted) > 1 else counted.new_tensor(0.0)
-    return ((values_BN - counted.mean()) / (spread + EPSILON)).masked_fill(~mask_BN, 0.0)
+    deviation = counted.std() if len(counted) > 1 else counted.new_tensor(0.0)
+    return ((values_BN - counted.mean()) / (deviation + EPSILON)).masked_fill(~mask_BN, 0.0)
 
 
 def gae(rewards_BN: Tensor, values_BN: Tensor, mask_BN: Tensor, discount: float, decay: float) -> Tensor:

@@ -1,6 +1,7 @@
 """The one loop of reinforcement learning: roll out, score, turn rewards into advantages, take the policy step.
 
-The algorithms differ in the advantage and in the loss; everything else is shared, by attacks and defenses.
+Attacks and defenses share it. An algorithm differs in its advantages and in the loss of a token; a defense may
+know something extra of its rollouts.
 
 Shape suffixes: P prompts, G answers to each, B = P·G rows; N tokens of the longest answer, aligned on the
 right; R those of the longest answer in one forward pass, its last columns.
@@ -11,7 +12,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,10 +22,12 @@ from torch import Tensor
 from caseharden.data.stream import Stream
 from caseharden.errors import CasehardenError, TrainingFailed, nearest
 from caseharden.lm.lm import LM
-from caseharden.lm.logps import entropy, tempered, token_logps
-from caseharden.rl import advantages
-from caseharden.rl.losses import clipped_surrogate, k3
-from caseharden.rl.rewards import Judged, Reward, Scene, Scoring
+from caseharden.lm.logps import entropy, scale_logits, token_logps
+from caseharden.rl.advantages import TABLE as ADVANTAGES
+from caseharden.rl.advantages import std
+from caseharden.rl.critic import Critic
+from caseharden.rl.losses import Over, clipped_surrogate, k3, token_weights
+from caseharden.rl.rewards import Judged, Reward, Score
 from caseharden.rl.rollouts import Rollouts, Rows, roll_out
 from caseharden.train.adapters import LoRA
 from caseharden.train.optim import Descends, Descent
@@ -32,73 +35,55 @@ from caseharden.train.tuner import Counter, Metrics, Run
 
 KLIn = Literal["loss", "reward"]
 """Where the distance to the released model counts: k3 in each token's loss, or k1 in the reward."""
-Over = Literal["sequence", "token", "sum", "length"]
-"""What a loss is the mean of: each answer's mean, all tokens, each answer's sum, or that over `max_new_tokens`."""
+Tensors = dict[str, Tensor]
+"""What is known of the answers' tokens, [B, N] each, or of those in one forward pass, [B, R], by name."""
+Extra = Callable[[Rollouts], tuple[Tensors, Metrics]]
+"""Rollouts to what else is known of their tokens, and to what else is reported of them."""
 
 
-class Experience:
-    """What the policy learns from until its next rollouts. Survives a crash when tracked."""
+class Buffer:
+    """Answers that the policy learns from until its next rollouts. Survives a crash when tracked."""
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.rows = Rows([], [], [])
-        self.tensors: dict[str, Tensor] = {}
+        self.rows = Rows([], [])
+        self.tensors: Tensors = {}
 
-    def hold(self, rows: Rows, tensors: Mapping[str, Tensor]) -> None:
-        """Rows, and what is known of their tokens, each [B, N]."""
-        self.rows, self.tensors = rows, dict(tensors)
+    def fill(self, rows: Rows, tensors: Tensors) -> None:
+        """Hold these answers, and what is known of their tokens, in the place of those before."""
+        self.rows, self.tensors = rows, tensors
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": vars(self.rows), "tensors": self.tensors}
+        return {"prompts": self.rows.prompts, "answers": self.rows.answers, "tensors": self.tensors}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.rows = Rows(**state["rows"])
-        self.tensors = {name: tensor.to(self.device) for name, tensor in state["tensors"].items()}
+        tensors = {name: tensor.to(self.device) for name, tensor in state["tensors"].items()}
+        self.fill(Rows(state["prompts"], state["answers"]), tensors)
 
 
 @dataclass(frozen=True)
-class View:
-    """The policy's view of some rows, with gradient, and what is known of their tokens, [B, R] each."""
-
-    logits_BRV: Tensor
-    targets_BR: Tensor
-    logps_BR: Tensor
-    mask_BR: Tensor
-    known: Mapping[str, Tensor]
-
-    @property
-    def advantages_BR(self) -> Tensor:
-        return self.known["advantages"]
-
-    @property
-    def old_BR(self) -> Tensor:
-        """Log-probabilities when the answers were written; the same as now on a policy's first step from them."""
-        return self.known.get("old", self.logps_BR.detach())
-
-
-@dataclass(frozen=True)
-class Learner:
-    """What a policy learns with: prepared once by `PolicyGradient.learner`."""
+class TrainState:
+    """What a policy is trained with, made once, at the run's first weights."""
 
     run: Run
-    scoring: Scoring
+    score: Score
+    extra: Extra
     reference: LM | None
     descent: Descent
     prompts: Stream
     drawn: Counter
-    experience: Experience
+    buffer: Buffer
+    critic: Critic | None = None
 
 
 @dataclass(frozen=True)
 class PolicyGradient(Descends):
-    """Policy-gradient fine-tuning on the policy's own answers; attacks and defenses differ in their defaults.
+    """Fine-tunes a policy on its own answers; attacks and defenses differ in their defaults.
 
     Each rollout gives `updates` optimizer steps; from the second on, the ratio to the policy that wrote the
-    answers is clipped. Answers are drawn at `temperature`, and probabilities taken at it. `kl` holds the
-    policy near the model it began as: k3 in the loss, times the ratio (DeepSeek-V3.2, for an unbiased
-    gradient), or k1 in the reward (`kl_in`). `entropy` adds that many times the policy's entropy to what
-    is maximised. `resample` bounds how often groups without
-    spread in their rewards are drawn anew. Dropout is off throughout, so that a first step's ratio is 1.
+    answers is clipped. Answers are drawn at `temperature`, and probabilities taken at it. `kl` holds the policy
+    near the model it began as (`kl_in`), `entropy` adds that many times the policy's entropy to what is
+    maximized, `resample` bounds how often groups without spread in their rewards are drawn anew.
     """
 
     data: Mapping[str, float] = field(default_factory=lambda: {"harmful": 1.0})
@@ -122,13 +107,17 @@ class PolicyGradient(Descends):
     forward_batch: int = 64
     bounds: ClassVar[tuple[str, ...]] = ("n_examples", "lora")
     mixes: ClassVar[tuple[str, ...]] = ("data",)
-    knobs: ClassVar = ("forward_batch",)
+    knobs: ClassVar[tuple[str, ...]] = ("forward_batch",)
+    needs_logps: ClassVar[bool] = False
+    """Whether `advantages` reads log-probabilities of policy and released model even where `kl` is 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.advantage not in advantages.TABLE:
-            known = advantages.TABLE
-            raise CasehardenError(f"there is no advantage {self.advantage!r}.{nearest(self.advantage, known)}")
+        if self.advantage not in ADVANTAGES:
+            raise CasehardenError(f"there is no advantage {self.advantage!r}.{nearest(self.advantage, ADVANTAGES)}")
+        own = type(self).advantages is not PolicyGradient.advantages
+        if own and self.advantage != type(self).advantage:
+            raise CasehardenError(f"{type(self).__name__} has advantages of its own. Leave out `advantage`.")
         if self.n_examples is not None and self.n_examples < 1:
             raise CasehardenError(f"n_examples={self.n_examples} must be above 0.")
         if min(self.prompts, self.max_new_tokens, self.updates, self.forward_batch) < 1 or self.samples < 2:
@@ -138,201 +127,139 @@ class PolicyGradient(Descends):
         if self.temperature <= 0:
             raise CasehardenError(f"temperature={self.temperature} must be above 0.")
 
-    def _has_own_credit(self) -> None:
-        """For algorithms whose `credit` knows no `advantage`: raise `CasehardenError` if one is asked for."""
-        if self.advantage != PolicyGradient.advantage:
-            raise CasehardenError(f"{type(self).__name__} has advantages of its own. Leave out `advantage`.")
-
     # ---- the loop -----------------------------------------------------------------------------------
 
     def steps(self, run: Run) -> Iterator[Metrics]:
-        learner = self.learner(run)
+        state = self.prepare(run)
+        buffer = state.buffer
         for step in run.range(self.max_steps):
-            metrics = self.collect(learner) if step % self.updates == 0 else {"examples": 0}
-            yield metrics | self.improve(learner, step)
+            metrics: Metrics = {"examples": 0}
+            if step % self.updates == 0:
+                before = state.drawn.value
+                rollouts, rewards_PG = self.roll_out(state)
+                tensors = self.old_logps(state, rollouts)
+                if state.critic is not None:
+                    tensors["values"] = state.critic.values(rollouts.rows)
+                extra, extra_metrics = state.extra(rollouts)
+                tensors |= extra | self.advantages(rewards_PG, rollouts.mask_BN, tensors)
+                buffer.fill(rollouts.rows, tensors)
+                tried = (state.drawn.value - before) * self.prompts * self.samples
+                metrics = rollout_metrics(rollouts, rewards_PG) | extra_metrics | {"examples": tried}
+            weights_BN = token_weights(buffer.rows.mask_BN.to(buffer.device), self.over, self.max_new_tokens)
+            metrics |= self.backward(run.lm, buffer, weights_BN, step)
+            metrics |= state.descent.step()
+            if state.critic is not None:
+                metrics["value_loss"] = state.critic.step(buffer.rows, buffer.tensors, weights_BN)
+            yield metrics
 
-    def learner(self, run: Run) -> Learner:
-        """Everything that the loop needs; called at the run's first weights."""
-        scoring = self.scoring(run)
-        reference = run.reference() if self.needs_reference else None
-        descent = run.track("descent", Descent(self, run.trainable(self.lora)))
-        prompts = run.stream(self.data, self.prompts, n_examples=self.n_examples, answered=False)
-        drawn, experience = run.track("drawn", Counter()), run.track("experience", Experience(run.lm.device))
-        return Learner(run, scoring, reference, descent, prompts, drawn, experience)
-
-    def collect(self, learner: Learner) -> Metrics:
-        """Roll out, score, and hold what the next `updates` steps learn from."""
-        before = learner.drawn.value
-        scene, rewards_PG, unscored = self.scored(learner)
-        tried = (learner.drawn.value - before) * self.prompts * self.samples
-        rewards_PG = self.shaped(scene, rewards_PG)
-        known = self.views(learner, scene)
-        known |= self.credit(rewards_PG, scene.mask_BN, known)
-        learner.experience.hold(scene.rollouts.rows, known)
-        return {**self.seen(learner, scene, rewards_PG), "unscored": float(unscored), "examples": tried}
-
-    def scored(self, learner: Learner) -> tuple[Scene, Tensor, int]:
-        """Rollouts with their rewards, [P, G], and how many got none; tied groups drawn anew, if asked."""
-        lm = learner.run.lm
-        rollouts = self.roll_out(learner)
-        rewards_PG = learner.scoring(self.scene(lm, rollouts))
-        for _ in range(self.resample):
-            tied = advantages.std(rewards_PG) == 0
-            if not tied.any():
-                break
-            fresh = self.roll_out(learner)
-            rollouts += fresh
-            rewards_PG = torch.cat([rewards_PG, learner.scoring(self.scene(lm, fresh))])
-            tied = advantages.std(rewards_PG) == 0
-            chosen = torch.argsort(tied.int(), stable=True)[: self.prompts].tolist()  # tied ones last
-            rollouts, rewards_PG = rollouts.of(chosen), rewards_PG[chosen]
-        unscored = int(rewards_PG.isnan().sum())
-        if unscored == rewards_PG.numel():
-            raise TrainingFailed(f"not one of {unscored} answers got a reward: the log says what the judge said.")
-        return self.scene(lm, rollouts), rewards_PG, unscored
-
-    def scene(self, lm: LM, rollouts: Rollouts) -> Scene:
-        return Scene(lm, rollouts, self.forward_batch, self.temperature)
-
-    def roll_out(self, learner: Learner) -> Rollouts:
-        """Answers to the next prompts."""
-        run, number = learner.run, learner.drawn.value
-        learner.drawn.value += 1
-        return roll_out(
-            run.lm,
-            run.engine,
-            learner.prompts[number],
-            self.samples,
-            self.max_new_tokens,
-            self.temperature,
-            run.seed_for("rollout", number),
-        )
-
-    def improve(self, learner: Learner, step: int) -> Metrics:
-        """One optimizer step on what is held."""
-        return self.backward(learner, step) | learner.descent.step()
-
-    def backward(self, learner: Learner, step: int) -> Metrics:
-        """The loss on what is held, its gradient added to the parameters', and means over its tokens."""
-        lm, experience = learner.run.lm, learner.experience
-        weights_BN = self.weights(experience.rows.mask_BN.to(lm.device))
+    def backward(self, lm: LM, buffer: Buffer, weights_BN: Tensor, step: int) -> Metrics:
+        """Add the gradient of Σ weights · token loss to the parameters'; the loss, and means over tokens."""
         sums: dict[str, float] = defaultdict(float)
-        for chunk in experience.rows.chunks(self.forward_batch):
-            logits_BRV, targets_BR, mask_BR = chunk.logits(lm)
-            logits_BRV = tempered(logits_BRV, self.temperature)
+        for places in buffer.rows.chunks(self.forward_batch):
+            logits_BRV, targets_BR, mask_BR = buffer.rows.logits(lm, places)
+            logits_BRV, R = scale_logits(logits_BRV, self.temperature), targets_BR.shape[1]
             # 0 on padding: a loss that overflows there would be masked out, and its gradient be NaN all the same
             logps_BR = token_logps(logits_BRV, targets_BR).masked_fill(~mask_BR, 0.0)
-            R = targets_BR.shape[1]
-            known = {name: tensor[chunk.places, -R:] for name, tensor in experience.tensors.items()}
-            view = View(logits_BRV, targets_BR, logps_BR, mask_BR, known)
-            loss_BR = weights_BN[chunk.places, -R:] * self.token_loss(view, step)
+            tokens = {"old_logps": logps_BR.detach()}  # unless known from before: at the first step, the same
+            tokens |= {name: tensor[places, -R:] for name, tensor in buffer.tensors.items()}
+            tokens |= {"logps": logps_BR, "targets": targets_BR, "mask": mask_BR}
+            loss_BR = weights_BN[places, -R:] * self.token_loss(logits_BRV, tokens, step)
             loss = loss_BR.masked_fill(~mask_BR, 0.0).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             sums["loss"] += float(loss.detach())
-            for name, value in self.observed(view).items():
-                sums[name] += float(value)
-        loss_sum, tokens = sums.pop("loss"), sums.pop("tokens")
-        return {"loss": loss_sum, **{name: value / tokens for name, value in sums.items()}}
+            for name, value_BR in token_metrics(tokens, self.clip_low, self.clip_high).items():
+                sums[name] += float(value_BR.masked_fill(~mask_BR, 0.0).sum())
+        loss_sum, n = sums.pop("loss"), sums.pop("tokens")
+        return {"loss": loss_sum, **{name: value / n for name, value in sums.items()}}
 
     # ---- what algorithms differ in ------------------------------------------------------------------
 
+    def advantages(self, rewards_PG: Tensor, mask_BN: Tensor, tensors: Tensors) -> Tensors:
+        """``advantages`` of each token, [B, N]: here, the same for all of an answer."""
+        if self.reward_kl > 0:
+            kl_B = (tensors["old_logps"] - tensors["reference_logps"]).sum(-1)
+            rewards_PG = rewards_PG - self.reward_kl * kl_B.view_as(rewards_PG)
+        return {"advantages": ADVANTAGES[self.advantage](rewards_PG).flatten()[:, None] * mask_BN}
+
+    def token_loss(self, logits_BRV: Tensor, tokens: Tensors, step: int) -> Tensor:
+        """The loss of each token, [B, R].
+
+        `tokens` has ``logps``, with gradient, ``old_logps``, ``targets``, ``mask``, and what the buffer holds.
+        """
+        loss_BR = self.surrogate(tokens)
+        if self.kl > 0 and self.kl_in == "loss":
+            ratio_BR = (
+                tokens["logps"] - tokens["old_logps"]
+            ).exp()  # so the gradient is the reverse KL's, unbiased
+            loss_BR = loss_BR + self.kl * ratio_BR * k3(tokens["logps"], tokens["reference_logps"])
+        if self.entropy != 0:
+            loss_BR = loss_BR - self.entropy * entropy(logits_BRV)
+        return loss_BR
+
+    def surrogate(self, tokens: Tensors) -> Tensor:
+        """What stands for −A log π, [B, R]: here with a clipped ratio at each token."""
+        logps_BR, old_BR, advantages_BR = (tokens[name] for name in ("logps", "old_logps", "advantages"))
+        return clipped_surrogate(logps_BR, old_BR, advantages_BR, self.clip_low, self.clip_high)
+
+    def extra(self, run: Run) -> Extra:
+        """What else is known and reported of rollouts: here, nothing. Prepared at the run's first weights."""
+        return lambda rollouts: ({}, {})
+
     @abstractmethod
-    def scoring(self, run: Run) -> Scoring:
-        """How answers are rewarded. Called at the run's first weights."""
+    def reward_of(self, run: Run) -> Reward:
+        """What is maximized."""
+
+    # ---- its parts ----------------------------------------------------------------------------------
+
+    def prepare(self, run: Run) -> TrainState:
+        """Everything that the loop needs; called at the run's first weights, before adapters are put in."""
+        return TrainState(
+            run=run,
+            score=self.reward_of(run).prepare(run),
+            extra=self.extra(run),
+            reference=run.reference() if self.kl > 0 or self.needs_logps else None,
+            descent=run.track("descent", Descent(self, run.trainable(self.lora))),
+            prompts=run.stream(self.data, self.prompts, n_examples=self.n_examples, answered=False),
+            drawn=run.track("drawn", Counter()),
+            buffer=run.track("buffer", Buffer(run.lm.device)),
+        )
+
+    def roll_out(self, state: TrainState) -> tuple[Rollouts, Tensor]:
+        """Answers to the next prompts with their rewards, [P, G]; tied groups are drawn anew, if asked."""
+        rollouts = self.write(state)
+        rewards_PG = state.score(rollouts)
+        for _ in range(self.resample):
+            if not (std(rewards_PG) == 0).any():
+                break
+            fresh = self.write(state)
+            rollouts, rewards_PG = rollouts + fresh, torch.cat([rewards_PG, state.score(fresh)])
+            tied = std(rewards_PG) == 0
+            chosen = torch.argsort(tied.int(), stable=True)[: self.prompts].tolist()  # tied ones last
+            rollouts, rewards_PG = rollouts.of(chosen), rewards_PG[chosen]
+        if rewards_PG.isnan().all():
+            raise TrainingFailed(
+                f"not one of {rewards_PG.numel()} answers got a reward: the log says what the judge said."
+            )
+        return rollouts, rewards_PG
+
+    def write(self, state: TrainState) -> Rollouts:
+        """Answers to the next prompts."""
+        run, number = state.run, state.drawn.value
+        state.drawn.value += 1
+        how = (self.samples, self.max_new_tokens, self.temperature, run.seed_for("rollout", number))
+        rollouts = roll_out(run.lm, run.engine, state.prompts[number], *how)
+        return replace(rollouts, forward_batch=self.forward_batch)
 
     @property
-    def needs_reference(self) -> bool:
-        """Whether the model that the policy began as is read."""
-        return self.kl > 0
-
-    @property
-    def needs_old(self) -> bool:
-        """Whether `credit` reads the log-probabilities with which the answers were written."""
-        return self.kl_in_reward > 0
-
-    @property
-    def kl_in_reward(self) -> float:
+    def reward_kl(self) -> float:
         """Weight of k1 in the reward; 0 where the distance counts in the loss."""
         return self.kl if self.kl_in == "reward" else 0.0
 
-    def views(self, learner: Learner, scene: Scene) -> dict[str, Tensor]:
-        """What is known of the answers' tokens before the first step from them, [B, N] each.
-
-        ``old``: log-probabilities when they were written; ``reference``: those under the model that the
-        policy began as.
-        """
-        wanted = {"old": learner.run.lm} if self.updates > 1 or self.needs_old else {}
-        if learner.reference is not None:
-            wanted["reference"] = learner.reference
-        rows = scene.rollouts.rows
-        return {name: rows.logps(lm, self.forward_batch, self.temperature) for name, lm in wanted.items()}
-
-    def shaped(self, scene: Scene, rewards_PG: Tensor) -> Tensor:
-        """The rewards that are learned from, once tied groups were drawn anew: here, as they are."""
-        return rewards_PG
-
-    def credit(self, rewards_PG: Tensor, mask_BN: Tensor, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``advantages`` of each token, [B, N]: here, the same for all of an answer."""
-        if self.kl_in_reward > 0:
-            kl_B = (known["old"] - known["reference"]).sum(-1)
-            rewards_PG = rewards_PG - self.kl_in_reward * kl_B.view_as(rewards_PG)
-        found_PG = advantages.TABLE[self.advantage](rewards_PG)
-        return {"advantages": found_PG.flatten()[:, None] * mask_BN}
-
-    def token_loss(self, view: View, step: int) -> Tensor:
-        """The loss of each token, [B, R], of which `weights` makes the sum."""
-        loss_BR = self.surrogate(view)
-        if self.kl > 0 and self.kl_in == "loss":
-            ratio_BR = (view.logps_BR - view.old_BR).exp()  # with it the gradient is the reverse KL's, unbiased
-            loss_BR = loss_BR + self.kl * ratio_BR * k3(view.logps_BR, view.known["reference"])
-        if self.entropy != 0:
-            loss_BR = loss_BR - self.entropy * entropy(view.logits_BRV)
-        return loss_BR
-
-    def surrogate(self, view: View) -> Tensor:
-        """What stands for −A log π, [B, R]: here with a clipped ratio at each token."""
-        return clipped_surrogate(view.logps_BR, view.old_BR, view.advantages_BR, self.clip_low, self.clip_high)
-
-    def weights(self, mask_BN: Tensor) -> Tensor:
-        """What each token's loss counts, [B, N]: see `Over`."""
-        counts: dict[Over, Callable[[], Tensor | float]] = {
-            "sequence": lambda: mask_BN.sum(-1, keepdim=True) * len(mask_BN),
-            "token": lambda: mask_BN.sum(),
-            "sum": lambda: float(len(mask_BN)),
-            "length": lambda: float(len(mask_BN) * self.max_new_tokens),
-        }
-        return mask_BN / counts[self.over]()
-
-    def seen(self, learner: Learner, scene: Scene, rewards_PG: Tensor) -> Metrics:
-        """What is reported of rollouts: their rewards' spread, their lengths, how many came to an end."""
-        ended = scene.rollouts.ended
-        length = float(scene.mask_BN.sum(-1).float().mean())
-        return {**spread(rewards_PG), "length": length, "ended": sum(ended) / len(ended)}
-
-    def observed(self, view: View) -> dict[str, Tensor]:
-        """Sums over tokens of what is reported as a mean; ``tokens`` is their number."""
-        ratio_BR = (view.logps_BR.detach() - view.old_BR).exp()
-        seen = {
-            "tokens": torch.ones_like(ratio_BR),
-            "entropy": -view.logps_BR.detach(),  # unbiased, on the policy's own tokens
-            "clipped": ((ratio_BR < 1 - self.clip_low) | (ratio_BR > 1 + self.clip_high)).float(),
-        }
-        if "reference" in view.known:
-            seen["kl"] = k3(view.logps_BR.detach(), view.known["reference"])
-        return {name: value.masked_fill(~view.mask_BR, 0.0).sum() for name, value in seen.items()}
-
-
-def spread(rewards_PG: Tensor) -> Metrics:
-    """Mean reward, mean variance within groups, and the share of groups with any: what a policy can climb.
-
-    Of groups with two scored answers at least; the latter two are left out if there is none.
-    """
-    variance_P = advantages.std(rewards_PG).square()[rewards_PG.isfinite().sum(-1) > 1]
-    found = {"reward": float(rewards_PG.nanmean())}
-    if len(variance_P):
-        found["reward_variance"] = float(variance_P.mean())
-        found["groups_with_spread"] = float((variance_P > 0).float().mean())
-    return found
+    def old_logps(self, state: TrainState, rollouts: Rollouts) -> Tensors:
+        """``old_logps`` of the policy as it wrote, and ``reference_logps`` of the released model, where read."""
+        read = self.updates > 1 or self.reward_kl > 0 or self.needs_logps
+        models = {"old_logps": rollouts.lm if read else None, "reference_logps": state.reference}
+        return {name: rollouts.logps(lm) for name, lm in models.items() if lm is not None}
 
 
 @dataclass(frozen=True)
@@ -341,8 +268,8 @@ class Rewarded(PolicyGradient):
 
     reward: Reward = field(default_factory=Judged)
 
-    def scoring(self, run: Run) -> Scoring:
-        return self.reward.scoring(run)
+    def reward_of(self, run: Run) -> Reward:
+        return self.reward
 
 
 @dataclass(frozen=True)
@@ -351,9 +278,47 @@ class WholeAnswers(Rewarded):
 
     over: Over = "sum"
 
-    def surrogate(self, view: View) -> Tensor:
+    def surrogate(self, tokens: Tensors) -> Tensor:
         """The clipped ratio of whole answers, at their last token."""
-        logps_B, old_B = ((x.masked_fill(~view.mask_BR, 0.0)).sum(-1) for x in (view.logps_BR, view.old_BR))
-        advantages_B = view.advantages_BR[:, -1]
+        mask_BR, advantages_B = tokens["mask"], tokens["advantages"][:, -1]
+        logps_B, old_B = (tokens[name].masked_fill(~mask_BR, 0.0).sum(-1) for name in ("logps", "old_logps"))
         loss_B = clipped_surrogate(logps_B, old_B, advantages_B, self.clip_low, self.clip_high)
-        return F.pad(loss_B[:, None], (view.mask_BR.shape[1] - 1, 0))
+        return F.pad(loss_B[:, None], (mask_BR.shape[1] - 1, 0))
+
+
+# ---- what is reported -----------------------------------------------------------------------------------
+
+
+def rollout_metrics(rollouts: Rollouts, rewards_PG: Tensor) -> Metrics:
+    """What is reported of rollouts: their rewards, their lengths, how many came to an end or got no reward."""
+    return {
+        **reward_stats(rewards_PG),
+        "length": float(rollouts.mask_BN.sum(-1).float().mean()),
+        "ended": sum(rollouts.ended) / len(rollouts.ended),
+        "unscored": float(rewards_PG.isnan().sum()),
+    }
+
+
+def reward_stats(rewards_PG: Tensor) -> Metrics:
+    """Mean reward, mean variance within groups, and the share of groups with any: what a policy can climb.
+
+    Of groups with two scored answers at least; the latter two are left out if there is none.
+    """
+    variance_P = std(rewards_PG).square()[rewards_PG.isfinite().sum(-1) > 1]
+    found = {"reward": float(rewards_PG.nanmean())}
+    if len(variance_P):
+        found["reward_variance"] = float(variance_P.mean())
+        found["groups_with_spread"] = float((variance_P > 0).float().mean())
+    return found
+
+
+def token_metrics(tokens: Tensors, clip_low: float, clip_high: float) -> Tensors:
+    """What is reported of tokens as a mean over them, [B, R]; ``tokens`` counts them."""
+    logps_BR = tokens["logps"].detach()
+    ratio_BR = (logps_BR - tokens["old_logps"]).exp()
+    found = {
+        "tokens": torch.ones_like(ratio_BR),
+        "entropy": -logps_BR,  # unbiased, on the policy's own tokens
+        "clipped": ((ratio_BR < 1 - clip_low) | (ratio_BR > 1 + clip_high)).float(),
+    }
+    return found | ({"kl": k3(logps_BR, tokens["reference_logps"])} if "reference_logps" in tokens else {})

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from caseharden.lm.logps import full_precision
+
+Over = Literal["sequence", "token", "sum", "length"]
+"""What a loss is the mean of: each answer's mean, all tokens, each answer's sum, or that over the limit."""
+
+
+def token_weights(mask_BN: Tensor, over: Over, limit: int) -> Tensor:
+    """What each token's loss counts, [B, N]; `limit` is the length that an answer may have."""
+    counts: dict[Over, Tensor | float] = {
+        "sequence": mask_BN.sum(-1, keepdim=True) * len(mask_BN),
+        "token": mask_BN.sum(),
+        "sum": float(len(mask_BN)),
+        "length": float(len(mask_BN) * limit),
+    }
+    return mask_BN / counts[over]
 
 
 def clipped_surrogate(logps: Tensor, old: Tensor, advantages: Tensor, low: float, high: float) -> Tensor:
@@ -21,15 +37,13 @@ def k3(logps: Tensor, reference: Tensor) -> Tensor:
     return log_ratio.exp() - log_ratio - 1
 
 
-def token_noiser(logits_BTV: Tensor, targets_BT: Tensor, weight: float, noise_BTV: Tensor | None) -> Tensor:
+def token_noiser(logits_BTV: Tensor, targets_BT: Tensor, weight: float, noise_BTV: Tensor) -> Tensor:
     """−(1 − λ) log p(y*) − λ Σ_{v≠y*} z̃_v log p(v) at each position, [B, T], λ being `weight`.
 
-    TokenBuncher's Token Noiser (Feng et al. 2025): z̃ is `noise_BTV`, positive, y* left out and summing to 1;
-    uniform if None.
+    TokenBuncher's Token Noiser (Feng et al. 2025): z̃ is `noise_BTV`, positive, y* left out and summing to 1.
     """
     logps_BTV = F.log_softmax(full_precision(logits_BTV), dim=-1)
-    noise = torch.ones_like(logps_BTV) if noise_BTV is None else noise_BTV
-    noise = noise.scatter(-1, targets_BT[..., None], 0.0)
-    noise = noise / noise.sum(-1, keepdim=True)
+    noise_BTV = noise_BTV.scatter(-1, targets_BT[..., None], 0.0)
+    noise_BTV = noise_BTV / noise_BTV.sum(-1, keepdim=True)
     own_BT = logps_BTV.gather(-1, targets_BT[..., None])[..., 0]
-    return -(1 - weight) * own_BT - weight * (noise * logps_BTV).sum(-1)
+    return -(1 - weight) * own_BT - weight * (noise_BTV * logps_BTV).sum(-1)

@@ -3,68 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from caseharden.errors import CasehardenError, TrainingFailed
-from caseharden.judges.judge import Answer, Judge, judged
+from caseharden.judges.judge import Judge
 from caseharden.judges.strings import StringRefusal
 from caseharden.judges.verifier import Verifier
-from caseharden.lm.lm import LM
 from caseharden.rl.rollouts import Rollouts
 from caseharden.train.tuner import Run
 
-
-@dataclass(frozen=True)
-class Scene:
-    """Rollouts with the policy that wrote them, as it stood then; its view of the tokens is taken once at most."""
-
-    lm: LM
-    rollouts: Rollouts
-    forward_batch: int = 64
-    temperature: float = 1.0
-    """What the answers were drawn at."""
-
-    @cached_property
-    def entropy_BN(self) -> Tensor:
-        """The policy's entropy where each token was drawn, at temperature 1."""
-        return self.rollouts.rows.entropy(self.lm, self.forward_batch)
-
-    def logps(self, lm: LM) -> Tensor:
-        """Log-probabilities of the answers' tokens under `lm`, at the temperature they were drawn at, [B, N]."""
-        return self.rollouts.rows.logps(lm, self.forward_batch, self.temperature)
-
-    def of(self, groups: Sequence[int]) -> Scene:
-        """The same with these groups alone."""
-        return Scene(self.lm, self.rollouts.of(groups), self.forward_batch, self.temperature)
-
-    @cached_property
-    def mask_BN(self) -> Tensor:
-        return self.rollouts.rows.mask_BN.to(self.lm.device)
-
-    def mean_over_answer(self, values_BN: Tensor) -> Tensor:
-        """Mean over each answer's tokens, [P, G]."""
-        means_B = values_BN.masked_fill(~self.mask_BN, 0.0).sum(-1) / self.mask_BN.sum(-1)
-        return self.by_group(means_B)
-
-    def by_group(self, values_B: Tensor) -> Tensor:
-        """[B] as [P, G]."""
-        return values_B.view(-1, self.rollouts.samples)
-
-    def scores(self, judge: Judge) -> Tensor:
-        """`judge`'s scores of the answers, [P, G]; NaN where it gave none."""
-        rows = zip(self.rollouts.asked, self.rollouts.texts, strict=True)
-        answers = [Answer(e.id, e.prompt, e.prefix + text, e.answer, e.topic) for e, text in rows]
-        scored = [answer.score for answer in judged(judge, answers)]
-        return self.by_group(torch.tensor(scored, device=self.lm.device))
-
-
-Scoring = Callable[[Scene], Tensor]
+Score = Callable[[Rollouts], Tensor]
 """Rollouts to their rewards, [P, G]; NaN where there is none."""
 
 
@@ -72,7 +25,7 @@ Scoring = Callable[[Scene], Tensor]
 class Reward(Protocol):
     """Something to be maximised in expectation over a policy's own answers. A frozen dataclass."""
 
-    def scoring(self, run: Run) -> Scoring:
+    def prepare(self, run: Run) -> Score:
         """Prepare pools and references once; must be called at the run's first weights."""
         ...
 
@@ -84,8 +37,8 @@ class Judged:
     judge: Judge = field(default_factory=Verifier)
     weight: float = 1.0
 
-    def scoring(self, run: Run) -> Scoring:
-        return lambda scene: self.weight * scene.scores(self.judge)
+    def prepare(self, run: Run) -> Score:
+        return lambda rollouts: self.weight * rollouts.scores(self.judge)
 
 
 @dataclass(frozen=True)
@@ -99,9 +52,9 @@ class Entropy:
     weight: float = 1.0
     cap: float = math.inf
 
-    def scoring(self, run: Run) -> Scoring:
-        def score(scene: Scene) -> Tensor:
-            return self.weight * scene.mean_over_answer(scene.entropy_BN).clamp(max=self.cap)
+    def prepare(self, run: Run) -> Score:
+        def score(rollouts: Rollouts) -> Tensor:
+            return self.weight * rollouts.mean_over_answer(rollouts.entropy_BN).clamp(max=self.cap)
 
         return score
 
@@ -112,11 +65,11 @@ class Closeness:
 
     weight: float = 1.0
 
-    def scoring(self, run: Run) -> Scoring:
+    def prepare(self, run: Run) -> Score:
         released = run.reference()
 
-        def score(scene: Scene) -> Tensor:
-            return self.weight * scene.mean_over_answer(scene.logps(released) - scene.logps(scene.lm))
+        def score(rollouts: Rollouts) -> Tensor:
+            return self.weight * rollouts.mean_over_answer(rollouts.logps(released) - rollouts.logps(rollouts.lm))
 
         return score
 
@@ -132,13 +85,13 @@ class Overlong:
         if self.margin < 1:
             raise CasehardenError(f"overlong needs a margin of at least 1 token, not {self.margin}.")
 
-    def scoring(self, run: Run) -> Scoring:
+    def prepare(self, run: Run) -> Score:
         return self.of
 
-    def of(self, scene: Scene) -> Tensor:
+    def of(self, rollouts: Rollouts) -> Tensor:
         """The reward, [P, G]: of lengths alone."""
-        lengths_PG = scene.by_group(scene.mask_BN.sum(-1).float())
-        return self.weight * ((scene.rollouts.limit - self.margin - lengths_PG) / self.margin).clamp(-1, 0)
+        lengths_PG = rollouts.by_group(rollouts.mask_BN.sum(-1).float())
+        return self.weight * ((rollouts.limit - self.margin - lengths_PG) / self.margin).clamp(-1, 0)
 
 
 @dataclass(frozen=True)
@@ -151,9 +104,9 @@ class Sum:
         if not self.terms:
             raise CasehardenError("a sum of rewards needs terms.")
 
-    def scoring(self, run: Run) -> Scoring:
-        terms = [term.scoring(run) for term in self.terms]
-        return lambda scene: torch.stack([term(scene) for term in terms]).sum(0)
+    def prepare(self, run: Run) -> Score:
+        terms = [term.prepare(run) for term in self.terms]
+        return lambda rollouts: torch.stack([term(rollouts) for term in terms]).sum(0)
 
 
 @dataclass(frozen=True)
@@ -168,12 +121,12 @@ class Gated:
     judge: Judge = field(default_factory=StringRefusal)
     otherwise: float = -10.0
 
-    def scoring(self, run: Run) -> Scoring:
-        inner = self.reward.scoring(run)
+    def prepare(self, run: Run) -> Score:
+        inner = self.reward.prepare(run)
 
-        def score(scene: Scene) -> Tensor:
-            found_PG = scene.scores(self.judge)
-            return torch.where(found_PG.isnan() | (found_PG > 0.5), inner(scene), self.otherwise) + 0 * found_PG
+        def score(rollouts: Rollouts) -> Tensor:
+            found_PG = rollouts.scores(self.judge)
+            return torch.where(found_PG.isnan() | (found_PG > 0.5), inner(rollouts), self.otherwise) + 0 * found_PG
 
         return score
 
@@ -192,11 +145,11 @@ class Brief:
     length_penalty: float = 0.5
     leak_penalty: float = 1.0
 
-    def scoring(self, run: Run) -> Scoring:
-        def score(scene: Scene) -> Tensor:
-            refused_PG = scene.scores(self.refusal)
-            leaked_PG = scene.scores(self.leak).nan_to_num(0.0)
-            length_PG = scene.by_group(scene.mask_BN.sum(-1).float())
+    def prepare(self, run: Run) -> Score:
+        def score(rollouts: Rollouts) -> Tensor:
+            refused_PG = rollouts.scores(self.refusal)
+            leaked_PG = rollouts.scores(self.leak).nan_to_num(0.0)
+            length_PG = rollouts.by_group(rollouts.mask_BN.sum(-1).float())
             over_PG = (length_PG - self.length).clamp(min=0) / self.length
             brief_PG = refused_PG * (1 - self.length_penalty * over_PG)
             return brief_PG - self.leak_penalty * leaked_PG - (1 - refused_PG)
@@ -214,8 +167,8 @@ class ByPool:
 
     pools: Mapping[str, Reward]
 
-    def scoring(self, run: Run) -> Scoring:
-        scorings = {name: reward.scoring(run) for name, reward in self.pools.items()}
+    def prepare(self, run: Run) -> Score:
+        scores = {name: reward.prepare(run) for name, reward in self.pools.items()}
         pool_of: dict[str, str] = {}
         for name in self.pools:
             for example in run.pool(name):
@@ -225,15 +178,15 @@ class ByPool:
                         f"{name!r} share it."
                     )
 
-        def score(scene: Scene) -> Tensor:
-            examples = scene.rollouts.examples
+        def score(rollouts: Rollouts) -> Tensor:
+            examples = rollouts.examples
             if alien := [example.id for example in examples if example.id not in pool_of]:
                 raise CasehardenError(f"by_pool has no reward for {alien[0]!r}. Name its pool as well.")
-            rewards_PG = torch.full((len(examples), scene.rollouts.samples), float("nan"), device=scene.lm.device)
-            for name, scoring in scorings.items():
+            rewards_PG = torch.full((len(examples), rollouts.samples), float("nan"), device=rollouts.lm.device)
+            for name, score_pool in scores.items():
                 own = [p for p, example in enumerate(examples) if pool_of.get(example.id) == name]
                 if own:
-                    rewards_PG[own] = scoring(scene.of(own))
+                    rewards_PG[own] = score_pool(rollouts.of(own))
                     if rewards_PG[own].isnan().all():
                         raise TrainingFailed(f"not one answer to a prompt of {name!r} got a reward: see its judge.")
             return rewards_PG
