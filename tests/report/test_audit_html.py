@@ -85,7 +85,9 @@ def changed(found: Assessment, **changes: Any) -> Assessment:
 
 def test_the_scorecard_comes_first(found: Assessment, tags: Tags) -> None:
     headings = [a["id"] for name, a in tags.found if name in ("h2", "h3") and a.get("id")]
-    wanted = "scorecard controls flags survival utility topics benign measurements failures samples provenance"
+    wanted = (
+        "scorecard controls flags survival recovered utility topics benign measurements failures samples provenance"
+    )
     assert headings == wanted.split()
     text = text_of(tags)
     assert "The controls stand" in text and "held out from the defense" in text and "Pareto" in text

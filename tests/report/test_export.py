@@ -67,3 +67,12 @@ def test_a_place_that_cannot_be_written_is_a_clear_error(results: Results, tmp_p
     with pytest.raises(CasehardenError, match="cannot write"):
         write_json(results, tmp_path / "folder")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"], "no draft is left behind"
+
+
+def test_a_study_that_watches_something_else_than_harm_has_its_data(results: Results, tmp_path: Path) -> None:
+    first = results.curves[0]
+    points = [Point(p.budget, {"success": p.readings["utility"]}) for p in first.points]
+    curve = replace(first, points=tuple(points), watched="success")
+    (found,) = read(write_json(replace(results, curves=(curve,)), tmp_path / "report.json"))["curves"]
+    assert found["watched"] == "success" and "harm" not in found["points"][0]
+    assert found["points"][0]["readings"]["success"]["n"] == 200

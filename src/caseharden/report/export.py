@@ -85,6 +85,7 @@ def _curve(curve: Curve) -> dict[str, Any]:
         "fields": curve.fields,
         "seed": curve.seed,
         "cell": curve.cell,
+        "watched": curve.watched,
         "t_phi": curve.t_phi,
         "censored_at": curve.censored_at,
         "points": [_point(point) for point in curve.points],
@@ -95,6 +96,6 @@ def _point(point: Point) -> dict[str, Any]:
     others = {name: vars(r) for name, r in point.readings.items() if name not in MAIN}
     return {
         "budget": point.budget,
-        **{name: vars(point.readings[name]) for name in MAIN},
+        **{name: vars(point.readings[name]) for name in MAIN if name in point.readings},
         "readings": others,
     }
