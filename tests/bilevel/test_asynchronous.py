@@ -16,7 +16,6 @@ import torch
 from caseharden.attacks import SFT
 from caseharden.bilevel import asynchronous
 from caseharden.bilevel.asynchronous import Asynchronous, AttackerProcess, Exchange
-from caseharden.bilevel.simulate import Population
 from caseharden.defenses.patcher import Patcher
 from caseharden.errors import CasehardenError, TrainingFailed
 from caseharden.lm.lm import LM
@@ -187,19 +186,6 @@ def test_when_the_defender_is_killed_the_attacker_ends_and_clears_up(tiny_lm, tm
     process.kill()
     process.wait()
     waited(lambda: not list(folder.iterdir()))
-
-
-def test_a_population_keeps_the_newest_and_leaves_out_the_stale():
-    class Launched:
-        def __init__(self, launched):
-            self.launched = launched
-
-    population = Population(2)
-    assert population.draw(0, 5) is None
-    population.add(Launched(0), Launched(10), Launched(20))
-    assert {population.draw(seed, 25).launched for seed in range(20)} == {10, 20}
-    assert {population.draw(seed, 25, max_age=10).launched for seed in range(20)} == {20}
-    assert population.draw(0, 25, max_age=4) is None
 
 
 def test_a_version_published_twice_is_still_there(tmp_path):
