@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from rich.console import Console
@@ -40,7 +41,11 @@ def test_what_is_left_where_nobody_rehearsed_stands_beside_utility(results: Resu
     """Within 80 columns; of several bystanders, the one that has lost most against the undefended model."""
 
     def asked(curve: Curve) -> Curve:
-        left = {"bystander:rivers": 0.9, "bystander:stars": 0.31 if curve.defense == "tar" else 0.98}
+        left = {
+            "bystander:blind": math.nan,
+            "bystander:rivers": 0.9,
+            "bystander:stars": 0.31 if curve.defense == "tar" else 0.98,
+        }
         readings = {name: Reading(value, value - 0.02, value + 0.02, 432, 0) for name, value in left.items()}
         first, *later = curve.points
         return replace(curve, points=(replace(first, readings={**first.readings, **readings}), *later))

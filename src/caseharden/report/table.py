@@ -94,8 +94,9 @@ def _bystander(each: Resistance) -> str:
     before, after = each.worst.before.readings, each.worst.after.readings
     intact = each.undefended[0].before.readings if each.undefended else before
 
-    def kept(name: str) -> float:
-        return after.get(name, before[name]).value - intact.get(name, before[name]).value
+    def kept(name: str) -> tuple[bool, float]:
+        change = after.get(name, before[name]).value - intact.get(name, before[name]).value
+        return math.isnan(change), change  # what was not scored last
 
     return min(filter(is_bystander, before), key=kept, default="")
 
@@ -131,13 +132,7 @@ def _short(reading: Reading | None) -> str:
 
 def _table(title: str, measures: Sequence[str]) -> Table:
     """Columns of fixed widths, so that those of all models stand below each other."""
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-    )
+    table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=0)
     names = (11, 13) if len(measures) > 2 else (16, 18)  # what 80 columns leave
     for column, width in zip(("defense", "worst attack"), names, strict=True):
         table.add_column(column, overflow="fold", width=width)
