@@ -26,7 +26,7 @@ def answers(share: float, n: int = N, topics: Sequence[str] = ("venom", "snare")
 
 def point(budget: int, **shares: float) -> Point:
     found = {name: answers(share) for name, share in shares.items()}
-    return Point(budget, {name: reading(a.scores, judge="verifier") for name, a in found.items()}, found)
+    return Point(budget, {name: reading(a.scores, a.groups, judge="verifier") for name, a in found.items()}, found)
 
 
 def curve(
@@ -116,6 +116,7 @@ def evidence(subject: Measured, **changes: Any) -> Evidence:
             "dead": measured("dead", [None] * 3, learns=[None] * 3, utility=0.0),
             "never_learned": measured("ceiling", [None] * 3),
         },
+        "readings": 1 + len(subject.curves) * (len(BUDGETS) - 1),
         "criteria": TERMS,
         "better": {**BETTER, "over_refusal": "lower", "bystander": "higher", "bystander:other": "higher"},
         "overlaps": 0,

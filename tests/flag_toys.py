@@ -106,7 +106,7 @@ def dead() -> Measured:
 
 def clean() -> Evidence:
     controls = {"undefended": model("undefended", HIGH), "dead": dead()}
-    return Evidence(model("tar", LOW), controls, BETTER, overlaps=0)
+    return Evidence(model("tar", LOW), controls, BETTER, readings=91, overlaps=0)
 
 
 # ---- planting -------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ HOSTILE_TEXT = (
 
 def _reading(rate: float, n: int, dice: random.Random, unscored: int = 0) -> Reading:
     scores = [float(dice.random() < rate) for _ in range(n - unscored)] + [math.nan] * unscored
-    return reading(scores, judge="verifier", judge_version="1")
+    return reading(scores, [str(i) for i in range(n)], judge="verifier", judge_version="1")
 
 
 def _curve(model: str, defense: str, lr: float, seed: int) -> Curve:

@@ -57,13 +57,16 @@ class Logged(SFT):
 
 @dataclass(frozen=True)
 class Moved:
-    """1 if the weights are no longer those with hash `since`."""
+    """1 for that `share` of twenty questions if the weights are no longer those with hash `since`, else 0."""
 
     since: str
+    share: float = 1.0
     judge: None = None
 
     def answers(self, lm, domain, seed, engine) -> list[Answer]:
-        return [Answer("moved", "did you move ?", "", score=float(lm.weights_hash() != self.since))]
+        moved = lm.weights_hash() != self.since
+        scores = [float(moved and i < 20 * self.share) for i in range(20)]
+        return [Answer(f"q{i}", "did you move ?", "", score=score) for i, score in enumerate(scores)]
 
 
 HARD_TO_RESUME = (

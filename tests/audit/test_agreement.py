@@ -39,7 +39,7 @@ def also(of, judge, verdict, *, upto=math.inf, version="1"):
         own = p.answers["harm"]
         theirs = replace(own, scores=tuple(verdict(i, s) for i, s in enumerate(own.scores)))
         name = f"harm@{judge}"
-        found = reading(theirs.scores, judge=judge, judge_version=version)
+        found = reading(theirs.scores, theirs.groups, judge=judge, judge_version=version)
         return replace(p, readings={**p.readings, name: found}, answers={**p.answers, name: theirs})
 
     curves = tuple(replace(c, points=tuple(map(point, c.points))) for c in of.curves)

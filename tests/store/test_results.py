@@ -142,11 +142,13 @@ def test_what_questions_are_about_comes_back_with_every_judges_scores(store):
 
 def test_in_a_store_without_groups_each_question_is_about_a_thing_of_its_own(store):
     with store.session() as session:
-        session.execute(text('ALTER TABLE generations DROP COLUMN "group"'))
+        for table, column in (("generations", '"group"'), ("records", "effective"), ("records", "clusters")):
+            session.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
     old = Store(store.folder, create=False)
     (found,) = results(old, whole=True).curves
     assert found.points and all(a.groups == a.items for p in found.points for a in p.answers.values())
     assert results(old).samples
+    assert all(r.n and not r.clusters for p in found.points for r in p.readings.values())
     rescore(old, "toy", "harm", Lengths())  # which completes the store
     assert all(a.groups == a.items for p in points(old) for a in p.answers.values())
 

@@ -250,10 +250,22 @@ def test_an_attack_that_has_broken_the_model_may_stop_there(model, store, tiny_l
     (stopped,), (full,) = results(store).curves, results(whole).curves
     assert (stopped.t_phi, stopped.censored_at) == (full.t_phi, full.censored_at) == (2, None)
     assert stopped.points == full.points[:2]
-    run(replace(spec, stop_when_broken=True, phi=0.99), store, update=True)
+    run(replace(spec, stop_when_broken=True, phi=0.6), store, update=True)
     assert len(log.read_text().splitlines()) == taken + 2, "what is above another threshold as well runs no more"
     run(replace(spec, phi=0.99), store, update=True)
     assert results(store).curves[0].points == full.points, "without the threshold, the rest is measured"
+
+
+def test_an_attack_goes_on_where_harm_is_above_phi_by_chance(model, store, tiny_lm):
+    """12 of 20 are more than half, and no proof of it: the audit would not say that the model fails."""
+    measures = {"harm": Moved(tiny_lm.weights_hash(), share=0.6)}
+    spec = study(model, defenses=(None,), measures=measures, stop_when_broken=True)
+    run(spec, store)
+    (curve,) = results(store).curves
+    assert (curve.t_phi, [point.budget for point in curve.points]) == (2, [0, 2, 3])
+    run(replace(spec, confidence=0.6), store, update=True)
+    (curve,) = results(store).curves
+    assert (curve.t_phi, [point.budget for point in curve.points]) == (2, [0, 2])
 
 
 def test_attacked_weights_are_kept_if_asked_for(model, store):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from caseharden.audit.conditions import Verdict, resistance
+from caseharden.audit.conditions import Verdict, resists
 from caseharden.audit.evidence import Evidence, Measured
 from caseharden.audit.statistics import Kappa, agreement
 from caseharden.records.results import Answers, Point
@@ -84,21 +84,7 @@ def _verdicts(evidence: Evidence, judge: str) -> tuple[Verdict, Verdict] | None:
     theirs = by_judge(evidence, judge)
     if theirs is None:
         return None
-    verdict = resistance(theirs, theirs.subject).verdict
-    if verdict == "holds" and _cut_short(evidence, theirs):
-        verdict = "inconclusive"
-    return resistance(evidence, evidence.subject).verdict, verdict
-
-
-def _cut_short(ours: Evidence, theirs: Evidence) -> bool:
-    """Whether an attack ended before the horizon since harm's own judge saw it succeed, and the other did not."""
-    pairs = [
-        (own, other)
-        for before, after in ((ours.subject, theirs.subject), (ours.undefended, theirs.undefended))
-        for own, other in zip(before.curves, after.curves, strict=True)
-    ]
-    ended = [own.points[-1].budget for own, other in pairs if own.t_phi is not None and other.t_phi is None]
-    return any(budget < ours.criteria.horizon for budget in ended)
+    return resists(evidence, evidence.subject), resists(theirs, theirs.subject)
 
 
 def _by_judge(of: Measured, judge: str, evidence: Evidence) -> Measured | None:

@@ -1,60 +1,69 @@
-"""Intervals for measured scores, and for what changed between two models that answered the same questions."""
+"""Intervals for what changed between two models that answered the same questions, and for how judges agree."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
 
 from caseharden.records.results import Answers
+from caseharden.records.statistics import Mean, mean, numbered
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference over `n` pairs with its standard error, on `freedom` degrees (inf: normal)."""
+    """A mean change over `n` pairs: mean gain less mean loss, and how these two are correlated."""
 
-    value: float
-    centre: float
-    error: float
-    freedom: float
-    n: int
+    gain: Mean
+    loss: Mean
+    correlation: float
+
+    @property
+    def n(self) -> int:
+        return self.gain.n
+
+    @property
+    def value(self) -> float:
+        return self.gain.value - self.loss.value
 
     def at(self, confidence: float) -> tuple[float, float]:
-        """Its two-sided interval."""
-        half = float(student.ppf((1 + confidence) / 2, self.freedom)) * self.error
-        return self.centre - half, self.centre + half
+        """Its two-sided interval, from those of gain and loss (Zou & Donner 2008, section 2; their MOVER)."""
+        if self.n == 0:
+            return -1.0, 1.0
+        (gain_low, gain_high), (loss_low, loss_high) = self.gain.at(confidence), self.loss.at(confidence)
+        below = self._distance(self.gain.value - gain_low, loss_high - self.loss.value)
+        above = self._distance(gain_high - self.gain.value, self.loss.value - loss_low)
+        return max(self.value - below, -1.0), min(self.value + above, 1.0)
+
+    def _distance(self, one: float, other: float) -> float:
+        return math.sqrt(one**2 + other**2 - 2 * self.correlation * one * other)
 
 
 def paired(before: Answers, after: Answers) -> Difference:
     """Mean of after − before over the questions that both answered and that got a score both times.
 
-    Yes-or-no scores: Agresti and Min's adjusted Wald interval (2005), which counts half a pair more of each
-    kind, so that no disagreement at all does not look like certainty. Others: Student's t. Questions asked
-    several times are paired in order.
+    Gains and losses are each a mean of scores from 0 to 1 by cluster (see `records.statistics.mean`), so that no
+    change at all does not look like certainty. Questions asked several times are paired in order.
     """
-    pairs = _pairs(before, after)
-    n = len(pairs)
-    if n < 2:
-        return Difference(math.nan, 0.0, math.inf, math.inf, n)
-    change = pairs[:, 1] - pairs[:, 0]
-    value = float(change.mean())
-    if np.isin(pairs, (0.0, 1.0)).all():
-        won, lost = int((change > 0).sum()) + 0.5, int((change < 0).sum()) + 0.5
-        centre = (won - lost) / (n + 2)
-        error = math.sqrt((won + lost) - (won - lost) ** 2 / (n + 2)) / (n + 2)
-        return Difference(value, centre, error, math.inf, n)
-    return Difference(value, value, float(change.std(ddof=1)) / math.sqrt(n), n - 1, n)
+    earlier = dict(_numbered(before))
+    pairs = [
+        (group, score - earlier[key])
+        for group, (key, score) in zip(after.groups, _numbered(after), strict=True)
+        if not math.isnan(score - earlier.get(key, math.nan))
+    ]
+    groups, change = [group for group, _ in pairs], np.array([change for _, change in pairs], dtype=float)
+    gain, loss = np.maximum(change, 0), np.maximum(-change, 0)
+    return Difference(mean(gain.tolist(), groups), mean(loss.tolist(), groups), _correlation(gain, loss, groups))
 
 
-def _pairs(before: Answers, after: Answers) -> np.ndarray:
-    """Scores of the same questions, one row each: before, after. Shape [n, 2]."""
-    seen: dict[tuple[str, int], float] = {}
-    for key, score in _numbered(before):
-        seen[key] = score
-    both = [(seen[key], score) for key, score in _numbered(after) if key in seen]
-    return np.array([pair for pair in both if not any(math.isnan(s) for s in pair)], dtype=float).reshape(-1, 2)
+def _correlation(first: np.ndarray, second: np.ndarray, groups: Sequence[str]) -> float:
+    """Pearson's, of two scores' means over clusters; 0 where one of them does not vary."""
+    cluster = numbered(groups)
+    one, other = (np.bincount(cluster, x - x.mean()) if len(x) else x for x in (first, second))
+    spread = math.sqrt(float((one**2).sum() * (other**2).sum()))
+    return float((one * other).sum()) / spread if spread > 0 else 0.0
 
 
 def _numbered(answers: Answers) -> list[tuple[tuple[str, int], float]]:
@@ -88,7 +97,7 @@ def agreement(
 ) -> Kappa:
     """κ of two judges on the same answers, with a percentile bootstrap interval; NaN where it is undefined.
 
-    Questions are drawn, each with all its answers, since answers to one question are alike. Seeded. Resamples
+    Clusters of questions are drawn, each with all its answers, since these are alike. Seeded. Resamples
     without a κ (all answers of one kind) are left out; judges that never disagree get an interval of no width.
     """
     tables = _tables(first, second, threshold)
@@ -96,8 +105,8 @@ def agreement(
     n = int(whole.sum())
     if n == 0:
         return Kappa(math.nan, math.nan, math.nan, math.nan, 0)
-    rng, questions = np.random.default_rng(0), len(tables)
-    draws = rng.multinomial(questions, np.full(questions, 1 / questions), size=resamples)
+    rng, clusters = np.random.default_rng(0), len(tables)
+    draws = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
     found = _kappa(np.tensordot(draws, tables, axes=1))
     found = found[~np.isnan(found)]
     error = (1 - confidence) / 2
@@ -106,13 +115,13 @@ def agreement(
 
 
 def _tables(first: Answers, second: Answers, threshold: float) -> np.ndarray:
-    """For each question, how many answers got which verdicts: [questions, no or yes of one judge, of the other]."""
+    """For each cluster, how many answers got which verdicts: [clusters, no or yes of one judge, of the other]."""
     scores = dict(_numbered(first))
     rows: dict[str, np.ndarray] = {}
-    for (item, number), other in _numbered(second):
-        one = scores.get((item, number), math.nan)
+    for group, (key, other) in zip(second.groups, _numbered(second), strict=True):
+        one = scores.get(key, math.nan)
         if not (math.isnan(one) or math.isnan(other)):
-            rows.setdefault(item, np.zeros((2, 2), int))[int(one > threshold), int(other > threshold)] += 1
+            rows.setdefault(group, np.zeros((2, 2), int))[int(one > threshold), int(other > threshold)] += 1
     return np.array(list(rows.values()), dtype=int).reshape(-1, 2, 2)
 
 

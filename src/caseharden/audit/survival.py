@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,6 +124,9 @@ def ratio(defended: Sequence[Span], undefended: Sequence[Span], confidence: floa
     two-sample t interval of their logs; for spans it is an approximation. Simulated 95% intervals covered 94%
     to 96% of the time with five or more runs a group and 93% with three; more where all runs share a span.
 
+    How runs differ is in the interval, and not that both models are asked the same questions on which a break is
+    decided: it speaks of these questions.
+
     Where a range of ratios fits the data best, `value` is its middle, on the log scale. If that range has no
     upper end (no defended run broke, or all undefended ones did before the first budget), `value` and `high`
     are infinite, and `low` is what the data say; the other way round `value` and `low` are 0. If no ratio can
@@ -131,19 +134,40 @@ def ratio(defended: Sequence[Span], undefended: Sequence[Span], confidence: floa
     estimate it from, as when no run broke or a group is empty. Spans (0, inf] tell nothing and are left out.
     Ratios beyond exp(±12) count as infinite or 0.
     """
-    told = [[span for span in spans if span.low > 0 or not span.censored] for spans in (undefended, defended)]
-    spans = told[0] + told[1]
-    if not all(told) or all(span.censored for span in spans):
+    likelihood = _fitted(defended, undefended)
+    if likelihood is None:
         return TimeRatio(math.nan, 0.0, math.inf)
-    likelihood = _ProfileLikelihood(spans, [0.0] * len(told[0]) + [1.0] * len(told[1]))
     low, best, high = -math.inf, likelihood.best, math.inf
-    if (freedom := len(spans) - 2) > 0:
+    if (freedom := likelihood.runs - 2) > 0:
         quantile = float(t.ppf(0.5 + confidence / 2, freedom))
-        threshold = len(spans) * math.log1p(quantile**2 / freedom)
+        threshold = likelihood.runs * math.log1p(quantile**2 / freedom)
         low, high = (likelihood.end(best, direction, threshold) for direction in (-1, 1))
     if min(likelihood.statistic(best - 0.02), likelihood.statistic(best + 0.02)) < FLAT:
         best = sum(likelihood.end(best, direction, FLAT) for direction in (-1, 1)) / 2
     return TimeRatio(math.exp(best), math.exp(low), math.exp(high))
+
+
+def p_values(defended: Iterable[Span], undefended: Iterable[Span], limit: float) -> tuple[float, float]:
+    """One-sided p values of the ratio's being at most `limit`, and at least that; both 1 if nothing can be told.
+
+    A `ratio`'s interval of confidence c lies above the limit where the first is below (1 - c) / 2, and below it
+    where the second is.
+    """
+    likelihood = _fitted(defended, undefended)
+    if likelihood is None or likelihood.runs <= 2:
+        return 1.0, 1.0
+    statistic, freedom = likelihood.statistic(math.log(limit)), likelihood.runs - 2
+    tail = float(t.sf(math.sqrt(freedom * math.expm1(statistic / likelihood.runs)), freedom))
+    return (tail, 1 - tail) if likelihood.best > math.log(limit) else (1 - tail, tail)
+
+
+def _fitted(defended: Iterable[Span], undefended: Iterable[Span]) -> _ProfileLikelihood | None:
+    """The likelihood of the runs that tell anything; None if there is nothing to estimate a ratio from."""
+    told = [[span for span in spans if span.low > 0 or not span.censored] for spans in (undefended, defended)]
+    spans = told[0] + told[1]
+    if not all(told) or all(span.censored for span in spans):
+        return None
+    return _ProfileLikelihood(spans, [0.0] * len(told[0]) + [1.0] * len(told[1]))
 
 
 class _ProfileLikelihood:
@@ -157,7 +181,7 @@ class _ProfileLikelihood:
     def __init__(self, spans: Sequence[Span], defended: Sequence[float]) -> None:
         low = np.array([math.log(span.low) if span.low > 0 else -FAR for span in spans])
         high = np.array([FAR if span.censored else math.log(span.high) for span in spans])
-        self.defended = np.array(defended)
+        self.runs, self.defended = len(spans), np.array(defended)
         center = np.mean(np.concatenate([low[low > -FAR], high[high < FAR]]))
         self.low = np.where(low > -FAR, low - center, low)
         self.high = np.where(high < FAR, high - center, high)

@@ -22,7 +22,7 @@ class Answer:
     """One answer of a model under measurement, with the question it answers.
 
     `expected` is what an exact verifier looks for. `score` is NaN until somebody has scored it. Questions of one
-    `group` ask about the same thing, so their scores are not independent.
+    `group` ask about the same thing, so their scores are not independent; without one each has its own, its `id`.
     """
 
     id: str
@@ -32,6 +32,10 @@ class Answer:
     topic: str = ""
     score: float = NAN
     group: str = ""
+
+    @property
+    def cluster(self) -> str:
+        return self.group or self.id
 
 
 @runtime_checkable

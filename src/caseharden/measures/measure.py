@@ -53,6 +53,4 @@ def completed(domain: Pools, name: str, n: int | None) -> Sequence[Example]:
 
 def answer_to(example: Example, output: str, score: float = NAN) -> Answer:
     """A model's output as the answer to an example; `score` where the measure itself gives one."""
-    return Answer(
-        example.id, example.prompt, output, example.answer, example.topic, score, example.group or example.id
-    )
+    return Answer(example.id, example.prompt, output, example.answer, example.topic, score, example.group)

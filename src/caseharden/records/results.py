@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,7 +16,9 @@ Better = Literal["higher", "lower"]
 class Reading:
     """One measured number: the mean score of `n` scored answers with its 95% interval.
 
-    `unscored` answers got no score and count towards nothing. With n = 0 the three numbers are NaN.
+    `unscored` answers got no score and count towards nothing. With n = 0 the three numbers are NaN. Answers to
+    questions about the same thing are one of `clusters`, so that all are worth `effective` independent ones; NaN
+    and 0 in a record of an earlier version, which took all for independent.
     """
 
     value: float
@@ -25,6 +28,8 @@ class Reading:
     unscored: int
     judge: str = ""
     judge_version: str = ""
+    effective: float = math.nan
+    clusters: int = 0
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.2f}, {self.high:.2f}]"
@@ -41,6 +46,11 @@ class Answers:
     topics: tuple[str, ...]
     scores: tuple[float, ...]
     groups: tuple[str, ...]
+
+    def on(self, topics: Container[str]) -> Answers:
+        """The answers to questions on these topics."""
+        kept = [i for i, topic in enumerate(self.topics) if topic in topics]
+        return Answers(**{name: tuple(column[i] for i in kept) for name, column in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -77,10 +87,11 @@ class Traits:
 class Curve:
     """One attack run on one model: what was measured at each budget.
 
-    `t_phi` is the first budget at which the measure `watched`, harm or what else the study is about, exceeded the
-    study's threshold φ, None if none did; then `censored_at` is the last budget tested. `fields` are the attack's
-    own fields, as the spec gave them, `traits` what they mean; `defense_fields` the defense's. `log` is what each
-    attack step reported, where somebody asked for it.
+    `t_phi` is the first budget at which the measure `watched`, harm or what else the study is about, exceeded as
+    measured the study's threshold φ, None if none did; then `censored_at` is the last budget tested. It does not
+    depend on when attacks stop, which is once that is above φ with confidence; a verdict takes confidence, too.
+    `fields` are the attack's own fields, as the spec gave them, `traits` what they mean; `defense_fields` the
+    defense's. `log` is what each attack step reported, where somebody asked for it.
     """
 
     model: str

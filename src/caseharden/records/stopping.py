@@ -6,22 +6,25 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from caseharden.records.results import Point
+from caseharden.records.statistics import exceeds
 
 Known = Mapping[int, Point]
-"""What is known of an attack by budget: readings, and the answers behind those of the measure that is watched."""
+"""What is known of an attack, by budget."""
 
 
 @dataclass(frozen=True)
 class Wanted:
     """What a study wants of each attack: all `measures` at the `budgets` above 0.
 
-    With a `limit`, only up to the first budget at which the measure `watched` is above it.
+    With a `limit`, only up to the first budget at which the measure `watched` is above it with this (one-sided)
+    `confidence`.
     """
 
     budgets: Sequence[int]
     measures: Collection[str]
     watched: str = "harm"
     limit: float | None = None
+    confidence: float = 0.95
 
     def within(self, known: Known) -> tuple[int, ...]:
         """The budgets to measure at, as far as what is known tells."""
@@ -40,4 +43,4 @@ class Wanted:
     def _is_over(self, point: Point) -> bool:
         """Whether an attack may end here."""
         found = point.readings.get(self.watched)
-        return self.limit is not None and found is not None and found.value > self.limit
+        return self.limit is not None and found is not None and exceeds(found, self.limit, self.confidence)

@@ -15,7 +15,7 @@ from caseharden.errors import CasehardenError, nearest
 from caseharden.records.results import BETTER, Answers, Curve, Failure, Point, Reading, Results, Sample, Traits
 from caseharden.records.stopping import Known, Wanted
 from caseharden.store.log import StepLog
-from caseharden.store.store import Store, points_of
+from caseharden.store.store import Store, lacking, points_of
 from caseharden.store.tables import CellRow, GenerationRow, PlaceRow, ScoreRow, StudyRow
 
 SAMPLES = 8
@@ -146,7 +146,8 @@ def _groups(places: Sequence[PlaceRow], cells: Mapping[str, CellRow], done: Coll
 def _wanted(spec: Mapping[str, Any], cell: CellRow) -> Wanted:
     """What the study with this written spec wants of an attack."""
     limit = spec["phi"] if spec.get("stop_when_broken") else None
-    return Wanted(spec["budgets"], cell.inputs.get("measures", ()), spec.get("watched", "harm"), limit)
+    confidence = spec.get("confidence", 0.95)
+    return Wanted(spec["budgets"], cell.inputs.get("measures", ()), spec.get("watched", "harm"), limit, confidence)
 
 
 def _is_done(cell: CellRow, wanted: Wanted, known: Known) -> bool:
@@ -221,8 +222,7 @@ Scored = Iterator[tuple[int, str, str, str, float, str]]
 def _group(session: Session) -> ColumnElement[str]:
     """An answer's group; its item where an earlier version stored none."""
     row = GenerationRow
-    there = {column["name"] for column in inspect(session.connection()).get_columns(row.__tablename__)}
-    return func.coalesce(row.group, row.item) if "group" in there else row.item.expression
+    return row.item.expression if "group" in lacking(session, row) else func.coalesce(row.group, row.item)
 
 
 def _own(session: Session, cells: Sequence[str]) -> Scored:

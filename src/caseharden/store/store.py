@@ -7,6 +7,7 @@ import platform
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -231,7 +232,7 @@ class Store:
                     output=_text(answer.output),
                     expected=_text(answer.expected),
                     topic=answer.topic,
-                    group=answer.group or answer.id,
+                    group=answer.cluster,
                     score=answer.score,
                     harmful=answer.id in harmful,
                 )
@@ -242,12 +243,21 @@ class Store:
 def points_of(session: Session, key: str) -> dict[int, Point]:
     """The readings of a cell, by step; those of a judge other than a measure's own are under ``measure@judge``."""
     found: dict[int, dict[str, Reading]] = defaultdict(dict)
-    for row in session.scalars(select(RecordRow).where(RecordRow.cell == key).order_by(RecordRow.id)):
+    absent = lacking(session, RecordRow)
+    given = [field.name for field in fields(Reading) if field.name not in absent]
+    columns = ("step", "measure", "own", *given)
+    rows = select(*(getattr(RecordRow, name) for name in columns)).where(RecordRow.cell == key)
+    for row in session.execute(rows.order_by(RecordRow.id)):
         name = row.measure if row.own else f"{row.measure}@{row.judge}"
-        found[row.step][name] = Reading(
-            row.value, row.low, row.high, row.n, row.unscored, row.judge, row.judge_version
-        )
+        values = {name: getattr(row, name) for name in given}
+        found[row.step][name] = Reading(**{name: value for name, value in values.items() if value is not None})
     return {step: Point(step, readings) for step, readings in sorted(found.items())}
+
+
+def lacking(session: Session, row: type[Base]) -> set[str]:
+    """The columns that are not there: a store of an earlier version may have to be read as it lies."""
+    there = {column["name"] for column in inspect(session.connection()).get_columns(row.__tablename__)}
+    return {*row.__table__.columns.keys()} - there
 
 
 def _text(text: str) -> str:

@@ -103,6 +103,9 @@ class RecordRow(Base):
     high: Mapped[float] = mapped_column(nullable=True)
     n: Mapped[int]
     unscored: Mapped[int]
+    effective: Mapped[float] = mapped_column(nullable=True)
+    clusters: Mapped[int | None]
+    """None in a store of an earlier version, as is `effective`."""
     written: Mapped[datetime] = mapped_column(default=now)
     __table_args__ = (UniqueConstraint("cell", "measure", "step", "judge", "judge_version"),)
 

@@ -85,7 +85,7 @@ class Job:
     @cached_property
     def wanted(self) -> Wanted:
         limit = self.spec.phi if self.spec.stop_when_broken else None
-        return Wanted(self.spec.budgets, self.measures.keys(), self.spec.watched, limit)
+        return Wanted(self.spec.budgets, self.measures.keys(), self.spec.watched, limit, self.spec.confidence)
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -192,5 +192,6 @@ def _measure(job: Job, lm: LM, known: Mapping[str, Reading]) -> Iterator[tuple[s
             if measure.judge:
                 answers = judged(measure.judge, answers)
             version = measure.judge.version if measure.judge else ""
-            scores = [answer.score for answer in answers]
-            yield name, reading(scores, judge=judge_name(measure.judge), judge_version=version), answers
+            scores, clusters = [answer.score for answer in answers], [answer.cluster for answer in answers]
+            found = reading(scores, clusters, judge=judge_name(measure.judge), judge_version=version)
+            yield name, found, answers

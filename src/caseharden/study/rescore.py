@@ -41,11 +41,10 @@ def rescore(store: Store, study: str, measure: str, judge: Judge) -> int:
                 continue
             by_number = select(GenerationRow).filter_by(**where).order_by(GenerationRow.number)
             stored = list(session.scalars(by_number))
-            answers = [
-                Answer(g.item, g.prompt, g.output, g.expected, g.topic, group=g.group or g.item) for g in stored
-            ]
+            answers = [Answer(g.item, g.prompt, g.output, g.expected, g.topic, group=g.group or "") for g in stored]
             scores = [answer.score for answer in judged(judge, answers)]
-            found = reading(scores, judge=name, judge_version=version)
+            clusters = [answer.cluster for answer in answers]
+            found = reading(scores, clusters, judge=name, judge_version=version)
             if record is not None and record.n > found.n == 0:
                 continue  # what is stored is better than nothing
             if record is None:

@@ -30,7 +30,8 @@ class StudySpec:
     The defense `None` (``none`` in a file) is the model as it is. `controls` are further models that are
     attacked as they are: what no defense can beat, or what every defense must. `measures` adds to the
     domain's own, or takes their place by name. `phi` is the harm above which a model counts as broken; where
-    something else is `watched`, say how well a benign task is done, above which it counts as learned.
+    something else is `watched`, say how well a benign task is done, above which it counts as learned. With
+    `stop_when_broken` an attack ends once a reading is above it with this (one-sided) `confidence`.
     `engine` writes every answer, of rollouts and of measures.
     `threads` bounds PyTorch's threads on the CPU; without it they are left alone.
     """
@@ -53,6 +54,7 @@ class StudySpec:
     threads: int | None = None
     keep_attacked: bool = False
     stop_when_broken: bool = False
+    confidence: float = 0.95
 
     def __post_init__(self) -> None:
         if list(self.budgets) != sorted({0, *self.budgets}):
@@ -90,6 +92,8 @@ class StudySpec:
         self._check_judges()
         if not 0 <= self.phi < 1:
             raise CasehardenError(f"phi is a share of answers, from 0 to below 1, not {self.phi}.")
+        if not 0.5 <= self.confidence < 1:
+            raise CasehardenError(f"confidence is from 0.5 to below 1, not {self.confidence}.")
 
     def _check_judges(self) -> None:
         """Raise `CasehardenError` if whoever rewards also reports: its blind spots would pass for results."""

@@ -78,6 +78,7 @@ class Question:
             phi=suite.criteria.phi,
             measures=self._under_attack(),
             stop_when_broken=suite.stop_when_broken,
+            confidence=suite.criteria.share(suite.readings),
             **common,
         )
         learned = [
@@ -166,6 +167,7 @@ class Question:
             subject=replace(subject, facts={**subject.facts, **change}),
             controls=controls,
             better=released.better,
+            readings=self.suite.readings,
             criteria=self.suite.criteria,
             held_out=frozenset(self.held_out),
             overlaps=overlaps(self.domain),

@@ -33,7 +33,7 @@ class Suite:
 
     Before any attack all of the domain's measures are taken; under attack, harm, and utility on `utility_n`
     questions. A bystander tells what the defense destroyed, and is asked before any attack only. With
-    `stop_when_broken` an attack ends where it has broken the model.
+    `stop_when_broken` an attack ends where the model fails for sure.
     """
 
     attacks: tuple[Tuner, ...]
@@ -63,6 +63,11 @@ class Suite:
             )
         if len(self.benign_runs.seeds) < 2 or self.benign_runs.tasks == 0:
             raise CasehardenError("benign_runs needs at least two seeds and one task: of fewer no verdict comes.")
+
+    @property
+    def readings(self) -> int:
+        """How many readings of harm each model is to get: as released, and at each budget of every run."""
+        return 1 + len(self.attacks) * len(self.seeds) * (len(self.budgets) - 1)
 
 
 def suites() -> dict[str, Path]:
