@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from caseharden.audit.evidence import Criteria, Evidence, Measured
@@ -160,7 +161,13 @@ def times(ours: AttackRuns, theirs: AttackRuns, criteria: Criteria) -> TimeRatio
     """Our steps over theirs; unknown where some run was there before its first step, so that it took no time."""
     if any(curve.t_phi == 0 for curve in (*ours.curves, *theirs.curves)):
         return UNKNOWN
-    return ratio([span(c) for c in ours.curves], [span(c) for c in theirs.curves], criteria.confidence)
+    return _ratio(*(tuple(map(span, runs.curves)) for runs in (ours, theirs)), criteria.confidence)
+
+
+@lru_cache(maxsize=1024)
+def _ratio(ours: tuple[Span, ...], theirs: tuple[Span, ...], confidence: float) -> TimeRatio:
+    """As `ratio`, each once: it is most of an assessment's time, and several conditions ask for the same."""
+    return ratio(ours, theirs, confidence)
 
 
 def span(curve: Curve) -> Span:
