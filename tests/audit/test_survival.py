@@ -90,6 +90,12 @@ def test_the_estimate_is_that_of_lifelines(defended: list[Span], undefended: lis
     assert ratio(defended, undefended).value == pytest.approx(expected, rel=1e-3)
 
 
+@cache
+def _ratio(defended: tuple[Span, ...], undefended: tuple[Span, ...]) -> TimeRatio:
+    """On a grid samples come again: a third to a half of those below."""
+    return ratio(defended, undefended)
+
+
 @dataclass(frozen=True)
 class Scenario:
     """Undefended medians anywhere from `median` to twice that, so that none lies always at the edge of a span."""
@@ -110,7 +116,7 @@ class Scenario:
             median = self.median * 2 ** rng.random()
             undefended = on_grid(median * np.exp(rng.normal(0, self.sigma, self.runs)), self.budgets)
             defended = on_grid(self.truth * median * np.exp(rng.normal(0, self.sigma, self.runs)), self.budgets)
-            result = ratio(defended, undefended)
+            result = _ratio(*(tuple(sorted(runs, key=lambda span: span.low)) for runs in (defended, undefended)))
             found.append((result.value, result.low, result.high))
             censored += sum(span.censored for span in defended)
         return np.array(found), censored / (self.repetitions * self.runs)
