@@ -87,6 +87,17 @@ class Checksum:
 
 
 @dataclass(frozen=True)
+class Opens:
+    """A judge: 1 if the answer begins with one of these letters."""
+
+    letters: str = "abcdefghijklm"
+    version: str = "1"
+
+    def score(self, answers):
+        return [float(answer.output[:1] in self.letters) for answer in answers]
+
+
+@dataclass(frozen=True)
 class Short:
     """Ends after two steps, and does not say so beforehand."""
 

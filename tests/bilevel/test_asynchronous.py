@@ -1,6 +1,5 @@
 """An attacker beside the defender: the same attacks, nobody waits, and either may be killed."""
 
-import copy
 import io
 import os
 import signal
@@ -18,7 +17,6 @@ from caseharden.bilevel import asynchronous
 from caseharden.bilevel.asynchronous import Asynchronous, AttackerProcess, Exchange
 from caseharden.defenses.patcher import Patcher
 from caseharden.errors import CasehardenError, TrainingFailed
-from caseharden.lm.lm import LM
 from caseharden.train.objectives import Imitate
 from caseharden.train.tuner import Run
 
@@ -34,16 +32,12 @@ PATCHER = Patcher(
 PATIENCE = 120.0
 
 
-def fresh(lm: LM, domain) -> Run:
-    return Run(LM(copy.deepcopy(lm.model), lm.tokenizer, lm.name), domain, "defender", 3)
-
-
 @pytest.fixture
-def process(tiny_lm, toy_domain, tmp_path):
+def process(tmp_path, run_of):
     made = []
 
     def make(patcher: Patcher = PATCHER) -> AttackerProcess:
-        run = fresh(tiny_lm, toy_domain)
+        run = run_of("defender", 3)
         run.trainable()
         made.append(AttackerProcess(Asynchronous(), patcher, run, Exchange(tmp_path)))
         return made[-1]
@@ -109,10 +103,10 @@ def test_versions_are_exchanged_where_they_fit(tmp_path, monkeypatch):
     assert asynchronous.exchange_root(2**10) is None
 
 
-def test_patcher_with_an_asynchronous_attacker(tiny_lm, toy_domain, tmp_path, monkeypatch):
+def test_patcher_with_an_asynchronous_attacker(tmp_path, monkeypatch, run_of):
     monkeypatch.setattr(asynchronous, "SHARED_MEMORY", tmp_path)
     patcher = replace(PATCHER, attacker=Asynchronous(max_rounds=4))
-    run, seen = fresh(tiny_lm, toy_domain), []
+    run, seen = run_of("defender", 3), []
     for metrics in run.drive(patcher):
         seen.append(metrics)
         time.sleep(0.05)  # the model is so small that the defender would be through before the first attack
@@ -124,14 +118,14 @@ def test_patcher_with_an_asynchronous_attacker(tiny_lm, toy_domain, tmp_path, mo
     assert not list(tmp_path.iterdir())
 
 
-def test_a_hardening_that_met_no_attack_fails(tiny_lm, toy_domain):
+def test_a_hardening_that_met_no_attack_fails(run_of):
     """It would be safety fine-tuning under another name."""
     with pytest.raises(TrainingFailed, match="met a simulated attack"):
-        for _ in fresh(tiny_lm, toy_domain).drive(replace(PATCHER, loops=2, defense_steps=1, attack_steps=10**6)):
+        for _ in run_of("defender", 3).drive(replace(PATCHER, loops=2, defense_steps=1, attack_steps=10**6)):
             pass
 
 
-def test_a_defender_goes_on_with_the_attacks_that_it_held(tiny_lm, toy_domain):
+def test_a_defender_goes_on_with_the_attacks_that_it_held(run_of):
     def go(run: Run, patcher: Patcher) -> dict[str, float]:
         for metrics in run.drive(patcher):
             if "attacked" in metrics:
@@ -139,12 +133,12 @@ def test_a_defender_goes_on_with_the_attacks_that_it_held(tiny_lm, toy_domain):
             time.sleep(0.05)
         raise AssertionError("no attack came in")
 
-    first = fresh(tiny_lm, toy_domain)
+    first = run_of("defender", 3)
     found = go(first, replace(PATCHER, loops=400))
     saved = io.BytesIO()
     torch.save(first.state_dict(), saved)
     saved.seek(0)
-    second = fresh(tiny_lm, toy_domain)
+    second = run_of("defender", 3)
     second.load_state_dict(torch.load(saved, weights_only=True))
     again = next(iter(second.drive(replace(PATCHER, loops=400))))
     assert again["staleness"] == found["staleness"] + 1

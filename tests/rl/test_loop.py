@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 
 import pytest
@@ -58,10 +57,6 @@ class Silent:
         return [NAN if i % self.every == 0 else float(len(a.output) % 2) for i, a in enumerate(answers)]
 
 
-def run_of(lm: LM, domain, seed: int = 1) -> Run:
-    return Run(LM(copy.deepcopy(lm.model), lm.tokenizer, lm.name), domain, "attacker", seed)
-
-
 def rewards(run: Run, tuner: PolicyGradient, steps: int) -> list[float]:
     seen = []
     for metrics in run.drive(tuner):
@@ -84,20 +79,20 @@ CLIMBERS = {
 
 
 @pytest.mark.parametrize("name", CLIMBERS)
-def test_every_algorithm_climbs_a_reward_that_it_meets_now_and_then(name, tiny_lm, toy_domain):
+def test_every_algorithm_climbs_a_reward_that_it_meets_now_and_then(name, toy_domain, run_of):
     def share(lm: LM) -> float:
         prompts = [example.prompt for example in toy_domain.pools("attacker")["harmful"]]
         answers = generate_text(Native(), lm, prompts, temperature=1.0, max_new_tokens=5)
         return sum("b" in answer.split() for answer in answers) / len(answers)
 
-    run = run_of(tiny_lm, toy_domain)
+    run = run_of("attacker", 1)
     assert share(run.lm) < 0.3
     rewards(run, replace(CLIMBERS[name], reward=Judged(Says("b"))), 60)
     assert share(run.lm) > 0.6
 
 
-def test_no_spread_no_gradient(tiny_lm, toy_domain):
-    run = run_of(tiny_lm, toy_domain)
+def test_no_spread_no_gradient(run_of):
+    run = run_of("attacker", 1)
     before = run.lm.weights_hash()
     tied = Sum((Judged(Says("nowhere")), Judged(Never(), -0.3)))
     for metrics in run.drive(GRPO(**{**SMALL, "samples": 7}, max_steps=3, reward=tied)):
@@ -107,34 +102,34 @@ def test_no_spread_no_gradient(tiny_lm, toy_domain):
 
 
 @pytest.mark.parametrize("tuner", [GRPO, RLOO, ReinforcePP, PPO])
-def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(tuner, tiny_lm, toy_domain, gradients_left):
+def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(tuner, gradients_left, run_of):
     found = []
     for size in (64, 3):
-        run = run_of(tiny_lm, toy_domain)
+        run = run_of("attacker", 1)
         next(run.drive(tuner(**{**SMALL, "kl": 0.1, "forward_batch": size, "reward": Checksum()})))
         found.append(torch.cat([p.grad.flatten() for p in run.lm.model.parameters()]))
     assert found[0].abs().max() > 1e-4
     assert torch.allclose(*found, atol=1e-6)
 
 
-def test_an_unscored_answer_teaches_nothing_and_is_counted(tiny_lm, toy_domain):
-    run = run_of(tiny_lm, toy_domain)
+def test_an_unscored_answer_teaches_nothing_and_is_counted(run_of):
+    run = run_of("attacker", 1)
     metrics = next(run.drive(GRPO(**SMALL, reward=Judged(Silent(every=4)))))
     assert metrics["unscored"] == 2
     advantages_BN = buffer_of(run).tensors["advantages"]
     assert not advantages_BN[[0, 4]].any() and advantages_BN.any()
 
 
-def test_a_judge_that_never_scores_ends_the_run(tiny_lm, toy_domain):
+def test_a_judge_that_never_scores_ends_the_run(run_of):
     with pytest.raises(TrainingFailed, match="not one of 8 answers"):
-        rewards(run_of(tiny_lm, toy_domain), GRPO(**SMALL, reward=Judged(Silent())), 1)
+        rewards(run_of("attacker", 1), GRPO(**SMALL, reward=Judged(Silent())), 1)
 
 
-def test_groups_without_spread_are_drawn_anew(tiny_lm, toy_domain):
+def test_groups_without_spread_are_drawn_anew(run_of):
     common = {**SMALL, "samples": 3, "prompts": 4, "reward": Judged(Says("b"))}
     share = {}
     for resample in (0, 6):
-        run = run_of(tiny_lm, toy_domain)
+        run = run_of("attacker", 1)
         metrics = next(run.drive(GRPO(**common, resample=resample)))
         share[resample] = metrics["groups_with_spread"]
         assert len(buffer_of(run).rows.answers) == 12
@@ -142,8 +137,8 @@ def test_groups_without_spread_are_drawn_anew(tiny_lm, toy_domain):
     assert share[0] < share[6] == 1
 
 
-def test_online_dpo_has_the_gradient_of_dpo_on_the_best_and_worst(tiny_lm, toy_domain, gradients_left):
-    run = run_of(tiny_lm, toy_domain)
+def test_online_dpo_has_the_gradient_of_dpo_on_the_best_and_worst(gradients_left, run_of):
+    run = run_of("attacker", 1)
     run.reference()
     with torch.no_grad():
         for parameter in run.lm.model.parameters():
@@ -218,10 +213,10 @@ def test_a_wrong_field_is_told_at_once(wrong, said):
 
 
 @pytest.mark.parametrize("tuner", [PPO, ReinforcePP])
-def test_kl_counts_once_wherever_it_is_put(tuner, tiny_lm, toy_domain):
+def test_kl_counts_once_wherever_it_is_put(tuner, run_of):
     found = {}
     for kl_in in ("loss", "reward"):
-        run = run_of(tiny_lm, toy_domain)
+        run = run_of("attacker", 1)
         run.reference()
         with torch.no_grad():
             for parameter in run.lm.model.parameters():
@@ -240,8 +235,8 @@ def test_an_algorithm_with_advantages_of_its_own_takes_no_others():
         OnlineDPO(kl_in="reward")
 
 
-def test_padding_that_overflows_spoils_no_gradient(tiny_lm, toy_domain, gradients_left):
-    run = run_of(tiny_lm, toy_domain)
+def test_padding_that_overflows_spoils_no_gradient(gradients_left, run_of):
+    run = run_of("attacker", 1)
     run.reference()
     with torch.no_grad():  # so sure of itself that the padding token is impossible
         run.lm.model.model.norm.weight *= 1000
@@ -249,8 +244,8 @@ def test_padding_that_overflows_spoils_no_gradient(tiny_lm, toy_domain, gradient
     assert all(torch.isfinite(parameter.grad).all() for parameter in run.lm.model.parameters())
 
 
-def test_lengths_make_no_group_worth_keeping(tiny_lm, toy_domain):
-    run = run_of(tiny_lm, toy_domain)
+def test_lengths_make_no_group_worth_keeping(run_of):
+    run = run_of("attacker", 1)
     tuner = DAPO(**SMALL, resample=2, overlong=1.0, reward=Judged(Says("nowhere")))
     metrics = next(run.drive(tuner))
     assert metrics["examples"] == 3 * 8  # drawn anew as often as allowed: nothing was ever said

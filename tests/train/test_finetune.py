@@ -1,6 +1,5 @@
 """FineTune: one loop, of which fine-tuning methods are settings."""
 
-import copy
 from dataclasses import dataclass
 
 import pytest
@@ -8,15 +7,12 @@ import pytest
 from caseharden.attacks import DPO, SFT
 from caseharden.defenses import RandomMapping, SafetySFT
 from caseharden.errors import CasehardenError
-from caseharden.lm.lm import LM
 from caseharden.train.adapters import LoRA
 from caseharden.train.finetune import FineTune
 from caseharden.train.objectives import Imitate, MapToRandom, StayNear
-from caseharden.train.tuner import Run
 
 
-def trained(lm, domain, tuner) -> tuple[str, list[dict[str, float]]]:
-    run = Run(LM(copy.deepcopy(lm.model), lm.tokenizer, lm.name), domain, "defender", 0)
+def trained(run, tuner) -> tuple[str, list[dict[str, float]]]:
     seen = list(run.drive(tuner))
     return run.finish().weights_hash(), seen
 
@@ -30,21 +26,21 @@ class Near(FineTune):
         return {"near": StayNear({"refusal": 1.0, "benign": 1.0}, 8, hidden=0.5)}
 
 
-def test_safety_sft_held_by_hidden_states_is_fine_tuning_on_stay_near(tiny_lm, toy_domain):
+def test_safety_sft_held_by_hidden_states_is_fine_tuning_on_stay_near(run_of):
     safety = SafetySFT({"refusal": 1.0, "benign": 1.0}, 1e-3, max_steps=3, hidden=0.5)
-    assert trained(tiny_lm, toy_domain, safety)[0] == trained(tiny_lm, toy_domain, Near())[0]
+    assert trained(run_of("defender"), safety)[0] == trained(run_of("defender"), Near())[0]
 
 
-def test_a_sum_of_objectives_reports_its_parts_and_counts_all_examples(tiny_lm, toy_domain):
+def test_a_sum_of_objectives_reports_its_parts_and_counts_all_examples(run_of):
     mapping = RandomMapping(MapToRandom(batch_size=3), Imitate({"benign": 1.0}, batch_size=5), max_steps=3, lr=1e-2)
-    for metrics in trained(tiny_lm, toy_domain, mapping)[1]:
+    for metrics in trained(run_of("defender"), mapping)[1]:
         assert metrics["loss"] == pytest.approx(metrics["mapped"] + metrics["retained"])
         assert metrics["examples"] == 8
 
 
-def test_every_fine_tuning_method_takes_adapters(tiny_lm, toy_domain):
+def test_every_fine_tuning_method_takes_adapters(tiny_lm, run_of):
     for tuner in (RandomMapping(max_steps=2, lr=1e-2, lora=LoRA(r=2)), Near(lora=LoRA(r=2))):
-        assert trained(tiny_lm, toy_domain, tuner)[0] != tiny_lm.weights_hash()
+        assert trained(run_of("defender"), tuner)[0] != tiny_lm.weights_hash()
 
 
 def test_what_an_objective_refuses_its_method_refuses_at_once():
