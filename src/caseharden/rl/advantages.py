@@ -97,7 +97,7 @@ def whitened(values_BN: Tensor, mask_BN: Tensor) -> Tensor:
 
 
 def gae(rewards_BN: Tensor, values_BN: Tensor, mask_BN: Tensor, discount: float, decay: float) -> Tensor:
-    """Generalised advantage estimates (Schulman et al. 2016, eq. 16), [B, N]; answers end at the last column.
+    """Generalized advantage estimates (Schulman et al. 2016, eq. 16), [B, N]; answers end at the last column.
 
     `values_BN` are V(s) before each token; after the last there is nothing more to come. `decay` is λ.
     """

@@ -135,16 +135,19 @@ class PolicyGradient(Descends):
         for step in run.range(self.max_steps):
             metrics: Metrics = {"examples": 0}
             if step % self.updates == 0:
+                # Roll out and score: G answers to each of P prompts, and their rewards.
                 before = state.drawn.value
                 rollouts, rewards_PG = self.roll_out(state)
+                tried = (state.drawn.value - before) * self.prompts * self.samples
+                # Turn rewards into advantages, with what is known of the answers before the first step from them.
                 tensors = self.old_logps(state, rollouts)
                 if state.critic is not None:
                     tensors["values"] = state.critic.values(rollouts.rows)
                 extra, extra_metrics = state.extra(rollouts)
                 tensors |= extra | self.advantages(rewards_PG, rollouts.mask_BN, tensors)
                 buffer.fill(rollouts.rows, tensors)
-                tried = (state.drawn.value - before) * self.prompts * self.samples
                 metrics = rollout_metrics(rollouts, rewards_PG) | extra_metrics | {"examples": tried}
+            # Take the policy step, and the critic's beside it.
             weights_BN = token_weights(buffer.rows.mask_BN.to(buffer.device), self.over, self.max_new_tokens)
             metrics |= self.backward(run.lm, buffer, weights_BN, step)
             metrics |= state.descent.step()
@@ -188,9 +191,8 @@ class PolicyGradient(Descends):
         """
         loss_BR = self.surrogate(tokens)
         if self.kl > 0 and self.kl_in == "loss":
-            ratio_BR = (
-                tokens["logps"] - tokens["old_logps"]
-            ).exp()  # so the gradient is the reverse KL's, unbiased
+            # Times the ratio, so that the gradient is an unbiased one of the reverse KL (DeepSeek-V3.2).
+            ratio_BR = (tokens["logps"] - tokens["old_logps"]).exp()
             loss_BR = loss_BR + self.kl * ratio_BR * k3(tokens["logps"], tokens["reference_logps"])
         if self.entropy != 0:
             loss_BR = loss_BR - self.entropy * entropy(logits_BRV)

@@ -23,7 +23,7 @@ Score = Callable[[Rollouts], Tensor]
 
 @runtime_checkable
 class Reward(Protocol):
-    """Something to be maximised in expectation over a policy's own answers. A frozen dataclass."""
+    """Something to be maximized in expectation over a policy's own answers. A frozen dataclass."""
 
     def prepare(self, run: Run) -> Score:
         """Prepare pools and references once; must be called at the run's first weights."""
