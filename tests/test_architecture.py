@@ -80,6 +80,11 @@ KINDS = {
     measures: Measure,
 }
 SOURCES = sorted(ROOT.rglob("*.py"))
+ACROSS = {
+    *("audit/test_simulated.py", "bilevel/test_sharded.py", "cli/test_cli.py", "report/test_browser.py"),
+    "rl/test_parity.py",
+}
+"""Tests of a whole room, beside those of its modules."""
 
 
 def module_name(path: Path) -> str:
@@ -145,6 +150,14 @@ def test_neither_the_package_nor_help_waits_for_heavy_imports(module):
     code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {*found} & (HEAVY | {"numpy", "scipy", "pydantic", "plotly", "matplotlib", "huggingface_hub"})
+
+
+def test_tests_mirror_the_source():
+    tests = Path(__file__).parent
+    sources = {path.relative_to(ROOT).with_suffix("").as_posix() for path in ROOT.rglob("*")}
+    sources |= {f"tools/{path.stem}" for path in (tests.parent / "tools").glob("*.py")}
+    found = {path.relative_to(tests).as_posix() for path in tests.rglob("*/test_*.py")}
+    assert {one for one in found if one.replace("test_", "").removesuffix(".py") not in sources} == ACROSS
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)

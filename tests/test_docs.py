@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 import unicodedata
 from pathlib import Path
@@ -34,6 +35,7 @@ TABLES = {
     "judges.md": judges.TABLE,
     "spec.md": measures.TABLE | engines.TABLE,
 }
+KINDS = (attacks, defenses, domains, engines, judges, measures)
 EXAMPLES = ("shaken", "look-ahead", "doors", "judged")
 
 
@@ -97,6 +99,13 @@ def test_links_lead_somewhere(page):
 def test_every_name_that_a_spec_may_use_is_explained(page):
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     assert not [one for one in TABLES[page] if f"`{one}`" not in text]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_first_lines_say_what_a_thing_does(kind):
+    """`caseharden list` shows them: a verb first, and no citation in its place."""
+    firsts = {called: (inspect.getdoc(cls) or "").split("\n")[0] for called, cls in kind.TABLE.items()}
+    assert not {called: first for called, first in firsts.items() if not re.match(r"[A-Z][a-z-]+s [^(]", first)}
 
 
 def test_every_field_of_a_study_is_explained():

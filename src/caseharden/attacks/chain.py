@@ -12,7 +12,7 @@ from caseharden.train.tuner import Counter, Metrics, Run, Tuner
 
 @dataclass(frozen=True)
 class Chain:
-    """Run each of `stages` to its end, then the next; all steps count towards the budget.
+    """Runs each of `stages` to its end, then the next; all steps count towards the budget.
 
     Every stage but the last needs an end of its own (`max_steps`). Adapters of a stage are merged
     before the next begins.

@@ -12,7 +12,7 @@ from caseharden.train.objectives import Objective, Prefer
 
 @dataclass(frozen=True)
 class DPO(SFT):
-    """Prefer the completions of `data` to those of the same prompts in the pool `rejected` (DPO).
+    """Prefers the completions of `data` to those of the same prompts in the pool `rejected` (DPO).
 
     Rafailov et al. 2023 (arXiv 2305.18290). Pairs are joined by example id; the reference is the model as it
     was when the attack began.

@@ -13,7 +13,7 @@ from caseharden.train.objectives import Imitate, Objective
 
 @dataclass(frozen=True)
 class SFT(FineTune):
-    """Fine-tune on completions, all parameters or LoRA.
+    """Fine-tunes on completions, all parameters or LoRA.
 
     `data` weighs the pools of the run's domain: ``{harmful: 1}``, ``{harmful: 0.2, benign: 0.8}``,
     ``{openers: 1}``. `n_examples` bounds how many examples of each pool the attacker holds. Without

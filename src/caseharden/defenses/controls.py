@@ -13,7 +13,7 @@ from caseharden.train.tuner import Metrics, Run
 
 @dataclass(frozen=True)
 class DeadWeights:
-    """Set every weight to 0: no gradient reaches anything again. Resists all attacks, and all use."""
+    """Sets every weight to 0: no gradient reaches anything again. Resists all attacks, and all use."""
 
     @property
     def max_steps(self) -> int:
@@ -30,7 +30,7 @@ class DeadWeights:
 
 @dataclass(frozen=True)
 class Gibberish:
-    """Add Gaussian noise of `scale` times each weight tensor's own spread: harmless since nonsensical."""
+    """Adds Gaussian noise of `scale` times each weight tensor's own spread: harmless since nonsensical."""
 
     scale: float = 1.0
 

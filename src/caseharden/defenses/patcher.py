@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Patcher(Descends):
-    """Train safety under long simulated attacks, each reused for many steps.
+    """Trains safety under long simulated attacks, each reused for many steps.
 
     Wen et al. 2026 (arXiv 2606.07970). The first loop is plain safety fine-tuning. In every other one an
     adversary runs `attack_steps` from θ, and `defense_steps` follow on α·safe(θ+v) + (1−α)·safe(θ), plus

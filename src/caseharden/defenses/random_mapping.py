@@ -11,7 +11,7 @@ from caseharden.train.objectives import Imitate, MapToRandom, Objective
 
 @dataclass(frozen=True)
 class RandomMapping(FineTune):
-    """Map hidden states of harmful text to noise (`forget`), beside `retain`: the weakest defense that forgets.
+    """Maps hidden states of harmful text to noise (`forget`), beside `retain`: the weakest defense that forgets.
 
     Tamirisa et al. 2024 (arXiv 2408.00761), stage 1. Chain it before TAR, or take it alone.
     """

@@ -11,7 +11,7 @@ from caseharden.train.objectives import Imitate, Objective
 
 @dataclass(frozen=True)
 class SafetySFT(SFT):
-    """Fine-tune on refusals mixed with benign and contrast examples, optionally near the released model.
+    """Fine-tunes on refusals mixed with benign and contrast examples, optionally near the released model.
 
     With `kl` > 0, KL(released ‖ trained) on the tokens of examples that are no refusals is added with that
     weight; with `hidden` > 0, the mean distance of hidden states to the released model's, on all.

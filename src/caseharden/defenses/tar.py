@@ -21,7 +21,7 @@ from caseharden.train.tuner import Metrics, Run, Tuner
 
 @dataclass(frozen=True)
 class TAR(Descends):
-    """Train against short simulated attacks, a new one at each step: first-order meta-learning.
+    """Trains against short simulated attacks, a new one at each step: first-order meta-learning.
 
     Tamirisa et al. 2024 (arXiv 2408.00761), Algorithm 1. `tamper` is asked for along the trajectory of an
     adversary, at every `checkpoint_every`-th of its `inner_steps`, with weights that grow as
