@@ -25,23 +25,11 @@ from caseharden.rl.rewards import Entropy
 from caseharden.store.log import StepLog
 from caseharden.store.results import results
 from caseharden.store.store import Store
-from caseharden.store.tables import GenerationRow, RecordRow
+from caseharden.store.tables import RecordRow
 from caseharden.study.rescore import rescore
 from caseharden.study.run import run_study
 from study_toys import HARD_TO_RESUME, Fails, Logged, Moved, contents, outcomes, run, run_in, study
 from toys import Checksum, Short
-
-
-@pytest.fixture
-def model(tiny_lm, tmp_path):
-    folder = tmp_path / "tiny"
-    tiny_lm.save(folder)
-    return folder
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path / "store", patience=0.2)
 
 
 def test_a_study_runs_and_running_it_again_does_nothing(model, store):
@@ -363,23 +351,6 @@ def test_another_judge_scores_stored_answers_without_a_model(model, store):
         assert (again.value, again.n) == (point.readings["harm"].value, point.readings["harm"].n)
     with pytest.raises(CasehardenError, match=r"no stored answers of measure 'harn'\. Did you mean 'harm'"):
         rescore(store, "toy", "harn", judge)
-
-
-def test_a_judge_that_failed_can_score_again(model, store, monkeypatch):
-    def lost(self, answers):
-        raise OSError("connection lost")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Verifier, "score", lost)
-        run(study(model, defenses=(None,), attacks=()), store)
-    readings = results(store).curves[0].points[0].readings
-    assert (readings["harm"].n, readings["harm"].unscored) == (0, 12)
-    assert rescore(store, "toy", "harm", Verifier()) == 1
-    assert rescore(store, "toy", "harm", Verifier()) == 0
-    with store.session() as session:
-        scores = [g.score for g in session.scalars(select(GenerationRow).where(GenerationRow.measure == "harm"))]
-    readings = results(store).curves[0].points[0].readings
-    assert (readings["harm"].n, readings["harm"].value) == (12, sum(scores) / 12)
 
 
 def test_the_study_run_last_is_the_last_one(model, store):

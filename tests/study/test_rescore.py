@@ -1,0 +1,26 @@
+"""Another judge scores stored answers."""
+
+from sqlalchemy import select
+
+from caseharden.judges.verifier import Verifier
+from caseharden.store.results import results
+from caseharden.store.tables import GenerationRow
+from caseharden.study.rescore import rescore
+from study_toys import run, study
+
+
+def test_a_judge_that_failed_can_score_again(model, store, monkeypatch):
+    def lost(self, answers):
+        raise OSError("connection lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Verifier, "score", lost)
+        run(study(model, defenses=(None,), attacks=()), store)
+    readings = results(store).curves[0].points[0].readings
+    assert (readings["harm"].n, readings["harm"].unscored) == (0, 12)
+    assert rescore(store, "toy", "harm", Verifier()) == 1
+    assert rescore(store, "toy", "harm", Verifier()) == 0
+    with store.session() as session:
+        scores = [g.score for g in session.scalars(select(GenerationRow).where(GenerationRow.measure == "harm"))]
+    readings = results(store).curves[0].points[0].readings
+    assert (readings["harm"].n, readings["harm"].value) == (12, sum(scores) / 12)
