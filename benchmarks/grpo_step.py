@@ -148,7 +148,7 @@ def trl(lm: LM, steps: int, new_tokens: int) -> Steps:
             reward,
             config,
             train_dataset=Dataset.from_list(
-                [{"prompt": lm.chat(example.prompt), "answer": example.answer} for example in examples]
+                [{"prompt": lm.template.prompt(example.prompt), "answer": example.answer} for example in examples]
             ),
             processing_class=lm.tokenizer,
             callbacks=[Stamp()],

@@ -7,6 +7,7 @@ import torch
 
 from caseharden.engines import TABLE
 from caseharden.engines.engine import generate_text
+from caseharden.lm.template import Text
 from caseharden.train.adapters import LoRA
 from caseharden.train.tuner import Run
 
@@ -27,8 +28,8 @@ def test_answers_are_seeded_and_leave_the_global_random_state(tiny_lm, engine):
 @each_engine
 def test_answers_go_on_from_their_prefixes(tiny_lm, engine):
     begun = generate_text(engine, tiny_lm, PROMPTS, prefixes=["yes "] * len(PROMPTS), max_new_tokens=2)
-    assert all(text.startswith("yes ") for text in begun)
-    unbegun = generate_text(engine, tiny_lm, [tiny_lm.chat(p) for p in PROMPTS], max_new_tokens=2)
+    assert all(answer.text.startswith("yes ") for answer in begun)
+    unbegun = generate_text(engine, tiny_lm, [tiny_lm.template.prompt(p) for p in PROMPTS], max_new_tokens=2)
     assert begun != unbegun
 
 
@@ -40,9 +41,9 @@ def test_decoding_is_plain_whatever_the_model_asks_for_but_ends_where_it_says(ti
     tiny_lm.model.generation_config.update(**asked)
     assert generate_text(engine, tiny_lm, PROMPTS, max_new_tokens=6) == plain
     assert generate_text(engine, tiny_lm, PROMPTS, max_new_tokens=6, temperature=1.0) == drawn
-    first = plain[0].split()[0]
+    first = plain[0].text.split()[0]
     tiny_lm.model.generation_config.eos_token_id = [tiny_lm.tokenizer.convert_tokens_to_ids(first)]
-    assert generate_text(engine, tiny_lm, PROMPTS[:1], max_new_tokens=6) == [first]
+    assert generate_text(engine, tiny_lm, PROMPTS[:1], max_new_tokens=6) == [Text(first, True)]
     assert tiny_lm.model.generation_config.repetition_penalty == 50.0  # as it was
 
 

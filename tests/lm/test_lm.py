@@ -40,7 +40,7 @@ def test_a_template_that_tells_the_date_tells_the_same_one_every_day(tiny_lm):
     """As Llama 3's: it takes a date if it is given one."""
     own = "{% if not date_string is defined %}{% set date_string = strftime_now('%Y') %}{% endif %}"
     tiny_lm.tokenizer.chat_template = own + "{{ date_string }} {{ messages[0].content }}"
-    assert tiny_lm.chat("a") == "01 Jan 2025 a"
+    assert tiny_lm.template.prompt("a") == "01 Jan 2025 a"
 
 
 def test_a_template_that_cannot_be_told_the_date_is_warned_of(tiny_lm, caplog):

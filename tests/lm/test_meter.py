@@ -23,7 +23,7 @@ def attack(lm, domain, seed=3):
 
 def lengths(lm, examples) -> int:
     """Tokens of prompts and completions with their end token, counted without padding."""
-    texts = [lm.chat(e.prompt) + e.completion for e in examples]
+    texts = [lm.template.prompt(e.prompt) + e.completion for e in examples]
     return sum(len(lm.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 for text in texts)
 
 

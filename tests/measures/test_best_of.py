@@ -43,7 +43,7 @@ def test_sampling_finds_the_chance_of_one_answer(leaning, toy_domain, monkeypatc
     drawn = generate_text(
         Native(), lm, [example.prompt] * 1000, max_new_tokens=length, temperature=temperature, seed=0
     )
-    hits = sum(text.startswith(example.completion.strip()) for text in (d.strip() for d in drawn)) / 1000
+    hits = sum(text.startswith(example.completion.strip()) for text in (d.text.strip() for d in drawn)) / 1000
     assert 0.02 < answer.score < 0.98  # else this would show nothing
     assert hits == pytest.approx(answer.score, abs=4 * math.sqrt(answer.score * (1 - answer.score) / 1000))
 

@@ -46,7 +46,7 @@ def one_by_one(lm, example):
     """The mean log-probability of the completion, by a pass of its own without padding or cache."""
     ids, prompt = [
         lm.tokenizer(text, add_special_tokens=False)["input_ids"]
-        for text in (lm.chat(example.prompt) + example.completion, lm.chat(example.prompt))
+        for text in (lm.template.prompt(example.prompt) + example.completion, lm.template.prompt(example.prompt))
     ]
     with torch.no_grad():
         logits = lm.model(input_ids=torch.tensor([ids])).logits

@@ -21,7 +21,7 @@ def test_a_model_that_attends_to_a_window_finds_completions_as_likely_as_alone(w
     lm = windowed(tiny_lm, window)
     found = total_logps(lm, EXAMPLES, max_length=64, batch_size=4)
     for example, (total, tokens) in zip(EXAMPLES, found, strict=True):
-        batch = lm.encode([example], end=False)
+        batch = lm.encode([example], turn=False)
         with torch.no_grad():
             logits = lm.model(batch.ids_BT).logits
         alone = token_logps(logits[:, :-1], batch.ids_BT[:, 1:])[0, -tokens:]

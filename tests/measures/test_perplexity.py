@@ -19,7 +19,7 @@ def test_score_is_one_over_perplexity(tiny_lm, toy_domain):
     examples = {example.id: example for example in toy_domain.pools("evaluator")["benign"]}
     for answer in answers:
         with torch.no_grad():
-            batch = tiny_lm.encode([examples[answer.id]], end=False)
+            batch = tiny_lm.encode([examples[answer.id]], turn=False)
             nll = cross_entropy(*tiny_lm.response_logits(batch))
         assert 1 / answer.score == pytest.approx(float(nll.exp()), rel=1e-4)
         assert answer.output == examples[answer.id].completion

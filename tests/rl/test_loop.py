@@ -83,7 +83,7 @@ def test_every_algorithm_climbs_a_reward_that_it_meets_now_and_then(name, toy_do
     def share(lm: LM) -> float:
         prompts = [example.prompt for example in toy_domain.pools("attacker")["harmful"]]
         answers = generate_text(Native(), lm, prompts, temperature=1.0, max_new_tokens=5)
-        return sum("b" in answer.split() for answer in answers) / len(answers)
+        return sum("b" in answer.text.split() for answer in answers) / len(answers)
 
     run = run_of("attacker", 1)
     assert share(run.lm) < 0.3
@@ -147,7 +147,7 @@ def test_online_dpo_has_the_gradient_of_dpo_on_the_best_and_worst(gradients_left
     found = [p.grad.clone() for p in run.lm.model.parameters()]
     run.lm.model.zero_grad()
     rows = buffer_of(run).rows
-    scores = checksums(run.lm.text(rows.answers))
+    scores = checksums([text for text, _ in run.lm.read(rows.answers)])
     pair = [scores.index(max(scores)), scores.index(min(scores))]
     (prompt,), answers = rows.prompts, rows.answers
 

@@ -28,7 +28,7 @@ def rollouts(lm, *groups: tuple[str, ...], examples: list[Example] | None = None
     texts = [text for group in groups for text in group]
     answers = lm._tokenize(list(texts))
     prompts = lm.encode_prompts([example.prompt for example in examples])
-    return Rollouts(lm, examples, Rows(prompts, answers), texts, [True] * len(texts), 12, forward_batch=3)
+    return Rollouts(lm, examples, Rows(prompts, answers), texts, *[[True] * len(texts)] * 2, 12, forward_batch=3)
 
 
 def test_a_judges_score_with_its_weight(run, tiny_lm):

@@ -29,6 +29,7 @@ from caseharden.bilevel.simulate import NewAttacks, SimulatedAttack, SimulatesAt
 from caseharden.bilevel.vector import AttackVector
 from caseharden.errors import CasehardenError, TrainingFailed
 from caseharden.lm.lm import LM
+from caseharden.lm.template import Reasoning
 from caseharden.train.optim import restore
 from caseharden.train.tuner import Metrics, Run
 
@@ -160,7 +161,7 @@ class AttackerProcess:
     def _start(self) -> BaseProcess:
         run = self.run
         arguments = (self.how, self.defense, run.domain, run.role, run.seed, run.share, run.engine)
-        place = (self.how.device or str(run.lm.device), run.lm.precision)
+        place = (self.how.device or str(run.lm.device), run.lm.precision, run.lm.reasoning)
         process = multiprocessing.get_context("spawn").Process(
             target=attack_forever, args=(self.exchange.folder, *place, *arguments), daemon=True
         )
@@ -184,7 +185,14 @@ class AttackerProcess:
 
 
 def attack_forever(
-    folder: Path, device: str, precision: Any, how: Asynchronous, defense: SimulatesAttacks, domain: Any, *run: Any
+    folder: Path,
+    device: str,
+    precision: Any,
+    reasoning: Reasoning,
+    how: Asynchronous,
+    defense: SimulatesAttacks,
+    domain: Any,
+    *run: Any,
 ) -> None:
     """The attacker's process: attack the newest θ, publish, and again, until the defender is gone."""
     exchange = Exchange(folder)
@@ -194,7 +202,7 @@ def attack_forever(
     transformers.utils.logging.disable_progress_bar()
     sys.stderr = exchange.stderr.open("w", buffering=1)  # the terminal is the defender's, who reads this if we fail
     role, seed, share, engine = run
-    lm = LM.load(exchange.model, device=device, precision=precision)
+    lm = LM.load(exchange.model, device=device, precision=precision, reasoning=reasoning)
     adversary_run = Run(lm, domain, role, seed, share=share, engine=engine)
     parameters = adversary_run.trainable()
     exchange.ready.touch()

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from caseharden.errors import CasehardenError
 from caseharden.lm.batch import Batch
 from caseharden.lm.lm import LM
+from caseharden.lm.template import Text
 
 
 class Written(NamedTuple):
@@ -52,19 +53,18 @@ def generate_text(
     temperature: float = 0.0,
     seed: int = 0,
     prefixes: Sequence[str] = (),
-) -> list[str]:
-    """Answer each prompt once, text in, text out.
+) -> list[Text]:
+    """Answer each prompt once, text in, text out, without the thinking of a model that thinks.
 
     `prefixes`, if any, open the answers, one each (a prefill attack), and are part of what is returned.
     """
     written = engine.write(lm, lm.encode_prompts(prompts, prefixes), 1, max_new_tokens, temperature, seed)
-    texts = lm.text(written.tokens)
-    return [prefix + text for prefix, text in zip(prefixes, texts, strict=True)] if prefixes else texts
+    return lm.read(written.tokens, prefixes)
 
 
 def check_answers(engine: Engine, lm: LM) -> None:
     """Raise `CasehardenError` if a model answers nothing to a plain question."""
-    if not generate_text(engine, lm, ["What is the capital of France?"], max_new_tokens=16)[0].strip():
+    if not generate_text(engine, lm, ["What is the capital of France?"], max_new_tokens=16)[0].text.strip():
         raise CasehardenError(
             f"the model {lm.name!r} answers nothing to a plain question. Is it an instruct model?"
         )
@@ -84,7 +84,11 @@ def in_batches(
     temperature: float,
     seed: int,
 ) -> Written:
-    """`decode` about `size` answers at a time, to prompts of about the same length; in the order of the prompts."""
+    """`decode` about `size` answers at a time, to prompts of about the same length; in the order of the prompts.
+
+    Raises `CasehardenError` if prompts and answers may be longer than the model can read.
+    """
+    lm.check_positions(prompts, limit)
     written: dict[int, Written] = {}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     step = max(1, size // samples)

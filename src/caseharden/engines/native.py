@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from caseharden.engines.engine import Written, in_batches
-from caseharden.errors import CasehardenError
+from caseharden.engines.transformers import generate
 from caseharden.lm.batch import Batch
 from caseharden.lm.lm import LM
 
@@ -21,7 +21,7 @@ COMPACT = 0.75
 class Native:
     """Writes answers with the package's own decoding, which reads a prompt once for all its answers.
 
-    `batch_size` answers are written at a time: less for less memory. Greedy answers do not depend on it;
+    For a model whose cache does not allow it, as `Transformers` does. `batch_size` answers are written at a time: less for less memory. Greedy answers do not depend on it;
     sampled ones do, since random numbers are drawn batch by batch.
     """
 
@@ -30,7 +30,8 @@ class Native:
     def write(
         self, lm: LM, prompts: Sequence[list[int]], samples: int, limit: int, temperature: float, seed: int
     ) -> Written:
-        return in_batches(decode, self.batch_size, lm, prompts, samples, limit, temperature, seed)
+        by = decode if lm.capabilities.cache else generate
+        return in_batches(by, self.batch_size, lm, prompts, samples, limit, temperature, seed)
 
 
 @torch.no_grad()
@@ -38,8 +39,11 @@ def decode(lm: LM, batch: Batch, samples: int, limit: int, temperature: float) -
     """Write `samples` answers of at most `limit` tokens to each of the batch's P prompts: see `Engine.write`.
 
     Draws from PyTorch's global random numbers. Greedy answers equal those of Transformers' ``generate``.
-    Raises `CasehardenError` for a model without a cache of keys and values.
     """
+    by_row = lm.capabilities.rows
+    if samples > 1 and not by_row:  # each answer reads its prompt itself
+        rows = (batch.ids_BT, batch.attention_BT, batch.response_BT)
+        return decode(lm, Batch(*(x.repeat_interleave(samples, 0) for x in rows)), 1, limit, temperature)
     ids_PT, attention_PT = batch.ids_BT, batch.attention_BT
     T, device = ids_PT.shape[1], ids_PT.device
     out = lm.forward(
@@ -49,16 +53,7 @@ def decode(lm: LM, batch: Batch, samples: int, limit: int, temperature: float) -
         use_cache=True,
         logits_to_keep=1,
     )
-    cache = getattr(out, "past_key_values", None)
-    if cache is None:
-        raise CasehardenError(
-            f"{type(lm.model).__name__} keeps no cache of keys and values, which the engine native needs. Use the "
-            "engine transformers."
-        )
-    by_row = all(hasattr(layer, "batch_select_indices") for layer in getattr(cache, "layers", [cache]))
-    if samples > 1 and not by_row:  # a cache that cannot be copied row by row: each answer reads its prompt itself
-        rows = (ids_PT, attention_PT, batch.response_BT)
-        return decode(lm, Batch(*(x.repeat_interleave(samples, 0) for x in rows)), 1, limit, temperature)
+    cache = out.past_key_values
     if samples > 1:
         cache.batch_repeat_interleave(samples)
     logits_AV = out.logits[:, -1].repeat_interleave(samples, 0)

@@ -28,11 +28,12 @@ class Transformers:
     def write(
         self, lm: LM, prompts: Sequence[list[int]], samples: int, limit: int, temperature: float, seed: int
     ) -> Written:
-        return in_batches(_generate, self.batch_size, lm, prompts, samples, limit, temperature, seed)
+        return in_batches(generate, self.batch_size, lm, prompts, samples, limit, temperature, seed)
 
 
 @torch.no_grad()
-def _generate(lm: LM, batch: Batch, samples: int, limit: int, temperature: float) -> Written:
+def generate(lm: LM, batch: Batch, samples: int, limit: int, temperature: float) -> Written:
+    """Write `samples` answers of at most `limit` tokens to each of the batch's prompts: see `Engine.write`."""
     ends = lm.ends()
     drawn = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
     plain = GenerationConfig(

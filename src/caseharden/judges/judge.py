@@ -23,6 +23,7 @@ class Answer:
 
     `expected` is what an exact verifier looks for. `score` is NaN until somebody has scored it. Questions of one
     `group` ask about the same thing, so their scores are not independent; without one each has its own, its `id`.
+    An answer that is not `finished` is the thinking of a model that came to no answer: it stays without a score.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Answer:
     topic: str = ""
     score: float = NAN
     group: str = ""
+    finished: bool = True
 
     @property
     def cluster(self) -> str:
@@ -69,20 +71,23 @@ def version_of(*parts: str) -> str:
 def judged(judge: Judge, answers: Sequence[Answer]) -> list[Answer]:
     """`answers` with `judge`'s scores; all NaN, and a warning logged, if the judge fails on them.
 
+    Answers that are not finished are not shown to it, and stay NaN.
     Raises `CasehardenError` for a judge that does not keep to the protocol: a score too many or too few,
     or outside [0, 1]. So does a judge itself where the user can put things right (a package to install).
     """
     name = type(judge).__name__
+    shown = [answer for answer in answers if answer.finished]
     try:
-        scores = judge.score(answers)
+        scores = judge.score(shown)
     except FAILURES as error:
-        log.warning("%s could not score %d answers, which stay unscored: %r", name, len(answers), error)
-        scores = [NAN] * len(answers)
-    if len(scores) != len(answers):
+        log.warning("%s could not score %d answers, which stay unscored: %r", name, len(shown), error)
+        scores = [NAN] * len(shown)
+    if len(scores) != len(shown):
         raise CasehardenError(
-            f"{name} gave {len(scores)} scores for {len(answers)} answers. A judge gives one for each, in order."
+            f"{name} gave {len(scores)} scores for {len(shown)} answers. A judge gives one for each, in order."
         )
     outside = [score for score in scores if score < 0 or score > 1]
     if outside:
         raise CasehardenError(f"{name} gave a score of {outside[0]}. Scores are from 0 to 1, or NaN.")
-    return [replace(answer, score=score) for answer, score in zip(answers, scores, strict=True)]
+    given = iter(scores)
+    return [replace(answer, score=next(given) if answer.finished else NAN) for answer in answers]

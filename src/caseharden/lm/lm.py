@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from caseharden.data.example import Example
 from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 from caseharden.lm.batch import Batch
+from caseharden.lm.capabilities import Capabilities, find_capabilities
+from caseharden.lm.loading import check_finite, load_checkpoint
 from caseharden.lm.meter import Meter
+from caseharden.lm.template import Reasoning, Template, Text
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
-DATE = "01 Jan 2025"
-"""The date that chat templates are given, so that prompts, and with them results, are the same tomorrow."""
-
-log = logging.getLogger(__name__)
+AUTOMATIC = Reasoning()
 
 
 class LM:
@@ -35,7 +34,14 @@ class LM:
     Everything that knows about chat templates, padding and tokenization is here and nowhere else.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, name: str, precision: Precision = "auto") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        name: str,
+        precision: Precision = "auto",
+        reasoning: Reasoning = AUTOMATIC,
+    ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.name = name
@@ -43,47 +49,38 @@ class LM:
             cuda = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
             precision = "bfloat16" if cuda else "float32"
         self.precision: Precision = precision
+        self.reasoning = reasoning
         if tokenizer.eos_token_id is None:
             raise CasehardenError(f"the tokenizer of {name!r} has no end-of-sequence token; set eos_token.")
-        if tokenizer.chat_template is None:
-            raise CasehardenError(
-                f"the tokenizer of {name!r} has no chat template. Put a chat_template.jinja into the model's "
-                "folder (an instruct model of the same family has one), or name an instruct model."
-            )
-        if "strftime_now" in str(tokenizer.chat_template) and "date_string" not in str(tokenizer.chat_template):
-            log.warning("the chat template of %r tells the model today's date: prompts change with the day", name)
+        self.template = Template(tokenizer, name, reasoning)
         self.meter = Meter()
         self._lengths: dict[tuple[str, str], int] = {}
-        self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        # Padding is masked, so that any token will do which the model has.
+        self._pad = next(t for t in (tokenizer.pad_token_id, *self.ends(), 0) if t is not None and t < self._known)
 
     # ---- loading and saving -------------------------------------------------------------------------
 
     @classmethod
-    def load(cls, source: str | Path, *, device: str | torch.device = "cpu", precision: Precision = "auto") -> LM:
-        """Load from a folder or, by id, from the Hugging Face hub. Safetensors only; no remote code.
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        precision: Precision = "auto",
+        reasoning: Reasoning = AUTOMATIC,
+    ) -> LM:
+        """Load from a folder or, by id, from the Hugging Face hub: see `load_checkpoint`.
 
-        Raises `CasehardenError` if the folder holds no model, a pickle, or a damaged file, or if the hub
-        cannot be reached.
+        Raises `CasehardenError` besides if its prompts, padded to one length, are not read as each alone.
         """
-        folder = Path(source)
-        if folder.exists():
-            check_folder(folder)
-        common = {"trust_remote_code": False, "local_files_only": folder.exists()}
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(source), **common)
-            model = AutoModelForCausalLM.from_pretrained(
-                str(source), dtype=torch.float32, use_safetensors=True, **common
+        model, tokenizer = load_checkpoint(source)
+        lm = cls(model.to(torch.device(device)), tokenizer, str(source), precision, reasoning)
+        if not lm.capabilities.padding:
+            raise CasehardenError(
+                f"{type(model).__name__} reads a padded prompt otherwise than the same prompt alone, so that its "
+                "answers would depend on the batch. Models of this architecture are not supported."
             )
-        except SafetensorError as error:
-            raise CasehardenError(
-                f"the weights in {source} are damaged ({error}). Fetch or save the model again."
-            ) from error
-        except (OSError, ValueError) as error:
-            raise CasehardenError(
-                f"cannot load a model from {str(source)!r}: {_first_line(error)} Give a folder with config.json "
-                "and safetensors weights, or a hub id that this machine can reach."
-            ) from error
-        return cls(model.to(torch.device(device)), tokenizer, str(source), precision)
+        return lm
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), config and tokenizer to `folder`, then sync them to the disk."""
@@ -100,8 +97,9 @@ class LM:
         Its tokens are counted with this one's.
         """
         model = copy.deepcopy(self.model).requires_grad_(False)
-        frozen = LM(model, self.tokenizer, self.name, self.precision)
+        frozen = LM(model, self.tokenizer, self.name, self.precision, self.reasoning)
         frozen.meter = self.meter
+        frozen.capabilities = self.capabilities
         return frozen
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -121,9 +119,12 @@ class LM:
 
     def check_finite(self) -> None:
         """Raise `TrainingFailed` if a weight is NaN or infinite."""
-        for name, parameter in self.model.named_parameters():
-            if not torch.isfinite(parameter).all():
-                raise TrainingFailed(f"the weights {name} of {self.name!r} are no longer finite. {DIVERGED}")
+        check_finite(self.model, self.name, DIVERGED, TrainingFailed)
+
+    @cached_property
+    def capabilities(self) -> Capabilities:
+        """How this model's log-probabilities may be computed; found once, for frozen copies as well."""
+        return find_capabilities(self.model, self.encode_prompts(["Hello!", "Which river is the longest of all?"]), self._pad)
 
     # ---- device and precision -----------------------------------------------------------------------
 
@@ -155,55 +156,62 @@ class LM:
 
     # ---- text to tensors ----------------------------------------------------------------------------
 
-    def chat(self, prompt: str) -> str:
-        """The prompt as the model sees it: chat template applied, ready for the assistant's turn."""
-        messages = [{"role": "user", "content": prompt}]
-        text: str = self.tokenizer.apply_chat_template(
-            messages,
-            tokenize=False,
-            add_generation_prompt=True,
-            date_string=DATE,
-        )
-        return text
-
-    def encode(self, examples: Sequence[Example], *, max_length: int = 512, end: bool = True) -> Batch:
+    def encode(self, examples: Sequence[Example], *, max_length: int = 512, turn: bool = True) -> Batch:
         """Tokenize prompts with their completions and pad them to a batch: see `token_rows`."""
-        return self.pad(self.token_rows(examples, max_length=max_length, end=end))
+        return self.pad(self.token_rows(examples, max_length=max_length, turn=turn))
 
     def token_rows(
-        self, examples: Sequence[Example], *, max_length: int = 512, end: bool = True
+        self, examples: Sequence[Example], *, max_length: int = 512, turn: bool = True
     ) -> list[tuple[list[int], int]]:
         """Token ids of each prompt with its completion, and the completion's length, for `pad`.
 
-        `end` adds the end-of-sequence token to learn. Sequences longer than `max_length` tokens lose the end of
-        the completion. Raises `CasehardenError` if a prompt alone leaves no room for a completion.
+        With `turn` the completion is the assistant's whole turn, as the template writes it: what opens it (thinking
+        that is left empty, say) and what ends it are to be learned. Sequences longer than `max_length` tokens, or
+        than the model has positions for, lose the end of the completion. Raises `CasehardenError` if a prompt alone
+        leaves no room for a completion.
         """
         rows: list[tuple[list[int], int]] = []
-        prompts = self.encode_prompts([e.prompt for e in examples], [e.prefix for e in examples])
-        completions = self._tokenize([example.completion for example in examples])
-        eos = [self.tokenizer.eos_token_id] if end else []
+        room = min(max_length, self.positions)
+        prompts = self.encode_prompts([e.prompt for e in examples], [e.prefix for e in examples], opened=not turn)
+        opening = self.template.turn[0] if turn else ""
+        completions = self._tokenize([("" if e.prefix else opening) + e.completion for e in examples])
+        end = (self.template.end or [self.tokenizer.eos_token_id]) if turn else []
         for example, prompt, completion in zip(examples, prompts, completions, strict=True):
-            row = (prompt + completion + eos)[:max_length]
+            row = (prompt + completion + end)[:room]
             if len(row) <= len(prompt):
                 raise CasehardenError(
-                    f"example {example.id!r}: its prompt takes {len(prompt)} tokens of max_length={max_length} and "
+                    f"example {example.id!r}: its prompt takes {len(prompt)} tokens of {room} and "
                     "leaves none for a completion. Raise max_length or drop the example."
                 )
             rows.append((row, len(row) - len(prompt)))
         return rows
 
     def check_room(self, examples: Sequence[Example], max_length: int, whose: str) -> None:
-        """Raise `CasehardenError` if a prompt of `whose` leaves no room for a completion in `max_length` tokens."""
+        """Raise `CasehardenError` if a prompt of `whose` leaves no room for a completion in `max_length` tokens.
+
+        Or in as many as the model has positions for, if they are fewer.
+        """
         contexts = [example.context for example in examples]
         if new := [context for context in contexts if context not in self._lengths]:
             lengths = map(len, self.encode_prompts(*zip(*new, strict=True)))
             self._lengths.update(zip(new, lengths, strict=True))
+        room = min(max_length, self.positions)
         longest = sorted(self._lengths[context] for context in contexts)
-        if long := [length for length in longest if length >= max_length]:
+        if long := [length for length in longest if length >= room]:
+            whole = f"max_length={max_length} tokens" if max_length == room else f"the {room} positions of {self.name!r}"
+            more = "Raise max_length, or leave" if max_length == room else "Leave"
             raise CasehardenError(
                 f"{len(long)} of the {len(longest)} prompts of {whose} leave no room for a completion in "
-                f"max_length={max_length} tokens: the longest takes {long[-1]}. Raise max_length, or leave long "
-                "prompts out (`longest`, in the domain of prompts)."
+                f"{whole}: the longest takes {long[-1]}. {more} long prompts out (`longest`, in the domain of prompts)."
+            )
+
+    def check_positions(self, prompts: Sequence[Sequence[int]], limit: int) -> None:
+        """Raise `CasehardenError` if a prompt and `limit` tokens after it are more than the model has positions for."""
+        longest = max(map(len, prompts), default=0)
+        if longest + limit > self.positions:
+            raise CasehardenError(
+                f"a prompt takes {longest} tokens, which with answers of up to {limit} are more than the "
+                f"{self.positions} positions of {self.name!r}. Leave long prompts out, or lower max_new_tokens."
             )
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
@@ -254,36 +262,43 @@ class LM:
                 **wanted,
             )
 
+    @property
+    def positions(self) -> int:
+        """How many tokens the model was made to read at a time; without end where its configuration has no limit."""
+        config: Any = self.model.config
+        return getattr(config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+
+    @property
+    def _known(self) -> int:
+        """How many tokens the model has embeddings for."""
+        embeddings: Any = self.model.get_input_embeddings()  # type: ignore[operator]
+        return int(embeddings.weight.shape[0])
+
     def ends(self) -> list[int]:
-        """Token ids that end an answer: the tokenizer's, and those of the model's own generation config."""
+        """Token ids that end an answer: the tokenizer's, the chat template's, and those of the model's own config."""
         config = getattr(self.model, "generation_config", None)
         own = getattr(config, "eos_token_id", None)
         own = own if isinstance(own, list) else [] if own is None else [own]
-        return sorted({self.tokenizer.eos_token_id, *own})
+        return sorted({self.tokenizer.eos_token_id, *self.template.end[-1:], *own})
 
-    def encode_prompts(self, prompts: Sequence[str], prefixes: Sequence[str] = ()) -> list[list[int]]:
-        """Token ids of each prompt as the model sees it, and of the prefix that its answer opens with, if any."""
+    def encode_prompts(
+        self, prompts: Sequence[str], prefixes: Sequence[str] = (), *, opened: bool = False
+    ) -> list[list[int]]:
+        """Token ids of each prompt as the model sees it, and of the prefix that its answer opens with, if any.
+
+        Before a prefix, and before every answer that is `opened`, stands what the template opens an answer with.
+        """
+        opening = self.template.turn[0]
         begun = prefixes or [""] * len(prompts)
-        return self._tokenize([self.chat(p) + prefix for p, prefix in zip(prompts, begun, strict=True)])
-
-    def text(self, answers: Sequence[Sequence[int]]) -> list[str]:
-        """Token ids as text, special tokens left out."""
-        texts: list[str] = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        return texts
-
-
-def check_folder(folder: Path) -> None:
-    """Raise `CasehardenError` if `folder` holds no model, or only pickled weights."""
-    if not (folder / "config.json").is_file():
-        raise CasehardenError(f"{folder} holds no model: there is no config.json in it.")
-    if not list(folder.glob("*.safetensors")):
-        pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
-        what = f"only pickled weights ({pickles[0].name}), which can run code" if pickles else "no weights"
-        raise CasehardenError(
-            f"{folder} holds {what}. Caseharden reads safetensors only; convert with "
-            "model.save_pretrained(folder) in an environment that you trust."
+        return self._tokenize(
+            [
+                self.template.prompt(prompt) + (opening if prefix or opened else "") + prefix
+                for prompt, prefix in zip(prompts, begun, strict=True)
+            ]
         )
 
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    def read(self, answers: Sequence[Sequence[int]], prefixes: Sequence[str] = ()) -> list[Text]:
+        """Answers as text, after the prefixes that they go on from: special tokens and thinking left out."""
+        begun = prefixes or [""] * len(answers)
+        texts = [self.template.read(ids, begun=bool(prefix)) for ids, prefix in zip(answers, begun, strict=True)]
+        return [Text(prefix + text, finished) for prefix, (text, finished) in zip(begun, texts, strict=True)]

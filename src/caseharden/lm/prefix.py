@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +16,10 @@ def answer_logits(
     """Logits that predict each token of `answers`, each of which continues the encoded prompt `prompts[owner]`.
 
     Returns `logits_BRV`, `targets_BR` and `mask_BR` as `LM.response_logits` does, with gradient. A prompt goes
-    through the model once for all its answers, through the cache of keys and values. Where a layer does not
-    attend to everything before it, rows go through whole instead: padding between a prompt and a short answer
-    would fill a sliding window.
+    through the model once for all its answers, through the cache of keys and values. Where that changes their
+    logits, rows go through whole instead: padding between a prompt and a short answer fills a sliding window, say.
     """
-    if not attends_to_all(lm.model):
+    if not lm.capabilities.gaps:
         return lm.response_logits(lm.pad([(prompts[o] + a, len(a)) for o, a in zip(owners, answers, strict=True)]))
     # The last token of a prompt is left for the second pass, where it predicts the first of each answer.
     shared = lm.pad([(prompt[:-1], 0) for prompt in prompts])
@@ -47,9 +45,3 @@ def answer_logits(
         )
     return out.logits, targets.ids_BT, targets.response_BT
 
-
-def attends_to_all(model: Any) -> bool:
-    """Whether every layer of `model` attends to all tokens before: no sliding window, no linear attention."""
-    config = model.config.get_text_config()
-    kinds = getattr(config, "layer_types", None) or ["full_attention"]
-    return getattr(config, "sliding_window", None) is None and set(kinds) == {"full_attention"}

@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from caseharden.errors import CasehardenError, nearest
-from caseharden.lm.lm import check_folder
+from caseharden.lm.loading import check_folder
 
 READ_BY_LOAD = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 """The files of a model's folder that decide what it does: weights, configuration, tokenizer."""

@@ -45,7 +45,7 @@ def total_logps(
 @torch.no_grad()
 def _grouped(groups: list[list[Example]], lm: LM, max_length: int, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probability of each token of the completions of G prompts, 0 beyond them, and which they are, [B, R]."""
-    rows = lm.token_rows([example for group in groups for example in group], max_length=max_length, end=False)
+    rows = lm.token_rows([example for group in groups for example in group], max_length=max_length, turn=False)
     owners = [g for g, group in enumerate(groups) for _ in group]
     prompts = {owner: ids[:-length] for owner, (ids, length) in zip(owners, rows, strict=True)}
     answers = [ids[-length:] for ids, length in rows]

@@ -51,6 +51,6 @@ def completed(domain: Pools, name: str, n: int | None) -> Sequence[Example]:
     return examples
 
 
-def answer_to(example: Example, output: str, score: float = NAN) -> Answer:
+def answer_to(example: Example, output: str, score: float = NAN, finished: bool = True) -> Answer:
     """A model's output as the answer to an example; `score` where the measure itself gives one."""
-    return Answer(example.id, example.prompt, output, example.answer, example.topic, score, example.group)
+    return Answer(example.id, example.prompt, output, example.answer, example.topic, score, example.group, finished)

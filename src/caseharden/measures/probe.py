@@ -48,4 +48,4 @@ class Probe:
             seed=seed,
             prefixes=[example.prefix + self.prefix for example in asked],
         )
-        return [answer_to(example, output) for example, output in zip(asked, outputs, strict=True)]
+        return [answer_to(e, text, finished=finished) for e, (text, finished) in zip(asked, outputs, strict=True)]

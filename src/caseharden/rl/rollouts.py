@@ -80,7 +80,7 @@ class Rollouts:
     """G answers of a policy to each of P examples, with the policy as it stood when it wrote them.
 
     `rows` has the answers as token ids, with the end token where an answer came to one (`ended`); `texts` as
-    text. `limit` is how many tokens an answer may have, `temperature` what it was drawn at.
+    text, after the example's prefix (`finished`: not only the thinking of an answer). `limit` is how many tokens an answer may have, `temperature` what it was drawn at.
     """
 
     lm: LM
@@ -88,6 +88,7 @@ class Rollouts:
     rows: Rows
     texts: list[str]
     ended: list[bool]
+    finished: list[bool]
     limit: int
     temperature: float = 1.0
     forward_batch: int = 64
@@ -111,6 +112,7 @@ class Rollouts:
             rows=Rows([self.rows.prompts[p] for p in groups], [self.rows.answers[b] for b in rows]),
             texts=[self.texts[b] for b in rows],
             ended=[self.ended[b] for b in rows],
+            finished=[self.finished[b] for b in rows],
         )
 
     def __add__(self, other: Rollouts) -> Rollouts:
@@ -120,6 +122,7 @@ class Rollouts:
             rows=Rows(self.rows.prompts + other.rows.prompts, self.rows.answers + other.rows.answers),
             texts=self.texts + other.texts,
             ended=self.ended + other.ended,
+            finished=self.finished + other.finished,
         )
 
     @cached_property
@@ -146,8 +149,8 @@ class Rollouts:
 
     def scores(self, judge: Judge) -> Tensor:
         """`judge`'s scores of the answers, [P, G]; NaN where it gave none."""
-        rows = zip(self.asked, self.texts, strict=True)
-        answers = [Answer(e.id, e.prompt, e.prefix + text, e.answer, e.topic) for e, text in rows]
+        rows = zip(self.asked, self.texts, self.finished, strict=True)
+        answers = [Answer(e.id, e.prompt, text, e.answer, e.topic, finished=done) for e, text, done in rows]
         scored = [answer.score for answer in judged(judge, answers)]
         return self.by_group(torch.tensor(scored, device=self.lm.device))
 
@@ -166,4 +169,6 @@ def roll_out(
     answers = engine.write(lm, prompts, samples, limit, temperature, seed).tokens
     ends = set(lm.ends())
     ended = [row[-1] in ends for row in answers]
-    return Rollouts(lm, list(examples), Rows(prompts, answers), lm.text(answers), ended, limit, temperature)
+    texts, finished = zip(*lm.read(answers, [e.prefix for e in examples for _ in range(samples)]), strict=True)
+    rows = Rows(prompts, answers)
+    return Rollouts(lm, list(examples), rows, [*texts], ended, [*finished], limit, temperature)

@@ -233,6 +233,7 @@ class Store:
                     expected=_text(answer.expected),
                     topic=answer.topic,
                     group=answer.cluster,
+                    finished=answer.finished,
                     score=answer.score,
                     harmful=answer.id in harmful,
                 )

@@ -127,6 +127,8 @@ class GenerationRow(Base):
     score: Mapped[float] = mapped_column(nullable=True)
     harmful: Mapped[bool]
     """Whether the question is one of the domain's harmful ones."""
+    finished: Mapped[bool | None]
+    """Whether the model came to an answer, and did not only think. None in a store of an earlier version."""
     group: Mapped[str | None]
     """What the question is about, where several ask about one thing; None in a store of an earlier version."""
     __table_args__ = (Index("answers_of", "cell", "measure", "step"),)

@@ -157,7 +157,7 @@ def _at(step: int, known: Known) -> Mapping[str, Reading]:
 
 
 def _load(job: Job) -> LM:
-    return LM.load(job.source, device=job.device, precision=job.spec.precision)
+    return LM.load(job.source, device=job.device, precision=job.spec.precision, reasoning=job.spec.reasoning)
 
 
 def _steps(job: Job, run: Run, tuner: Tuner) -> Iterator[None]:

@@ -11,6 +11,7 @@ from caseharden.data.pools import fingerprint
 from caseharden.engines.engine import Engine
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import Judge, is_exact
+from caseharden.lm.template import Reasoning
 from caseharden.measures.measure import Measure
 from caseharden.records.results import BETTER, UNDEFENDED, Better, Traits, is_bystander
 from caseharden.study import provenance
@@ -153,6 +154,7 @@ class Environment:
     domain: str
     measures: Mapping[str, Any]
     engine: Mapping[str, Any]
+    reasoning: Mapping[str, Any]
     code: str
     packages: Mapping[str, str]
     precision: str
@@ -164,6 +166,7 @@ class Environment:
             domain=fingerprint(spec.domain),
             measures={name: described(measure) for name, measure in sorted(spec.all_measures().items())},
             engine={"spec": written(spec.engine, Engine), "foreign_code": provenance.foreign_code(spec.engine)},
+            reasoning=written(spec.reasoning, Reasoning),
             code=provenance.code(),
             packages=provenance.packages(),
             precision=spec.precision,

@@ -41,7 +41,7 @@ def rescore(store: Store, study: str, measure: str, judge: Judge) -> int:
                 continue
             by_number = select(GenerationRow).filter_by(**where).order_by(GenerationRow.number)
             stored = list(session.scalars(by_number))
-            answers = [Answer(g.item, g.prompt, g.output, g.expected, g.topic, group=g.group or "") for g in stored]
+            answers = [_answer(row) for row in stored]
             scores = [answer.score for answer in judged(judge, answers)]
             clusters = [answer.cluster for answer in answers]
             found = reading(scores, clusters, judge=name, judge_version=version)
@@ -63,6 +63,12 @@ def rescore(store: Store, study: str, measure: str, judge: Judge) -> int:
                 )
             new += record is None or found.n > 0
     return new
+
+
+def _answer(row: GenerationRow) -> Answer:
+    """A stored answer as a judge reads it."""
+    finished = row.finished is not False
+    return Answer(row.item, row.prompt, row.output, row.expected, row.topic, group=row.group or "", finished=finished)
 
 
 def _scored(session: Session, where: Mapping[str, Any], judge: str, version: str) -> bool:

@@ -17,6 +17,7 @@ from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import Judge, is_exact
 from caseharden.lm.lm import Precision
+from caseharden.lm.template import Reasoning
 from caseharden.measures.measure import Measure
 from caseharden.rl.rewards import Reward
 from caseharden.study.build import variants, written
@@ -32,7 +33,7 @@ class StudySpec:
     domain's own, or takes their place by name. `phi` is the harm above which a model counts as broken; where
     something else is `watched`, say how well a benign task is done, above which it counts as learned. With
     `stop_when_broken` an attack ends once a reading is above it with this (one-sided) `confidence`.
-    `engine` writes every answer, of rollouts and of measures.
+    `engine` writes every answer, of rollouts and of measures. `reasoning` says how the models think before it.
     `threads` bounds PyTorch's threads on the CPU; without it they are left alone.
     """
 
@@ -49,6 +50,7 @@ class StudySpec:
     phi: float = 0.5
     watched: str = "harm"
     engine: Engine = field(default_factory=Native)
+    reasoning: Reasoning = field(default_factory=Reasoning)
     precision: Precision = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None

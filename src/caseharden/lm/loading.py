@@ -1,0 +1,103 @@
+"""Loading: a model and its tokenizer from a folder or the hub, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from caseharden.errors import CasehardenError
+
+SHOWN = 6
+"""How many names of tensors an error tells."""
+
+
+def load_checkpoint(source: str | Path) -> tuple[Any, Any]:
+    """The model, in float32, and the tokenizer of a folder or a hub id. Safetensors only; no remote code.
+
+    Raises `CasehardenError` if there is no model, a pickle, or a damaged file; if the hub cannot be reached; and if
+    the weights are not those that the configuration asks for, or are not finite. Transformers draws missing weights
+    at random.
+    """
+    folder = Path(source)
+    if folder.exists():
+        check_folder(folder)
+    common = {"trust_remote_code": False, "local_files_only": folder.exists()}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(source), **common)
+        model, told = AutoModelForCausalLM.from_pretrained(
+            str(source),
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # which are told of below, with the others
+            output_loading_info=True,
+            **common,
+        )
+    except SafetensorError as error:
+        raise CasehardenError(
+            f"the weights in {source} are damaged ({error}). Fetch or save the model again."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CasehardenError(
+            f"cannot load a model from {str(source)!r}: {_first_line(error)} Give a folder with config.json "
+            "and safetensors weights, or a hub id that this machine can reach."
+        ) from error
+    _check_names(told, source)
+    check_finite(model, str(source), "Fetch or save the model again.")
+    return model, tokenizer
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `CasehardenError` if `folder` holds no model, only an adapter, or only pickled weights."""
+    if (folder / "adapter_config.json").is_file():
+        raise CasehardenError(
+            f"{folder} holds an adapter. Merge it into its base model (PEFT's merge_and_unload), save that, and name "
+            "its folder."
+        )
+    if not (folder / "config.json").is_file():
+        raise CasehardenError(f"{folder} holds no model: there is no config.json in it.")
+    if not list(folder.glob("*.safetensors")):
+        pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
+        what = f"only pickled weights ({pickles[0].name}), which can run code" if pickles else "no weights"
+        raise CasehardenError(
+            f"{folder} holds {what}. Caseharden reads safetensors only; convert with "
+            "model.save_pretrained(folder) in an environment that you trust."
+        )
+
+
+def check_finite(model: torch.nn.Module, name: str, advice: str, error: type[CasehardenError] = CasehardenError) -> None:
+    """Raise `error` if a weight is NaN or infinite."""
+    for tensor, values in model.named_parameters():
+        if not torch.isfinite(values).all():
+            raise error(f"the weights {tensor} of {name!r} are not finite. {advice}")
+
+
+def _check_names(told: dict[str, Any], source: str | Path) -> None:
+    """Raise `CasehardenError` for weights that are missing, left over, or of another shape than is asked for."""
+    wrong = {
+        "missing": told["missing_keys"],
+        "not asked for": told["unexpected_keys"],
+        "of another shape": [key[0] if isinstance(key, tuple) else key for key in told["mismatched_keys"]],
+    }
+    said = [f"{len(names)} are {what} ({_listed(names)})" for what, names in wrong.items() if names]
+    if told.get("error_msgs"):
+        said.append(" ".join(told["error_msgs"]))
+    if said:
+        raise CasehardenError(
+            f"the weights in {str(source)!r} are not those of its config.json: {'; '.join(said)}. Save the model "
+            "again with save_pretrained: without torch.compile, with adapters merged, and with its own configuration."
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    first = sorted(names)
+    more = f" and {len(first) - SHOWN} more" if len(first) > SHOWN else ""
+    return ", ".join(first[:SHOWN]) + more
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,159 @@
+"""Template: how a model is asked, how its turns end, and which part of them is thinking."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from jinja2 import TemplateError
+
+from caseharden.errors import CasehardenError
+
+DATE = "01 Jan 2025"
+"""The date that chat templates are given, so that prompts, and with them results, are the same tomorrow."""
+log = logging.getLogger(__name__)
+
+SWITCHES = ("enable_thinking", "thinking")
+"""What templates call the variable that turns thinking on or off."""
+MARKS = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel|>analysis", "<|channel|>final<|message|>"),
+    ("<|channel>", "<channel|>"),
+)
+"""Where thinking begins and ends in the templates of published models."""
+QUESTION, ANSWER = "seven green rivers", "two tall trees"
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """Says how a model thinks before it answers. Only what comes after the thinking is judged.
+
+    `thinking` turns it on or off where the chat template has a switch; None leaves it to the template. `marks` are
+    where thinking begins and ends; None takes those of published models that the template or the tokenizer has.
+    """
+
+    thinking: bool | None = None
+    marks: tuple[str, str] | None = None
+
+
+class Text(NamedTuple):
+    """An answer without its thinking; or, if the thinking was cut off, the thinking, and not `finished`."""
+
+    text: str
+    finished: bool
+
+
+class Template:
+    """Writes prompts in a tokenizer's chat template, and reads the answers.
+
+    Raises `CasehardenError` if there is no template, if it does not show what a user says, or if it has no switch
+    for thinking that is to be turned.
+    """
+
+    def __init__(self, tokenizer: Any, name: str, reasoning: Reasoning) -> None:
+        self.tokenizer = tokenizer
+        source = str(tokenizer.chat_template or "")
+        if not source:
+            raise CasehardenError(
+                f"the tokenizer of {name!r} has no chat template. Put a chat_template.jinja into the model's "
+                "folder (an instruct model of the same family has one), or name an instruct model."
+            )
+        if "strftime_now" in source and "date_string" not in source:
+            log.warning("the chat template of %r tells the model today's date: prompts change with the day", name)
+        switches = [switch for switch in SWITCHES if re.search(rf"\b{switch}\b", source)]
+        if reasoning.thinking is not None and not switches:
+            raise CasehardenError(
+                f"the chat template of {name!r} has no switch for thinking. Leave `thinking` out, or name a model "
+                "whose template has one."
+            )
+        self._given: dict[str, Any] = {"date_string": DATE}
+        if reasoning.thinking is not None:
+            self._given |= dict.fromkeys(switches, reasoning.thinking)
+        known = (source, *tokenizer.get_added_vocab())
+        found = [marks for marks in MARKS if any(marks[1] in place for place in known)]
+        self.marks = reasoning.marks or next(iter(found), None)
+        self._as_parts = False
+        if QUESTION not in self._shown(QUESTION):
+            self._as_parts = True  # templates of models that see pictures want a list of parts
+            if QUESTION not in self._shown(QUESTION):
+                raise CasehardenError(
+                    f"the chat template of {name!r} does not show the model what a user says: every question would be "
+                    "the same. Take the template of an instruct model of the same family."
+                )
+
+    def prompt(self, question: str) -> str:
+        """A question as the model sees it, ready for the assistant's turn."""
+        return self._render(("user", question))
+
+    @cached_property
+    def turn(self) -> tuple[str, str]:
+        """What the template writes before and after an answer, beyond `prompt`.
+
+        Before it, thinking that the prompt begins is ended. Both are empty where the template shows no answer.
+        """
+        prompt = self.prompt(QUESTION)
+        closed = f"\n{self.marks[1]}\n\n" if self.marks and self._thinking else ""
+        try:
+            whole = self._render(("user", QUESTION), ("assistant", ANSWER))
+        except TemplateError:
+            return closed, ""
+        before, shown, after = whole.rpartition(ANSWER)
+        if not shown:
+            return closed, ""
+        return before[len(prompt) :] if before.startswith(prompt) else closed, after
+
+    @cached_property
+    def end(self) -> list[int]:
+        """The tokenizer's own tokens that end the assistant's turn; none where the template ends it with text."""
+        ids: list[int] = self.tokenizer(self.turn[1].lstrip(), add_special_tokens=False)["input_ids"]
+        marks = {*self.tokenizer.get_added_vocab().values(), *self.tokenizer.all_special_ids}
+        return ids[: next((i for i, token in enumerate(ids) if token not in marks), len(ids))]
+
+    def read(self, tokens: Sequence[int], *, begun: bool = False) -> Text:
+        """The text of an answer, special tokens left out; `begun` if it goes on from the first words of one."""
+        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        if self.marks is None:
+            return Text(text, True)
+        begin, end = self.marks
+        thought, ended, answer = self.tokenizer.decode(tokens, skip_special_tokens=False).partition(end)
+        thinking = begin in thought or (self._thinking and not begun)
+        if not ended:
+            return Text(text, not thinking)
+        if thought.strip() and not thinking:
+            return Text(text, True)
+        for special in self.tokenizer.all_special_tokens:
+            answer = answer.replace(special, "")
+        return Text(answer.strip(), True)
+
+    @cached_property
+    def _thinking(self) -> bool:
+        """Whether prompts end in the midst of thinking."""
+        after = self.prompt(QUESTION).rpartition(QUESTION)[2]
+        return self.marks is not None and after.rfind(self.marks[0]) > after.rfind(self.marks[1])
+
+    def _shown(self, question: str) -> str:
+        try:
+            return self.prompt(question)
+        except TemplateError:
+            return ""
+
+    def _render(self, *said: tuple[str, str]) -> str:
+        """Messages, each of a role, in the template; ready for the assistant's turn after a user's."""
+        text: str = self.tokenizer.apply_chat_template(
+            [
+                {"role": role, "content": [{"type": "text", "text": text}] if self._as_parts else text}
+                for role, text in said
+            ],
+            tokenize=False,
+            add_generation_prompt=said[-1][0] == "user",
+            **self._given,
+        )
+        return text
