@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 
@@ -27,13 +28,13 @@ def toy_domain() -> ToyDomain:
     return ToyDomain()
 
 
-@pytest.fixture
-def tiny_lm() -> LM:
-    """A Llama of about ten thousand random parameters with a word tokenizer and a chat template."""
+@pytest.fixture(scope="session")
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """One with a token for each word of the toy domain, and a chat template."""
     words = {word: i for i, word in enumerate(["<pad>", "<eos>", "<unk>", "<user>", "<assistant>", *WORDS])}
     core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token="<pad>",
         eos_token="<eos>",
@@ -41,16 +42,22 @@ def tiny_lm() -> LM:
         chat_template="{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}"
         "{% if add_generation_prompt %}<assistant> {% endif %}",
     )
+
+
+@pytest.fixture
+def tiny_lm(word_tokenizer) -> LM:
+    """A Llama of about ten thousand random parameters."""
+    tokenizer = copy.deepcopy(word_tokenizer)
     config = LlamaConfig(
-        vocab_size=len(words),
+        vocab_size=len(tokenizer),
         hidden_size=16,
         intermediate_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=64,
         tie_word_embeddings=True,
-        pad_token_id=words["<pad>"],
-        eos_token_id=words["<eos>"],
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
     with torch.random.fork_rng(devices=[]):
