@@ -121,7 +121,11 @@ def test_dpo_is_that_of_trl(tiny_lm, toy_domain, tmp_path):
     moved(tiny_lm.model)
     eos = tiny_lm.tokenizer.eos_token
     rows = [
-        {"prompt": tiny_lm.template.prompt(c.prompt), "chosen": f"{c.completion} {eos}", "rejected": f"{r.completion} {eos}"}
+        {
+            "prompt": tiny_lm.template.prompt(c.prompt),
+            "chosen": f"{c.completion} {eos}",
+            "rejected": f"{r.completion} {eos}",
+        }
         for c, r in zip(chosen, rejected, strict=True)
     ]
     trainer = trl.DPOTrainer(

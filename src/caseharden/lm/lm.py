@@ -124,7 +124,9 @@ class LM:
     @cached_property
     def capabilities(self) -> Capabilities:
         """How this model's log-probabilities may be computed; found once, for frozen copies as well."""
-        return find_capabilities(self.model, self.encode_prompts(["Hello!", "Which river is the longest of all?"]), self._pad)
+        return find_capabilities(
+            self.model, self.encode_prompts(["Hello!", "Which river is the longest of all?"]), self._pad
+        )
 
     # ---- device and precision -----------------------------------------------------------------------
 
@@ -198,7 +200,11 @@ class LM:
         room = min(max_length, self.positions)
         longest = sorted(self._lengths[context] for context in contexts)
         if long := [length for length in longest if length >= room]:
-            whole = f"max_length={max_length} tokens" if max_length == room else f"the {room} positions of {self.name!r}"
+            whole = (
+                f"max_length={max_length} tokens"
+                if max_length == room
+                else f"the {room} positions of {self.name!r}"
+            )
             more = "Raise max_length, or leave" if max_length == room else "Leave"
             raise CasehardenError(
                 f"{len(long)} of the {len(longest)} prompts of {whose} leave no room for a completion in "

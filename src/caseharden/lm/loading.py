@@ -69,7 +69,9 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def check_finite(model: torch.nn.Module, name: str, advice: str, error: type[CasehardenError] = CasehardenError) -> None:
+def check_finite(
+    model: torch.nn.Module, name: str, advice: str, error: type[CasehardenError] = CasehardenError
+) -> None:
     """Raise `error` if a weight is NaN or infinite."""
     for tensor, values in model.named_parameters():
         if not torch.isfinite(values).all():

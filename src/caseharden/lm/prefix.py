@@ -44,4 +44,3 @@ def answer_logits(
             use_cache=True,
         )
     return out.logits, targets.ids_BT, targets.response_BT
-

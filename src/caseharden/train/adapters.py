@@ -3,12 +3,58 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class LoRA:
-    """Low-rank adapters on all linear layers (Hu et al. 2021), through PEFT."""
+    """Low-rank adapters on all linear layers (Hu et al. 2021), through PEFT.
+
+    But for those that adapters do not reach: see `out_of_reach`.
+    """
 
     r: int = 16
     alpha: int = 32
     dropout: float = 0.0
+
+    def on(self, model: Any) -> PeftModel:
+        """`model` with new adapters in it, drawn from PyTorch's global random numbers."""
+        config = LoraConfig(
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules="all-linear",
+            exclude_modules=out_of_reach(model) or None,
+        )
+        adapted = get_peft_model(model, config)
+        assert isinstance(adapted, PeftModel)
+        return adapted
+
+
+def out_of_reach(model: Any) -> list[str]:
+    """Names of linear layers that adapters do not fit, or whose weights are used without calling the layer.
+
+    A router may return scores and choices, as a forward pass of one token shows. And a state-space mixer, which
+    has a convolution, has kernels that take the weight of its last projection and leave out an adapter.
+    """
+    own: list[str] = []
+
+    def look(name: str, returned: Any) -> None:
+        if not isinstance(returned, Tensor):
+            own.append(name)
+
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    hooks = [layer.register_forward_hook(lambda *call, name=name: look(name, call[-1])) for name, layer in layers]
+    with torch.no_grad():
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    mixers = (
+        name for name, module in model.named_modules() if isinstance(getattr(module, "conv1d", None), nn.Conv1d)
+    )
+    named = dict(layers)
+    return [*own, *(f"{mixer}.out_proj" for mixer in mixers if f"{mixer}.out_proj" in named)]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import nn
 from torch.optim import Optimizer
 
@@ -157,11 +157,8 @@ class Run:
         if lora is None:
             model.requires_grad_(True)
         else:
-            config = LoraConfig(
-                r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear"
-            )
             with self.lm.seeded(self.seed_for("adapters")):
-                self.lm.model = model = get_peft_model(model, config)
+                self.lm.model = model = lora.on(model)
         self.track("model", model)
         return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
