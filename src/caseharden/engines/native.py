@@ -21,8 +21,9 @@ COMPACT = 0.75
 class Native:
     """Writes answers with the package's own decoding, which reads a prompt once for all its answers.
 
-    For a model whose cache does not allow it, as `Transformers` does. `batch_size` answers are written at a time: less for less memory. Greedy answers do not depend on it;
-    sampled ones do, since random numbers are drawn batch by batch.
+    For a model whose cache does not allow it, as `Transformers` does. `batch_size` answers are written at a time:
+    less for less memory. Greedy answers do not depend on it; sampled ones do, since random numbers are drawn batch
+    by batch.
     """
 
     batch_size: int = 256

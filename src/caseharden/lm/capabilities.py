@@ -86,12 +86,12 @@ def find_capabilities(model: Any, prompts: Sequence[list[int]], pad: int) -> Cap
 def _agrees(found: Callable[[], Tensor], expected: Tensor) -> bool:
     try:
         return bool((found() - expected).abs().max() <= TOLERANCE)
-    except Exception:  # an architecture may fail in any way at what it was not written for
+    except Exception:  # noqa: BLE001 - an architecture may fail in any way at what it was not written for
         return False
 
 
 def has_windows(config: Any) -> bool:
-    """Whether some layer attends to a window only, as far as the configuration tells: kinds of layers, or a width."""
+    """Whether some layer attends to a window only: by the configuration's kinds of layers, or a width in it."""
     config = config.get_text_config()
     if kinds := getattr(config, "layer_types", None):
         return set(kinds) != {"full_attention"}

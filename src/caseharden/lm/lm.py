@@ -188,31 +188,29 @@ class LM:
             rows.append((row, len(row) - len(prompt)))
         return rows
 
-    def check_room(self, examples: Sequence[Example], max_length: int, whose: str) -> None:
-        """Raise `CasehardenError` if a prompt of `whose` leaves no room for a completion in `max_length` tokens.
+    def check_room(
+        self, examples: Sequence[Example], whose: str, *, max_length: int = sys.maxsize, answer: int = 1
+    ) -> None:
+        """Raise `CasehardenError` if a prompt of `whose` leaves no room for `answer` tokens.
 
-        Or in as many as the model has positions for, if they are fewer.
+        There is room for `max_length` tokens, and for no more than the model has positions.
         """
         contexts = [example.context for example in examples]
         if new := [context for context in contexts if context not in self._lengths]:
             lengths = map(len, self.encode_prompts(*zip(*new, strict=True)))
             self._lengths.update(zip(new, lengths, strict=True))
-        room = min(max_length, self.positions)
         longest = sorted(self._lengths[context] for context in contexts)
-        if long := [length for length in longest if length >= room]:
-            whole = (
-                f"max_length={max_length} tokens"
-                if max_length == room
-                else f"the {room} positions of {self.name!r}"
-            )
-            more = "Raise max_length, or leave" if max_length == room else "Leave"
+        room = min(max_length, self.positions)
+        if long := [length for length in longest if length + answer > room]:
+            bound = f"the {room} positions of {self.name!r}" if room < max_length else f"max_length={room} tokens"
             raise CasehardenError(
-                f"{len(long)} of the {len(longest)} prompts of {whose} leave no room for a completion in "
-                f"{whole}: the longest takes {long[-1]}. {more} long prompts out (`longest`, in the domain of prompts)."
+                f"{len(long)} of the {len(longest)} prompts of {whose} leave no room for {answer} tokens of an "
+                f"answer in {bound}: the longest takes {long[-1]}. Raise what bounds them, or leave long prompts out "
+                "(`longest`, in the domain of prompts)."
             )
 
     def check_positions(self, prompts: Sequence[Sequence[int]], limit: int) -> None:
-        """Raise `CasehardenError` if a prompt and `limit` tokens after it are more than the model has positions for."""
+        """Raise `CasehardenError` if the model has no positions for a prompt and `limit` tokens after it."""
         longest = max(map(len, prompts), default=0)
         if longest + limit > self.positions:
             raise CasehardenError(
@@ -270,7 +268,7 @@ class LM:
 
     @property
     def positions(self) -> int:
-        """How many tokens the model was made to read at a time; without end where its configuration has no limit."""
+        """How many tokens the model can read at a time; without end where its configuration has no limit."""
         config: Any = self.model.config
         return getattr(config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
 
@@ -281,7 +279,7 @@ class LM:
         return int(embeddings.weight.shape[0])
 
     def ends(self) -> list[int]:
-        """Token ids that end an answer: the tokenizer's, the chat template's, and those of the model's own config."""
+        """Token ids that end an answer: the tokenizer's, the chat template's, and the generation config's."""
         config = getattr(self.model, "generation_config", None)
         own = getattr(config, "eos_token_id", None)
         own = own if isinstance(own, list) else [] if own is None else [own]

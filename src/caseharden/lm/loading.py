@@ -55,8 +55,8 @@ def check_folder(folder: Path) -> None:
     """Raise `CasehardenError` if `folder` holds no model, only an adapter, or only pickled weights."""
     if (folder / "adapter_config.json").is_file():
         raise CasehardenError(
-            f"{folder} holds an adapter. Merge it into its base model (PEFT's merge_and_unload), save that, and name "
-            "its folder."
+            f"{folder} holds an adapter. Merge it into its base model (PEFT's merge_and_unload), save that, and "
+            "name its folder."
         )
     if not (folder / "config.json").is_file():
         raise CasehardenError(f"{folder} holds no model: there is no config.json in it.")
@@ -91,7 +91,7 @@ def _check_names(told: dict[str, Any], source: str | Path) -> None:
     if said:
         raise CasehardenError(
             f"the weights in {str(source)!r} are not those of its config.json: {'; '.join(said)}. Save the model "
-            "again with save_pretrained: without torch.compile, with adapters merged, and with its own configuration."
+            "again with save_pretrained: without torch.compile, with adapters merged, with its own configuration."
         )
 
 

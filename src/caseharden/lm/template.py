@@ -85,8 +85,8 @@ class Template:
             self._as_parts = True  # templates of models that see pictures want a list of parts
             if QUESTION not in self._shown(QUESTION):
                 raise CasehardenError(
-                    f"the chat template of {name!r} does not show the model what a user says: every question would be "
-                    "the same. Take the template of an instruct model of the same family."
+                    f"the chat template of {name!r} does not show the model what a user says: every question would "
+                    "be the same. Take the template of an instruct model of the same family."
                 )
 
     def prompt(self, question: str) -> str:

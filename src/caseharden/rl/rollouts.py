@@ -80,7 +80,8 @@ class Rollouts:
     """G answers of a policy to each of P examples, with the policy as it stood when it wrote them.
 
     `rows` has the answers as token ids, with the end token where an answer came to one (`ended`); `texts` as
-    text, after the example's prefix (`finished`: not only the thinking of an answer). `limit` is how many tokens an answer may have, `temperature` what it was drawn at.
+    text, after the example's prefix (`finished` where it is an answer, and not only the thinking before one).
+    `limit` is how many tokens an answer may have, `temperature` what it was drawn at.
     """
 
     lm: LM

@@ -17,6 +17,7 @@ from caseharden.store.store import Store, StoreError
 from caseharden.store.weights import Checkpoint, Weights
 from caseharden.study import provenance
 from caseharden.study.cells import Found, Job, Made, execute
+from caseharden.study.check import check_models
 from caseharden.study.plan import Cell, Environment, directions, hashed, plan
 from caseharden.study.spec import StudySpec
 
@@ -91,6 +92,7 @@ class _Study:
         labels = [{**cell.labels(), "better": directions(spec)} for cell in self.cells]
         store.adopt(spec.name, spec.to_dict(), spec.to_yaml(), labels, update=update)
         self.keys = self._known_keys()
+        self.checked = False
 
     def _known_keys(self) -> dict[int, str]:
         """Keys of the cells whose starting weights are known, by position; entered in the store as well."""
@@ -140,6 +142,9 @@ class _Study:
 
     def _execute(self, position: int) -> Events:
         """Run one cell to its end, store what it finds and mark it."""
+        if not self.checked:  # not before: where everything is stored, the models may be gone
+            check_models(self.spec, self.sources, self.device)
+            self.checked = True
         cell, key = self.cells[position], self.keys[position]
         source = yield from self._source(cell)
         mark = self.marks[cell.model] if cell.parent is None else source.name

@@ -53,8 +53,7 @@ def out_of_reach(model: Any) -> list[str]:
         model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
     for hook in hooks:
         hook.remove()
-    mixers = (
+    mixers = [
         name for name, module in model.named_modules() if isinstance(getattr(module, "conv1d", None), nn.Conv1d)
-    )
-    named = dict(layers)
-    return [*own, *(f"{mixer}.out_proj" for mixer in mixers if f"{mixer}.out_proj" in named)]
+    ]
+    return own + [f"{mixer}.out_proj" for mixer in mixers if f"{mixer}.out_proj" in dict(layers)]
