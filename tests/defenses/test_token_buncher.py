@@ -24,10 +24,8 @@ def test_only_refusals_to_harmful_prompts_are_kept(run_of):
     buffer = buffer_of(run)
     harmful = {example.id for example in run.pool("harmful")}
     expected = [
-        asked[owner].id in harmful and text[:1] in Opens().letters
-        for owner, text in zip(
-            buffer.rows.owners, (text for text, _ in run.lm.read(buffer.rows.answers)), strict=True
-        )
+        asked[owner].id in harmful and answer.text[:1] in Opens().letters
+        for owner, answer in zip(buffer.rows.owners, run.lm.read(buffer.rows.answers), strict=True)
     ]
     kept_BN = buffer.tensors["kept"]
     assert kept_BN.any(-1).tolist() == expected and 0 < sum(expected) < len(expected)

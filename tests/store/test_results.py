@@ -170,9 +170,8 @@ def test_a_stored_log_has_tokens_without_those_of_measuring(store, tiny_lm):
     (curve,) = results(store, whole=True).curves
     assert [step["step"] for step in curve.log] == [1, 2, 3]
     assert all(step["examples"] == 4 and step["tokens_read"] == 0 for step in curve.log)
-    harmful = (
-        len(tiny_lm.template.prompt("a b ?").split()) + len(["b", "a", "."]) + 1
-    )  # every harmful example is as long
+    prompt = tiny_lm.template.prompt("a b ?").split()  # every harmful example is as long
+    harmful = len(prompt) + len(["b", "a", "."]) + 1
     assert [step["tokens"] for step in curve.log] == [4 * harmful] * 3
 
 

@@ -205,8 +205,8 @@ class LM:
             bound = f"the {room} positions of {self.name!r}" if room < max_length else f"max_length={room} tokens"
             raise CasehardenError(
                 f"{len(long)} of the {len(longest)} prompts of {whose} leave no room for {answer} tokens of an "
-                f"answer in {bound}: the longest takes {long[-1]}. Raise what bounds them, or leave long prompts out "
-                "(`longest`, in the domain of prompts)."
+                f"answer in {bound}: the longest takes {long[-1]}. Raise what bounds them, or leave long prompts "
+                "out (`longest`, in the domain of prompts)."
             )
 
     def check_positions(self, prompts: Sequence[Sequence[int]], limit: int) -> None:

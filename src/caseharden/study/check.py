@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from caseharden.data.pools import ROLES, fingerprint
+from caseharden.lm.facts import fingerprint as weights
 from caseharden.lm.lm import LM
 from caseharden.study.spec import StudySpec
 
@@ -15,7 +16,7 @@ _passed: set[tuple[object, ...]] = set()
 """What was checked in this process: a study's models are loaded for it once."""
 
 
-def check_models(spec: StudySpec, folders: Mapping[str, Path], device: torch.device) -> None:
+def check_models(spec: StudySpec, folders: Iterable[Path], device: torch.device) -> None:
     """Load each of the study's models, from `folders`, and see that it can read every prompt.
 
     Raises `CasehardenError` if one is not whole (see `LM.load`), or has no positions for a prompt of the domain, or
@@ -23,8 +24,8 @@ def check_models(spec: StudySpec, folders: Mapping[str, Path], device: torch.dev
     """
     limit = max((getattr(measure, "max_new_tokens", 0) for measure in spec.all_measures().values()), default=0)
     rest = (str(spec.reasoning), spec.precision, str(device), fingerprint(spec.domain), limit)
-    for folder in folders.values():
-        known = (folder, *rest)
+    for folder in folders:
+        known = (weights(folder), *rest)
         if known in _passed:
             continue
         lm = LM.load(folder, device=device, precision=spec.precision, reasoning=spec.reasoning)

@@ -143,7 +143,7 @@ class _Study:
     def _execute(self, position: int) -> Events:
         """Run one cell to its end, store what it finds and mark it."""
         if not self.checked:  # not before: where everything is stored, the models may be gone
-            check_models(self.spec, self.sources, self.device)
+            check_models(self.spec, self.sources.values(), self.device)
             self.checked = True
         cell, key = self.cells[position], self.keys[position]
         source = yield from self._source(cell)

@@ -56,4 +56,4 @@ def out_of_reach(model: Any) -> list[str]:
     mixers = [
         name for name, module in model.named_modules() if isinstance(getattr(module, "conv1d", None), nn.Conv1d)
     ]
-    return own + [f"{mixer}.out_proj" for mixer in mixers if f"{mixer}.out_proj" in dict(layers)]
+    return own + [f"{mixer}.out_proj" for mixer in mixers if f"{mixer}.out_proj" in modules]
