@@ -115,6 +115,7 @@ class Template:
         """The tokenizer's own tokens that end the assistant's turn; none where the template ends it with text."""
         ids: list[int] = self.tokenizer(self.turn[1].lstrip(), add_special_tokens=False)["input_ids"]
         marks = {*self.tokenizer.get_added_vocab().values(), *self.tokenizer.all_special_ids}
+        marks -= {self.tokenizer.unk_token_id}
         return ids[: next((i for i, token in enumerate(ids) if token not in marks), len(ids))]
 
     def read(self, tokens: Sequence[int], *, begun: bool = False) -> Text:

@@ -68,8 +68,8 @@ def rescore(store: Store, study: str, measure: str, judge: Judge) -> int:
 def _answer(row: GenerationRow) -> Answer:
     """A stored answer as a judge reads it."""
     finished = row.finished is not False  # None in a store of an earlier version
-    return replace(
-        Answer(row.item, row.prompt, row.output, row.expected, row.topic), group=row.group or "", finished=finished
+    return Answer(
+        row.item, row.prompt, row.output, row.expected, row.topic, group=row.group or "", finished=finished
     )
 
 

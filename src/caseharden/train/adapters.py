@@ -53,7 +53,6 @@ def out_of_reach(model: Any) -> list[str]:
         model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
     for hook in hooks:
         hook.remove()
-    mixers = [
-        name for name, module in model.named_modules() if isinstance(getattr(module, "conv1d", None), nn.Conv1d)
-    ]
+    modules = dict(model.named_modules())
+    mixers = [name for name, module in modules.items() if isinstance(getattr(module, "conv1d", None), nn.Conv1d)]
     return own + [f"{mixer}.out_proj" for mixer in mixers if f"{mixer}.out_proj" in modules]

@@ -1,0 +1,85 @@
+"""A model is loaded whole, with the weights that were meant, or not at all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from caseharden.errors import CasehardenError
+from caseharden.lm.lm import LM
+
+LAYER = "model.layers.1.mlp.up_proj.weight"
+
+
+def rewritten(lm: LM, folder, change) -> None:
+    """`lm` saved to `folder`, its tensors as `change` makes them."""
+    lm.save(folder)
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "base_model.model.", "module."])
+def test_weights_under_other_names_are_an_error_with_their_names(tiny_lm, tmp_path, prefix):
+    rewritten(tiny_lm, tmp_path, lambda tensors: {prefix + name: tensor for name, tensor in tensors.items()})
+    with pytest.raises(CasehardenError, match=r"are not those of its config\.json") as error:
+        LM.load(tmp_path)
+    assert prefix in str(error.value)
+
+
+def test_the_base_layers_of_an_adapter_are_an_error(tiny_lm, tmp_path):
+    rewritten(
+        tiny_lm, tmp_path, lambda tensors: {n.replace("proj", "proj.base_layer"): t for n, t in tensors.items()}
+    )
+    with pytest.raises(CasehardenError, match="base_layer"):
+        LM.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda tensors: {n: t for n, t in tensors.items() if "layers.1." not in n},
+            r"9 are missing .* and 3 more",
+        ),
+        (lambda tensors: {n: t for n, t in tensors.items() if n != LAYER}, rf"1 are missing \({LAYER}\)"),
+        (lambda tensors: {**tensors, "model.extra": torch.zeros(2)}, r"1 are not asked for \(model.extra\)"),
+        (lambda tensors: {**tensors, LAYER: torch.zeros(3, 16)}, rf"1 are of another shape \({LAYER}\)"),
+    ],
+    ids=["layer", "tensor", "extra", "shape"],
+)
+def test_tensors_missing_left_over_or_of_another_shape_are_an_error(tiny_lm, tmp_path, change, said):
+    rewritten(tiny_lm, tmp_path, change)
+    with pytest.raises(CasehardenError, match=said):
+        LM.load(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_an_error(tiny_lm, tmp_path, value):
+    with torch.no_grad():
+        tiny_lm.model.get_parameter(LAYER)[0, 0] = value
+    tiny_lm.save(tmp_path)
+    with pytest.raises(CasehardenError, match=f"the weights {LAYER} of .* are not finite"):
+        LM.load(tmp_path)
+
+
+def test_an_adapter_is_no_model(tiny_lm, tmp_path):
+    tiny_lm.save(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(CasehardenError, match="holds an adapter"):
+        LM.load(tmp_path)
+
+
+def test_a_padding_token_that_the_model_does_not_have_is_not_used(tiny_lm, toy_domain):
+    examples = [*toy_domain.pools("attacker")["harmful"][:1], *toy_domain.pools("attacker")["benign"][:1]]
+    expected = tiny_lm.response_logits(tiny_lm.encode(examples))[0]
+    tiny_lm.tokenizer.add_special_tokens({"pad_token": "<new>"})
+    assert tiny_lm.tokenizer.pad_token_id == tiny_lm.model.get_input_embeddings().num_embeddings
+    padded = LM(tiny_lm.model, tiny_lm.tokenizer, "padded")
+    assert torch.equal(padded.response_logits(padded.encode(examples))[0], expected)
+
+
+def test_a_prompt_beyond_the_models_positions_is_an_error(tiny_lm, toy_domain):
+    long = " ".join(["a"] * 70)
+    with pytest.raises(CasehardenError, match=r"a prompt takes 7\d tokens, .* 64 positions of 'tiny'"):
+        tiny_lm.check_positions(tiny_lm.encode_prompts([long]), 1)

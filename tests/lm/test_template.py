@@ -1,0 +1,133 @@
+"""Prompts arrive, turns end as the template ends them, and thinking is told from the answer."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from caseharden.data.example import Example
+from caseharden.engines.engine import generate_text
+from caseharden.engines.native import Native
+from caseharden.errors import CasehardenError
+from caseharden.judges.judge import Answer, judged
+from caseharden.judges.strings import StringRefusal
+from caseharden.lm.lm import LM
+from caseharden.lm.template import Reasoning, Template, Text
+
+PARTS = (
+    "{% for m in messages %}<{{ m.role }}>{% for part in m.content %} {{ part.text }}{% endfor %} {% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+TURNS = (
+    "{% for m in messages %}<{{ m.role }}> {{ m.content }} <turn> {% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+THINKS = (
+    "{% for m in messages %}<{{ m.role }}> {{ m.content.split('</think>')[-1] }} <eos> {% endfor %}"
+    "{% if add_generation_prompt %}<assistant> "
+    "{% if enable_thinking is defined and not enable_thinking %}<think> </think> {% endif %}{% endif %}"
+)
+
+
+def with_template(lm: LM, template: str, *added: str, reasoning: Reasoning | None = None) -> LM:
+    """`lm` with another template, and further special tokens, for which it has no embeddings."""
+    lm.tokenizer.chat_template = template
+    lm.tokenizer.add_special_tokens({"additional_special_tokens": [*added]})
+    lm.model.resize_token_embeddings(len(lm.tokenizer))
+    return LM(lm.model, lm.tokenizer, lm.name, reasoning=reasoning or Reasoning())
+
+
+def test_content_is_given_in_parts_where_the_template_wants_them(tiny_lm):
+    lm = with_template(tiny_lm, PARTS)
+    assert lm.template.prompt("a b ?") == "<user> a b ? <assistant> "
+
+
+@pytest.mark.parametrize("template", ["<user> hello <assistant> ", "{{ messages[0].content.text }}", "{{ bos.x }}"])
+def test_a_template_that_does_not_show_the_question_is_an_error(tiny_lm, template):
+    with pytest.raises(CasehardenError, match="does not show the model what a user says"):
+        with_template(tiny_lm, template)
+
+
+def test_the_templates_own_end_of_turn_is_learned_and_stopped_at(tiny_lm):
+    lm = with_template(tiny_lm, TURNS, "<turn>")
+    turn = lm.tokenizer.convert_tokens_to_ids("<turn>")
+    [(ids, _)] = lm.token_rows([Example("x", "a ?", "b")])
+    assert ids[-1] == turn
+    assert set(lm.ends()) >= {turn, lm.tokenizer.eos_token_id}
+    assert lm.token_rows([Example("x", "a ?", "b")], turn=False)[0][0][-1] != turn
+
+
+def test_a_template_that_ends_turns_with_text_leaves_the_tokenizers_end(tiny_lm):
+    lm = with_template(tiny_lm, TURNS.replace("<turn>", "###"))
+    assert lm.token_rows([Example("x", "a ?", "b")])[0][0][-1] == lm.tokenizer.eos_token_id
+
+
+@pytest.fixture
+def thinker(tiny_lm) -> LM:
+    return with_template(tiny_lm, THINKS, "<think>", "</think>")
+
+
+def read(lm: LM, text: str, prefix: str = "") -> Text:
+    [found] = lm.read([lm.tokenizer(text, add_special_tokens=False)["input_ids"]], [prefix] if prefix else ())
+    return found
+
+
+def test_what_comes_after_the_thinking_is_the_answer(thinker):
+    assert read(thinker, "<think> sorry i cannot </think> yes a b <eos>") == Text("yes a b", True)
+    assert read(thinker, "yes a b <eos>") == Text("yes a b", True)
+    assert not read(thinker, "<think> sorry i").finished
+
+
+def test_harm_before_a_stray_mark_is_still_judged(thinker):
+    assert read(thinker, "b a . </think> sorry").text.startswith("b a .")
+
+
+def test_a_prompt_that_begins_the_thinking_leaves_only_its_end_to_the_answer(tiny_lm):
+    lm = with_template(tiny_lm, THINKS.replace("<assistant> {%", "<assistant> <think> {%"), "<think>", "</think>")
+    assert read(lm, "no </think> yes a") == Text("yes a", True)
+    assert not read(lm, "no no").finished
+    assert read(lm, "a b", prefix="yes ") == Text("yes a b", True)  # a prefix begins an answer, not a thought
+    [(ids, response)] = lm.token_rows([Example("x", "a ?", "b")])
+    assert "</think>" in lm.tokenizer.decode(ids[-response:])  # to be learned: the thought ends before an answer
+
+
+def test_thinking_is_turned_off_where_the_template_can(tiny_lm):
+    assert "<think> </think>" not in with_template(tiny_lm, THINKS).template.prompt("a")
+    off = with_template(tiny_lm, THINKS, "<think>", "</think>", reasoning=Reasoning(thinking=False))
+    assert off.template.prompt("a").endswith("<think> </think> ")
+    with pytest.raises(CasehardenError, match="no switch for thinking"):
+        with_template(tiny_lm, TURNS, reasoning=Reasoning(thinking=False))
+
+
+def test_marks_of_ones_own(tiny_lm):
+    lm = with_template(tiny_lm, TURNS, reasoning=Reasoning(marks=("no", "yes")))
+    assert read(lm, "no a b yes c") == Text("c", True)
+
+
+def test_unfinished_thinking_has_no_score_and_is_not_shown_to_the_judge(thinker):
+    asked = [Answer("1", "a", "sorry i cannot", finished=False), Answer("2", "a", "sorry i cannot")]
+    unfinished, finished = judged(StringRefusal(), asked)
+    assert unfinished.score != unfinished.score and finished.score == 1
+    [cut] = generate_text(Native(), thinker, ["a"], max_new_tokens=1, prefixes=["<think> "])
+    assert isinstance(cut, Text)
+
+
+def published() -> list[pathlib.Path]:
+    trl = pytest.importorskip("trl", reason="its wheel has the chat templates of published models")
+    folder = pathlib.Path(trl.__file__).parent / "chat_templates"
+    return sorted(path for path in folder.glob("*.jinja") if not path.stem.endswith("_training"))
+
+
+def test_questions_arrive_in_the_templates_of_published_models(tiny_lm):
+    found = published()
+    assert len(found) > 10
+    tiny_lm.tokenizer.bos_token = "<bos>"
+    for path in found:
+        tiny_lm.tokenizer.chat_template = path.read_text()
+        template = Template(tiny_lm.tokenizer, path.stem, Reasoning())
+        before, after = template.turn
+        assert "a b c ?" in template.prompt("a b c ?"), path.stem
+        if template.marks and template.marks[0] in template.prompt("x").rpartition("x")[2]:
+            assert template.marks[1] in before or template.marks[1] in template.prompt("x"), path.stem
+        assert "two tall trees" not in before + after, path.stem
