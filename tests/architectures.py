@@ -173,3 +173,12 @@ def tiny_model(model_type: str, tokenizer: Any) -> LM:
             if parameter.ndim >= 2:
                 torch.nn.init.normal_(parameter, std=0.3)
     return LM(model, tokenizer, model_type)
+
+
+def row(lm: LM) -> str:
+    """The line of `docs/models.md` about a model's architecture."""
+    can = lm.capabilities
+    if not can.padding:
+        return f"| `{lm.name}` | refused: it reads padding as text | |"
+    rows = "native" if can.rows else "native, each answer reads its prompt"
+    return f"| `{lm.name}` | {rows if can.cache else 'generate'} | {'yes' if can.gaps else 'no'} |"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pathlib
 from dataclasses import replace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from architectures import CONFIGS, REFUSED, tiny_model
+from architectures import CONFIGS, REFUSED, row, tiny_model
 from caseharden.attacks import GRPO, SFT
 from caseharden.defenses import Patcher
 from caseharden.engines.native import Native
@@ -101,8 +102,15 @@ def test_a_saved_model_is_loaded_whole_with_the_same_logits(lm, tmp_path):
             assert torch.allclose(model(input_ids=ids).logits, expected, atol=1e-4)
 
 
+def test_the_documentation_says_how_it_is_decoded(lm):
+    page = pathlib.Path(__file__).parents[1] / "docs" / "models.md"
+    assert row(lm) in page.read_text(encoding="utf-8").splitlines()
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_reads_padding_as_text_is_refused(name, word_tokenizer, tmp_path):
-    tiny_model(name, word_tokenizer).save(tmp_path)
+    lm = tiny_model(name, word_tokenizer)
+    assert "refused" in row(lm)
+    lm.save(tmp_path)
     with pytest.raises(CasehardenError, match="reads a padded prompt otherwise"):
         LM.load(tmp_path)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # heavy: what a function needs it imports when it runs
     from caseharden.audit.assessment import Assessment
     from caseharden.domains.domain import Domain
     from caseharden.lm.lm import LM, Precision
+    from caseharden.lm.template import Reasoning
     from caseharden.records.results import Results
     from caseharden.store.store import Store
     from caseharden.study.run import Event
@@ -72,12 +73,14 @@ def harden(
     output: Path | str | None = None,
     domain: Domain | Written = "almanac",
     seed: int = 0,
+    reasoning: Reasoning | Mapping[str, Any] | None = None,
     store: Path | str = "out/harden",
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Hardened:
     """Harden a model, and measure it before and after.
 
+    `reasoning` says how the model thinks before it answers, as a study file does: ``{"thinking": False}``, say.
     The hardened model is copied to `output`, a folder that must not exist yet, or else stays in the store. What
     the store holds already is not done again. Raises `CasehardenError` if the defense is a grid, or fails.
     """
@@ -87,8 +90,14 @@ def harden(
 
     if output is not None and Path(output).exists():
         raise CasehardenError(f"{output} exists already. Name a folder that does not.")
-    common = {"name": "harden", "models": [os.fspath(model)], "domain": domain, "budgets": [0]}
-    spec = parse({**common, "defenses": ["none", defense], "defense_seeds": [seed]})
+    common = {
+        "name": "harden",
+        "models": [os.fspath(model)],
+        "domain": domain,
+        "reasoning": reasoning or {},
+        "budgets": [0],
+    }
+    spec = parse({**common, "budgets": [0], "defenses": ["none", defense], "defense_seeds": [seed]})
     if len(spec.defenses) != 2:
         raise CasehardenError("harden makes one model, and this defense is a grid. Take one value of each list.")
     kept = Store(Path(store))
@@ -109,6 +118,7 @@ def attack(
     domain: Domain | Written = "almanac",
     budgets: Sequence[int] = (10, 20, 50, 100),
     seeds: Sequence[int] = (0,),
+    reasoning: Reasoning | Mapping[str, Any] | None = None,
     store: Path | str = "out/attack",
     threads: int | None = None,
     progress: Progress | None = None,
@@ -120,7 +130,7 @@ def attack(
     from caseharden.store.store import Store
     from caseharden.study.spec import parse
 
-    common = {"name": "attack", "models": [os.fspath(model)], "domain": domain}
+    common = {"name": "attack", "models": [os.fspath(model)], "domain": domain, "reasoning": reasoning or {}}
     spec = parse({**common, "attacks": [attack], "budgets": sorted({0, *budgets}), "seeds": [*seeds]})
     return run(spec, Store(Path(store)), threads=threads, progress=progress)
 
@@ -133,6 +143,7 @@ def audit(
     suite: Suite | str = "quick",
     ceiling: Model | None = None,
     held_out: Sequence[str] = (),
+    reasoning: Reasoning | Mapping[str, Any] | None = None,
     store: Path | str = "out/audit",
     threads: int | None = None,
     progress: Progress | None = None,
@@ -145,6 +156,7 @@ def audit(
     """
     from caseharden.audit.assessment import assess
     from caseharden.domains.domain import Domain
+    from caseharden.lm.template import Reasoning
     from caseharden.store.store import Store
     from caseharden.study.build import build
     from caseharden.suites import suite as suites
@@ -157,6 +169,7 @@ def audit(
         suite=suites.load(suite) if isinstance(suite, str) else suite,
         ceiling=None if ceiling is None else os.fspath(ceiling),
         held_out=tuple(held_out),
+        reasoning=build(reasoning or {}, Reasoning, "reasoning"),
     )
     kept = Store(Path(store))
     for spec in question.studies():

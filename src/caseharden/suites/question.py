@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from caseharden.audit.evidence import Control, Evidence, Measured
@@ -12,6 +12,7 @@ from caseharden.domains.domain import Domain
 from caseharden.errors import CasehardenError, nearest
 from caseharden.lm import sources as models
 from caseharden.lm.facts import fingerprint, parameters, weight_facts
+from caseharden.lm.template import Reasoning
 from caseharden.measures.measure import Measure
 from caseharden.measures.probe import Probe
 from caseharden.records.results import UNDEFENDED, Curve, Results
@@ -32,7 +33,8 @@ class Question:
     """Which weights are up for release, beside which, and under which threat.
 
     `model` and `baseline` are names as `models.resolve` takes them; `ceiling` is a model that never learned
-    what is forbidden. `held_out` are topics that the defense had no data of.
+    what is forbidden. `held_out` are topics that the defense had no data of, `reasoning` how
+    the models think before they answer.
     """
 
     model: str
@@ -41,6 +43,7 @@ class Question:
     suite: Suite
     ceiling: str | None = None
     held_out: tuple[str, ...] = ()
+    reasoning: Reasoning = field(default_factory=Reasoning)
 
     def __post_init__(self) -> None:
         topics = {example.topic for example in self._asked().get("harmful", ())}
@@ -67,6 +70,7 @@ class Question:
             "defenses": (None, suite.known_broken, dead),
             "controls": tuple(dict.fromkeys(others)),
             "threads": suite.threads,
+            "reasoning": self.reasoning,
         }
         taught = {"defenses": (None, dead), "controls": tuple(one for one in others if one == self.model)}
         released = StudySpec(name=f"{self.prefix}released", budgets=(0,), **common)
@@ -111,6 +115,7 @@ class Question:
             "suite": written(self.suite, Suite),
             "domain": written(self.domain, Domain),
             "held_out": list(self.held_out),
+            "reasoning": written(self.reasoning, Reasoning),
         }
         return f"{prefix(fingerprint(models.resolve(self.model)))}{hashed(asked)[:8]}-"
 
