@@ -17,11 +17,25 @@ many = settings(
 )
 """For tests of what strangers' files can do."""
 
-ODD = ["", " ", "\ufeff", "\0", "[/red]", "[b]", "..", "-", "a" * 300, "\ud83d", "é", "e\u0301", "\u202e", "\x1b[31m", "~"]
+ODD = [
+    "",
+    " ",
+    "\ufeff",
+    "\0",
+    "[/red]",
+    "[b]",
+    "..",
+    "-",
+    "a" * 300,
+    "\ud83d",
+    "é",
+    "e\u0301",
+    "\u202e",
+    "\x1b[31m",
+    "~",
+]
 texts = st.one_of(st.sampled_from(ODD), st.text(max_size=12), st.text(st.characters(codec=None), max_size=4))
-numbers = st.one_of(
-    st.integers(-3, 100), st.sampled_from([10**400, -(2**63)]), st.floats(), st.booleans()
-)
+numbers = st.one_of(st.integers(-3, 100), st.sampled_from([10**400, -(2**63)]), st.floats(), st.booleans())
 values = st.recursive(
     st.none() | numbers | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),

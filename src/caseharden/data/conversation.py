@@ -30,6 +30,9 @@ class Conversation(str):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Conversation) and self.turns == other.turns
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
     def __hash__(self) -> int:
         return hash(self.turns)
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jinja2 import TemplateError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from caseharden.data.conversation import turns
 from caseharden.data.example import Example
 from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 from caseharden.lm.batch import Batch
@@ -157,13 +159,24 @@ class LM:
 
     def chat(self, prompt: str) -> str:
         """The prompt as the model sees it: chat template applied, ready for the assistant's turn."""
-        messages = [{"role": "user", "content": prompt}]
-        text: str = self.tokenizer.apply_chat_template(
-            messages,
-            tokenize=False,
-            add_generation_prompt=True,
-            date_string=DATE,
-        )
+        said = turns(prompt)
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                [{"role": who, "content": content} for who, content in said],
+                tokenize=False,
+                add_generation_prompt=True,
+                date_string=DATE,
+            )
+        except TemplateError as error:
+            raise CasehardenError(
+                f"the chat template of {self.name!r} refuses turns of {', '.join(who for who, _ in said)}: "
+                f"{error}. Leave such prompts out, or put what the system says into the user's turn."
+            ) from error
+        if lost := [who for who, content in said[:-1] if who != "assistant" and content not in text]:
+            raise CasehardenError(
+                f"the chat template of {self.name!r} does not show the turn of {lost[0]}: the model would be asked "
+                "something else. Leave such prompts out, or put that into the user's last turn."
+            )
         return text
 
     def encode(self, examples: Sequence[Example], *, max_length: int = 512, end: bool = True) -> Batch:

@@ -177,7 +177,7 @@ def among(thing: Any, protocol: Any) -> Iterator[Any]:
 
 
 def read_yaml(text: str) -> Any:
-    """What a YAML text says, by version 1.2: ``1e-4`` is a number; ``010``, ``1:30`` and ``yes`` are texts as written.
+    """What a YAML text says, by version 1.2: ``1e-4`` is a number; ``010``, ``1:30`` and ``yes`` are texts.
 
     Keys are texts, and one that comes twice is an error. Raises `CasehardenError` for what is no such YAML.
     """

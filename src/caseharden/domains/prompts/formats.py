@@ -56,8 +56,8 @@ def _csv(path: Path, text: str) -> Located:
             found = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise CasehardenError(
-            f"{path}:{reader.line_num}: this is not CSV ({error}). Double the quotation marks inside a cell, and "
-            "close it; if the file was cut off, fetch it again."
+            f"{path}:{reader.line_num + 1}: this is not CSV ({error}). Double the quotation marks inside a cell, "
+            "and close it; if the file was cut off, fetch it again."
         ) from error
     for number, row in found:
         if None in row or None in row.values():
@@ -83,9 +83,9 @@ def _fields_of_any_length(text: str) -> Iterator[None]:
 
 
 def decoded(text: str, place: str) -> Any:
-    """What a JSON text says. Raises `CasehardenError` for what is none, or holds what cannot be kept as it is."""
+    """What a JSON text says, fractions as they are written. Raises `CasehardenError` for what cannot be kept so."""
     try:
-        found = json.loads(text, object_pairs_hook=_each_once)
+        found = json.loads(text, object_pairs_hook=_each_once, parse_float=str)
         if "\\u" in text and not is_text(json.dumps(found, ensure_ascii=False)):
             raise ValueError("half of a character, a lone surrogate, is in it")
         return found
