@@ -70,7 +70,9 @@ def test_hardening_goes_on_when_there_is_room_again(tiny_lm, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     tiny_lm.save(tmp_path / "tiny")
     disk.append(FULL)
-    with pytest.raises(CasehardenError, match=r"copying the model to hard failed: .*No space left.* Free some space"):
+    with pytest.raises(
+        CasehardenError, match=r"copying the model to hard failed: .*No space left.* Free some space"
+    ):
         caseharden.harden("tiny", DEFENSE, domain=ToyDomain(), output="hard")
     assert not (tmp_path / "hard").exists()
     disk.clear()
