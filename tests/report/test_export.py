@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import stat
 import subprocess
 import sys
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from caseharden.errors import CasehardenError
 from caseharden.records.results import Point, Reading, Results
 from caseharden.report.export import plain, save, write_json
+from strategies import many
 
 
 def read(path: Path) -> dict:
@@ -164,3 +170,55 @@ def test_files_beside_are_left_alone_whatever_their_names(tmp_path: Path) -> Non
 
 def test_text_that_utf_8_cannot_have_is_written_escaped(tmp_path: Path) -> None:
     assert save(tmp_path / "report.json", '"\ud83d"').read_text() == r'"\ud83d"'
+
+
+names = st.sampled_from(
+    ["a", "b", "c", "folder/d", "folder", "new/e", "[/f]", "n" * 255, "n" * 256, "a/inside", "."]
+)
+
+
+@many
+@given(
+    there=st.dictionaries(names, st.sampled_from([0o600, 0o644, 0o400]), max_size=4),
+    links=st.dictionaries(names, names, max_size=3),
+    path=names,
+    broken=st.booleans(),
+)
+def test_no_file_that_was_there_is_lost(there, links, path, broken, tmp_path_factory):
+    root = tmp_path_factory.mktemp("tree")
+    (root / "folder").mkdir()
+    for name, mode in there.items():
+        with suppress(OSError):
+            (root / name).write_text(f"old {name}")
+            (root / name).chmod(mode)
+    for name, target in links.items():
+        with suppress(OSError):
+            (root / name).symlink_to(root / target)
+    before = state(root)
+    try:
+        with patch("os.replace", side_effect=OSError(errno.ENOSPC, "full")) if broken else nullcontext():
+            save(root / path, "new")
+    except CasehardenError:
+        left = state(root)
+        assert before.items() <= left.items()
+        assert all(left[name][0] == "folder" for name in left.keys() - before.keys()), "no draft is left"
+    else:
+        left, written = state(root), os.path.relpath(os.path.realpath(root / path), os.path.realpath(root))
+        if written in before:
+            assert left[written] == ("file", "new", before[written][2])
+        assert (root / path).read_text() == "new"
+        assert all(left[name] == found for name, found in before.items() if name != written)
+
+
+def state(root: Path) -> dict:
+    """What stands at each path below `root`: its kind, its content or target, and a file's mode."""
+    found = {}
+    for path in root.rglob("*"):
+        name = str(path.relative_to(root))
+        if path.is_symlink():
+            found[name] = ("link", os.readlink(path), None)
+        elif path.is_dir():
+            found[name] = ("folder", None, None)
+        else:
+            found[name] = ("file", path.read_text(), stat.S_IMODE(path.stat().st_mode))
+    return found
