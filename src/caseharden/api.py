@@ -78,7 +78,8 @@ def harden(
     """Harden a model, and measure it before and after.
 
     The hardened model is copied to `output`, a folder that must not exist yet, or else stays in the store. What
-    the store holds already is not done again: after a copy that failed (a full disk), only the copy is made. Raises `CasehardenError` if the defense is a grid, or fails.
+    the store holds already is not done again: after a copy that failed (a full disk), only the copy is made.
+    Raises `CasehardenError` if the defense is a grid, or fails.
     """
     from caseharden.store.store import Store
     from caseharden.store.weights import Weights, copy_out

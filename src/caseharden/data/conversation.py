@@ -21,8 +21,8 @@ class Conversation(str):
         self.turns = tuple(turns)
         return self
 
-    def __getnewargs__(self) -> tuple[tuple[Turn, ...]]:
-        return (self.turns,)
+    def __reduce__(self) -> tuple[type[Conversation], tuple[tuple[Turn, ...]]]:
+        return Conversation, (self.turns,)
 
     def __repr__(self) -> str:
         return f"Conversation({self.turns!r})"

@@ -193,7 +193,6 @@ TAG = "tag:yaml.org,2002:"
 class _Loader(yaml.SafeLoader):
     """Checks nodes as they are composed: later, `<<` has mixed the keys of one mapping into another."""
 
-    yaml_implicit_resolvers: ClassVar = {}
     yaml_constructors: ClassVar = {
         tag: yaml.SafeLoader.yaml_constructors[tag]
         for tag in (None, *(TAG + name for name in ("null", "bool", "int", "float", "str", "seq", "map")))
@@ -227,6 +226,7 @@ def _misread(node: yaml.Node, what: str) -> CasehardenError:
     return CasehardenError(f"line {node.start_mark.line + 1}: {what}")
 
 
+_Loader.yaml_implicit_resolvers = {}  # those of version 1.1
 for _name, _written, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
