@@ -100,6 +100,12 @@ def test_what_yaml_has_of_its_own_stays():
     assert read_yaml("a:\nb: ''") == {"a": None, "b": ""}
 
 
+@pytest.mark.parametrize("name", ["1e5", "010", "1:30", "yes", "0x1F", "-.5E3", "null", "2026-01-01", "<<"])
+def test_a_text_that_looks_like_something_else_survives_writing(name):
+    spec = parse({**STUDY, "name": name})
+    assert parse(read_yaml(spec.to_yaml())).name == name
+
+
 MERGED = """
 deep:
   first: &first {a: 1, b: 2}

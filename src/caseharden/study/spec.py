@@ -128,7 +128,7 @@ class StudySpec:
 
     def to_yaml(self) -> str:
         """The file that says this, defaults left out."""
-        return yaml.safe_dump(self.to_dict(all_fields=False), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.to_dict(all_fields=False), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def load(path: Path) -> StudySpec:
@@ -222,6 +222,10 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+class _Dumper(yaml.SafeDumper):
+    """Puts in quotes what either version of YAML would take for something else than a text."""
+
+
 def _misread(node: yaml.Node, what: str) -> CasehardenError:
     return CasehardenError(f"line {node.start_mark.line + 1}: {what}")
 
@@ -235,4 +239,5 @@ for _name, _written, _first in (
     ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
     ("merge", r"<<", "<"),
 ):
-    _Loader.add_implicit_resolver(TAG + _name, re.compile(f"^({_written})$"), [*_first])
+    for _either in (_Loader, _Dumper):
+        _either.add_implicit_resolver(TAG + _name, re.compile(f"^({_written})$"), [*_first])
