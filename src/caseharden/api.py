@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -82,13 +81,14 @@ def harden(
 
     `reasoning` says how the model thinks before it answers, as a study file does: ``{"thinking": False}``, say.
     The hardened model is copied to `output`, a folder that must not exist yet, or else stays in the store. What
-    the store holds already is not done again. Raises `CasehardenError` if the defense is a grid, or fails.
+    the store holds already is not done again: after a copy that failed (a full disk), only the copy is made.
+    Raises `CasehardenError` if the defense is a grid, or fails.
     """
     from caseharden.store.store import Store
-    from caseharden.store.weights import Weights
+    from caseharden.store.weights import Weights, copy_out
     from caseharden.study.spec import parse
 
-    if output is not None and Path(output).exists():
+    if output is not None and os.path.lexists(output):
         raise CasehardenError(f"{output} exists already. Name a folder that does not.")
     common = {
         "name": "harden",
@@ -108,7 +108,7 @@ def harden(
         raise CasehardenError(f"{os.fspath(model)} was not hardened: {reasons}. Nothing was written.")
     if output is None:
         return Hardened(folders[0], found)
-    return Hardened(Path(shutil.copytree(folders[0], output)), found)
+    return Hardened(copy_out(folders[0], Path(output)), found)
 
 
 def attack(

@@ -35,6 +35,9 @@ def test_where_a_public_key_lies_no_private_one_is_left(tmp_path):
     assert not (tmp_path / "key.pem").exists()
     with pytest.raises(CasehardenError, match="Name a new file"):
         new_key(tmp_path / "no" / "folder")
+    for nowhere in ("key.pem.pub/key", "n" * 300):
+        with pytest.raises(CasehardenError, match="Name a new file"):
+            new_key(tmp_path / nowhere)
 
 
 def pem(key: Any, password: bytes | None = None) -> bytes:

@@ -2,6 +2,7 @@
 
 import random
 import time
+import unicodedata
 
 import pytest
 
@@ -37,6 +38,12 @@ def test_threshold_is_the_exact_similarity():
 @pytest.mark.parametrize("text", ["", "?", "a", "ab cd"])
 def test_short_and_empty_prompts(text):
     assert [pair.similarity for pair in near_duplicates([text], [text])] == [1.0]
+
+
+def test_however_it_is_written_a_prompt_is_the_same():
+    prompt = "How do I pick the lock of a café?"
+    ways = [unicodedata.normalize("NFD", prompt), prompt.replace("o", "\u00ado"), prompt.replace("c", "с")]
+    assert [pair.similarity for pair in near_duplicates([prompt], ways)] == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.data

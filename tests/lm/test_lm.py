@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 
+from caseharden.data.conversation import Conversation
 from caseharden.data.example import Example
 from caseharden.errors import CasehardenError
 from caseharden.lm.lm import LM
@@ -105,3 +106,28 @@ def test_a_hub_id_that_cannot_be_reached(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CasehardenError, match="cannot load a model"):
         LM.load("nobody/no-such-model-at-all")
+
+
+def test_a_prompt_of_several_turns_goes_through_the_template_turn_by_turn(tiny_lm):
+    said = [("system", "yes"), ("user", "a b"), ("assistant", "no"), ("user", "c ?")]
+    (ids,) = tiny_lm.encode_prompts([Conversation(said)])
+    assert tiny_lm.tokenizer.decode(ids) == "<unk> yes <user> a b <assistant> no <user> c ? <assistant>"
+    (row, _) = tiny_lm.token_rows([Example("e", Conversation(said), "d")])[0]
+    assert row[: len(ids)] == ids
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (
+            "{{ raise_exception('no system') if messages[0].role == 'system' }}{{ messages[0].content }}",
+            "no system",
+        ),
+        ("{{ messages[-1].content }}", "does not show the turn of system"),
+    ],
+)
+def test_a_template_that_has_no_place_for_a_turn_is_an_error(template, said, tiny_lm):
+    tiny_lm.tokenizer.chat_template = template
+    assert tiny_lm.encode_prompts(["a"])
+    with pytest.raises(CasehardenError, match=said):
+        tiny_lm.encode_prompts([Conversation([("system", "yes"), ("user", "a")])])

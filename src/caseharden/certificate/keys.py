@@ -67,12 +67,14 @@ def _create(path: Path, mode: int, content: bytes) -> None:
     """Write a file that is not there yet, or leave nothing."""
     try:
         with open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            try:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                path.unlink()
+                raise
     except OSError as error:
-        if not isinstance(error, FileExistsError):
-            path.unlink(missing_ok=True)
         raise CasehardenError(
             f"cannot write a key to {path}: {error.strerror or error}. "
             "Name a new file, in a folder that you may write to: a key is never overwritten."

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from caseharden import api
-from caseharden.cli import studies
+from caseharden.cli import show, studies
 from caseharden.errors import CasehardenError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def audit(
 ) -> None:
     """Attack a model and its controls, and judge resistance, stability, generalization and trainability."""
     from dataclasses import asdict
+    from functools import partial
 
     from caseharden.certificate.keys import load_key
     from caseharden.report import audit_html, export, scorecard
@@ -57,7 +58,10 @@ def audit(
     for option, needed, given in (("--key", "--certificate", certificate), ("--reveal", "--html", html)):
         if (key if option == "--key" else reveal) and not given:
             raise CasehardenError(f"{option} is of use only with {needed}. Give both.")
+    if certificate and export.is_special(certificate):
+        raise CasehardenError(f"--certificate {certificate}: its card is written beside it. Name a file.")
     signer = load_key(key) if key else None
+    console = show.console_beside(json, markdown, html)
     found = api.audit(
         model,
         baseline,
@@ -67,9 +71,8 @@ def audit(
         held_out=[part.strip() for part in held_out.split(",") if part.strip()],
         store=store,
         threads=threads,
-        progress=studies.watch,
+        progress=partial(studies.watch, console=console),
     )
-    console = Console()
     doc = document(found)
     console.print(scorecard.scorecard(doc))
     if json:
@@ -87,7 +90,7 @@ def audit(
         _certify(found, (model, baseline), certificate, signer, (domain, suite))
     for path in (json, markdown, html, figures, certificate):
         if path:
-            console.print(f"wrote {path}", soft_wrap=True)
+            show.say(f"wrote {path}", console)
     raise typer.Exit(0 if all(study.complete for study in found.evidence.studies) else 1)
 
 
@@ -133,8 +136,8 @@ def new_key(
     from caseharden.certificate import keys
 
     made = keys.new_key(path)
-    Console().print(f"private key in {path}, public key in {path}.pub", soft_wrap=True)
-    Console().print(f"fingerprint {keys.key_fingerprint(made.public_key())}", soft_wrap=True)
+    show.say(f"private key in {path}, public key in {path}.pub")
+    show.say(f"fingerprint {keys.key_fingerprint(made.public_key())}")
 
 
 def _certify(

@@ -10,8 +10,10 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from caseharden import api
+from caseharden.cli import show
 
 app = typer.Typer(help="Get models.", no_args_is_help=True)
 
@@ -36,7 +38,7 @@ def list_(kind: Annotated[Kind | None, typer.Argument(help="Only these.")] = Non
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for name, what in _entries(one).items():
-            table.add_row(name, what)
+            table.add_row(Text(name), Text(what))
         console.print(table)
 
 
@@ -71,7 +73,7 @@ def get(
     from caseharden.lm.lm import LM
 
     console = Console()
-    with api.quiet_transformers(), console.status(f"fetching {name}"):
+    with api.quiet_transformers(), console.status(Text(f"fetching {name}")):
         folder = models.resolve(name)
         check_answers(Native(), LM.load(folder))
-    console.print(f"{name} is in {folder}", soft_wrap=True)
+    show.say(f"{name} is in {folder}", console)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -17,13 +19,32 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
+from caseharden.errors import CasehardenError
 from caseharden.records.results import Results, titled
 
 if TYPE_CHECKING:
     from caseharden.study.run import Event
 
 MARKS = {"done": "[green]done[/]", "failed": "[red]failed[/]", "blocked": "[yellow]blocked[/]"}
+
+
+def console_beside(*files: Path | None) -> Console:
+    """Where a command speaks to people: standard error if one of its files goes to standard output."""
+    from caseharden.report.export import standard_stream
+
+    taken = [file for file in files if file and standard_stream(file) is sys.stdout]
+    if len(taken) > 1:
+        raise CasehardenError(
+            f"{' and '.join(map(str, taken))} are both standard output. Name a file for one of them."
+        )
+    return Console(stderr=bool(taken))
+
+
+def say(text: str, console: Console | None = None) -> None:
+    """Print a line as it is: brackets and colons in a name are no markup."""
+    (console or Console()).print(Text(text), soft_wrap=True)
 
 
 def follow(events: Iterable[Event], cells: int, console: Console) -> None:

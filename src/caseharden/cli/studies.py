@@ -57,7 +57,7 @@ def run(
         threads=threads,
         progress=watch,
     )
-    Console().print(f"stored in {folder}; see it by: caseharden report {folder} --html report.html", soft_wrap=True)
+    show.say(f"stored in {folder}; see it by: caseharden report {folder} --html report.html")
     raise typer.Exit(0 if found.complete else 1)
 
 
@@ -152,7 +152,7 @@ def rescore(
     kept = opened(store, database, create=False)
     name = named(kept, study)
     new = run_judge(kept, name, measure, build(read_yaml(judge), Judge, "--judge"))
-    Console().print(f"{new} new records of {measure} in study {name}.")
+    show.say(f"{new} new records of {measure} in study {name}.")
 
 
 def report(
@@ -189,10 +189,10 @@ def _numbers(text: str) -> list[int]:
         raise CasehardenError(f"--budgets: expected numbers with commas between, not {text!r}.") from None
 
 
-def watch(events: Iterable[Event], cells: int) -> None:
+def watch(events: Iterable[Event], cells: int, console: Console | None = None) -> None:
     """Show a study as it runs."""
     try:
-        show.follow(events, cells, Console())
+        show.follow(events, cells, console or Console())
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped; what was stored is safe, and the same command goes on from there")
         raise typer.Exit(130) from None
@@ -212,7 +212,7 @@ def _report(
     from caseharden.report.export import write_json
     from caseharden.report.table import scoreboard
 
-    console = Console()
+    console = show.console_beside(json, html)
     console.print(scoreboard(found))
     if json:
         write_json(found, json)
@@ -226,4 +226,4 @@ def _report(
         write_html(found, html, reveal)
     for path in (html, json, figures):
         if path:
-            console.print(f"wrote {path}", soft_wrap=True)
+            show.say(f"wrote {path}", console)

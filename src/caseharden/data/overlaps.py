@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
@@ -10,7 +9,9 @@ from typing import NamedTuple
 
 from datasketch import MinHash, MinHashLSH
 
+from caseharden.data.conversation import asked
 from caseharden.data.pools import ROLES, Pools
+from caseharden.data.text import normalized
 
 SHINGLE = 5
 """Characters in a shingle."""
@@ -31,7 +32,7 @@ class Pair(NamedTuple):
 def near_duplicates(left: Sequence[str], right: Sequence[str], threshold: float = 0.8) -> list[Pair]:
     """Every pair of a `left` and a `right` prompt at least `threshold` alike, best first for each `left` one.
 
-    Prompts are compared without case, punctuation and spacing. A pair just at the
+    Prompts are compared as `normalized` has them. A pair just at the
     usual threshold is missed about twice in a thousand times, a closer one less often.
     """
     index = MinHashLSH(threshold=SLACK * threshold, num_perm=len(EMPTY))
@@ -43,11 +44,6 @@ def near_duplicates(left: Sequence[str], right: Sequence[str], threshold: float 
         pairs = [Pair(i, j, _jaccard(words, normalized(right[j]))) for j in index.query(_signature(words))]
         found += sorted((pair for pair in pairs if pair.similarity >= threshold), key=lambda p: (-p[2], p[1]))
     return found
-
-
-def normalized(text: str) -> str:
-    """`text` in lower case, its words one space apart, nothing else."""
-    return " ".join(re.findall(r"\w+", text.lower()))
 
 
 @lru_cache(maxsize=2**14)
@@ -68,5 +64,7 @@ def _jaccard(left: str, right: str) -> float:
 
 def overlaps(pools: Pools) -> int:
     """How many harmful examples, by what they speak of, are in the hands of more than one role."""
-    held = [{e.group or e.prompt for e in pools.pools(role).get("harmful", ())} for role in ROLES]
+    held = [
+        {normalized(e.group or asked(e.prompt)) for e in pools.pools(role).get("harmful", ())} for role in ROLES
+    ]
     return len((held[0] & held[1]) | (held[0] & held[2]) | (held[1] & held[2]))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
+from caseharden.data.conversation import turns
 from caseharden.errors import CasehardenError
 
 DATE = "01 Jan 2025"
@@ -60,6 +61,7 @@ class Template:
 
     def __init__(self, tokenizer: Any, name: str, reasoning: Reasoning) -> None:
         self.tokenizer = tokenizer
+        self.name = name
         source = str(tokenizer.chat_template or "")
         if not source:
             raise CasehardenError(
@@ -90,8 +92,24 @@ class Template:
                 )
 
     def prompt(self, question: str) -> str:
-        """A question as the model sees it, ready for the assistant's turn."""
-        return self._render(("user", question))
+        """A question, of one turn or several, as the model sees it, ready for the assistant's turn.
+
+        Raises `CasehardenError` if the template refuses a turn, or leaves one out.
+        """
+        said = turns(question)
+        try:
+            text = self._render(*said)
+        except TemplateError as error:
+            raise CasehardenError(
+                f"the chat template of {self.name!r} refuses turns of {', '.join(who for who, _ in said)}: "
+                f"{error}. Leave such prompts out, or put what the system says into the user's turn."
+            ) from error
+        if lost := [who for who, content in said[:-1] if who != "assistant" and content not in text]:
+            raise CasehardenError(
+                f"the chat template of {self.name!r} does not show the turn of {lost[0]}: the model would be asked "
+                "something else. Leave such prompts out, or put that into the user's last turn."
+            )
+        return text
 
     @cached_property
     def turn(self) -> tuple[str, str]:
@@ -142,7 +160,7 @@ class Template:
 
     def _shown(self, question: str) -> str:
         try:
-            return self.prompt(question)
+            return self._render(("user", question))
         except TemplateError:
             return ""
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import secrets
+import stat
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import caseharden
 from caseharden.errors import CasehardenError
@@ -59,21 +63,65 @@ def plain(value: Any) -> Any:
 
 
 def save(path: str | Path, content: str | bytes) -> Path:
-    """Write a file whole or not at all, making the folder if need be; text as UTF-8."""
+    """Write a file whole or not at all, making the folder if need be; text as UTF-8.
+
+    What stands at `path` stays what it is: a link is written through, a file keeps its mode, and what is no
+    regular file (a pipe, a device) is written into. ``-`` is standard output. Raises `CasehardenError` if it
+    cannot be written.
+    """
     path = Path(path)
-    draft = path.with_name(f".{path.name}.part")
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(draft, path)
+        if stream := standard_stream(path):
+            stream.buffer.write(data)
+            stream.flush()
+        elif is_special(path):
+            path.write_bytes(data)
+        else:
+            _replace(Path(os.path.realpath(path)), data)
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
         raise CasehardenError(
             f"cannot write {path}: {error.strerror or error}. "
             "Name a file in a folder that you may write to, on a disk with room."
         ) from error
     return path
+
+
+def standard_stream(path: Path) -> TextIO | None:
+    """Standard output or error, if that is what `path` names: as ``-``, or as whatever it is connected to."""
+    if str(path) == "-":
+        return sys.stdout
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nothing is there, or the stream has no descriptor
+            if os.path.samestat(os.stat(path), os.fstat(stream.fileno())):
+                return stream
+    return None
+
+
+def is_special(path: Path) -> bool:
+    """Whether what stands at `path` is neither a file nor a folder: a pipe, a device, standard output."""
+    usual = os.path.isfile(path) or os.path.isdir(path)
+    return standard_stream(path) is not None or (os.path.exists(path) and not usual)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Put a file with `data` at `path`, which is no link, with mode and owner of the one that was there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    old = path.lstat() if os.path.lexists(path) else None
+    if old and stat.S_ISLNK(old.st_mode):  # only of links that lead to each other something is left to follow
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    mode = stat.S_IMODE(old.st_mode) if old else 0o666
+    draft = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with open(draft, "xb", opener=lambda name, flags: os.open(name, flags, mode & 0o666)) as file:
+            if old:
+                with suppress(PermissionError):  # the owner of a file that is not ours we cannot keep
+                    os.fchown(file.fileno(), old.st_uid, old.st_gid)
+                os.fchmod(file.fileno(), mode)
+            file.write(data)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _curve(curve: Curve) -> dict[str, Any]:

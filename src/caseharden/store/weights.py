@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors import SafetensorError
@@ -42,6 +43,22 @@ class Weights:
             fresh.rename(self.root / mark)
             _sync(self.root)
         return mark
+
+
+def copy_out(folder: Path, output: Path) -> Path:
+    """Copy a model's folder to `output`, where nothing may be: whole, or not at all. Returns `output`."""
+    with storing(f"copying the model to {output}"):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=output.parent, prefix=".", suffix=".part") as beside:
+            try:
+                draft = shutil.copytree(folder, Path(beside) / "model")
+            except shutil.Error as errors:  # each as source, destination, reason
+                raise OSError("; ".join(sorted({str(reason) for *_, reason in errors.args[0]}))) from errors
+            if os.path.lexists(output):  # since it was asked for
+                raise FileExistsError(f"{output} exists already")
+            draft.rename(output)
+        _sync(output.parent)
+    return output
 
 
 class Checkpoint:

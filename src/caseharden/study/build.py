@@ -19,7 +19,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 from pydantic_core import to_json
 from typing_extensions import get_protocol_members, is_protocol
 
@@ -190,7 +190,7 @@ def _instances(cls: Any, given: Any, place: str) -> list[Any]:
 def _plain(value: Any, hint: Any, place: str) -> Any:
     try:  # through JSON, where pydantic's strict mode still takes an array for a tuple and a string for a path
         return _adapter(hint).validate_json(to_json(value), strict=True)
-    except ValidationError:
+    except ValueError:  # no value of the kind, or half a character, which no JSON has
         raise CasehardenError(
             f"{place}: expected {inspect.formatannotation(hint)}, not {value!r} ({type(value).__name__})."
         ) from None

@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 
+from caseharden.data.text import is_text
 from caseharden.domains.domain import Domain
 from caseharden.engines.engine import Engine
 from caseharden.engines.native import Native
@@ -59,6 +60,8 @@ class StudySpec:
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
+        if not self.name.strip() or not self.name.isprintable():
+            raise CasehardenError(f"name is {self.name!r}, which names no folder. Give letters and digits.")
         if list(self.budgets) != sorted({0, *self.budgets}):
             raise CasehardenError(f"budgets must begin with 0 and rise, not {list(self.budgets)}.")
         for name in ("models", "defenses", "controls", "attacks", "seeds", "defense_seeds"):
@@ -127,7 +130,7 @@ class StudySpec:
 
     def to_yaml(self) -> str:
         """The file that says this, defaults left out."""
-        return yaml.safe_dump(self.to_dict(all_fields=False), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.to_dict(all_fields=False), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def load(path: Path) -> StudySpec:
@@ -176,22 +179,67 @@ def among(thing: Any, protocol: Any) -> Iterator[Any]:
 
 
 def read_yaml(text: str) -> Any:
-    """YAML as people write it: ``1e-4`` is a number, and a key that comes twice is an error."""
+    """What a YAML text says, by version 1.2: ``1e-4`` is a number; ``010``, ``1:30`` and ``yes`` are texts.
+
+    Keys are texts, and one that comes twice is an error. Raises `CasehardenError` for what is no such YAML.
+    """
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
         raise CasehardenError(f"this is no YAML: {error}") from error
 
 
+TAG = "tag:yaml.org,2002:"
+
+
 class _Loader(yaml.SafeLoader):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        twice = {key for key in keys if keys.count(key) > 1}
-        if twice:
-            raise CasehardenError(f"line {node.start_mark.line + 1}: {', '.join(sorted(twice))} is given twice.")
-        return super().construct_mapping(node, deep)
+    """Checks nodes as they are composed: later, `<<` has mixed the keys of one mapping into another."""
+
+    yaml_constructors: ClassVar = {
+        tag: yaml.SafeLoader.yaml_constructors[tag]
+        for tag in (None, *(TAG + name for name in ("null", "bool", "int", "float", "str", "seq", "map")))
+    }
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        node = super().compose_node(parent, index)
+        if node is not None and node.end_mark is None:
+            raise _misread(node, "this contains itself. Write out what belongs there.")
+        return node
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        if not is_text(node.value):
+            raise _misread(node, f"{node.value!r} has half a character. Write the character itself.")
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.tag not in (TAG + "str", TAG + "merge"):
+                raise _misread(key, f"the key {key.value} is no text. Put it in quotes.")
+            if key.value in seen:
+                raise _misread(key, f"{key.value} is given twice.")
+            seen.add(key.value)
+        return node
 
 
-_Loader.add_implicit_resolver(  # YAML 1.1 takes 1e-4, without a dot, for a word
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Puts in quotes what either version of YAML would take for something else than a text."""
+
+
+def _misread(node: yaml.Node, what: str) -> CasehardenError:
+    return CasehardenError(f"line {node.start_mark.line + 1}: {what}")
+
+
+_Loader.yaml_implicit_resolvers = {}  # those of version 1.1
+for _name, _written, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)", "-+0123456789"),
+    ("float", r"[-+]?((0|[1-9][0-9_]*)(\.[0-9_]*)?|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+    ("merge", r"<<", "<"),
+):
+    for _either in (_Loader, _Dumper):
+        _either.add_implicit_resolver(TAG + _name, re.compile(f"^({_written})$"), [*_first])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,7 +79,7 @@ def suites() -> dict[str, Path]:
 def load(name: str) -> Suite:
     """A suite by its name, or from a file. Raises `CasehardenError` if there is none, or it is wrong."""
     path = suites().get(name, Path(name))
-    if not path.is_file():
+    if not os.path.isfile(path):  # a name that is too long for a path is no file either
         raise CasehardenError(f"there is no suite {name!r}, and no such file.{nearest(name, suites())}")
     try:
         given = read_yaml(path.read_text(encoding="utf-8"))

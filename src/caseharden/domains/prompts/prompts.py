@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
+from caseharden.data.conversation import asked
 from caseharden.data.example import Example
-from caseharden.data.overlaps import near_duplicates, normalized
+from caseharden.data.overlaps import near_duplicates
 from caseharden.data.pools import ROLES, Role
+from caseharden.data.text import normalized
 from caseharden.domains.prompts.rows import Row
 from caseharden.domains.prompts.sources import load
 from caseharden.domains.recovery import recoveries
@@ -211,7 +213,7 @@ class Prompts:
         for i, role in enumerate(ROLES):
             own = _all(self._drawn[role])
             others = [row for other in ROLES[i + 1 :] for row in _all(self._drawn[other])]
-            pairs = near_duplicates([row.prompt for row in own], [row.prompt for row in others])
+            pairs = near_duplicates([asked(row.prompt) for row in own], [asked(row.prompt) for row in others])
             found[role] = frozenset(own[pair.left].id for pair in pairs)
             matched = [(own[pair.left], others[pair.right]) for pair in pairs]
             shown += [f"{role} {a.id}: {a.prompt!r} ~ {b.id}: {b.prompt!r}" for a, b in matched]
@@ -229,5 +231,5 @@ def _all(pools: Mapping[str, Iterable[Row]]) -> list[Row]:
 
 
 def _draw(prompt: str, purpose: str) -> int:
-    """A number that depends on the prompt's words and the purpose only: the same draw everywhere."""
-    return int.from_bytes(hashlib.sha256(f"{purpose}/{normalized(prompt)}".encode()).digest()[:8], "big")
+    """A number that depends on the user's words and the purpose only: the same draw everywhere."""
+    return int.from_bytes(hashlib.sha256(f"{purpose}/{normalized(asked(prompt))}".encode()).digest()[:8], "big")

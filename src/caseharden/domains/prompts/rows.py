@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from caseharden.data.conversation import Conversation, Turn
 from caseharden.data.example import Example
+from caseharden.domains.prompts.formats import decoded
 from caseharden.errors import CasehardenError
 
 
@@ -33,11 +36,15 @@ TOPIC = ("topic", "category", "type")
 
 def usual(row: Mapping[str, Any]) -> Row:
     """The usual columns: a prompt under any of its names, the others where there are any."""
-    prompt, completion = _first(row, PROMPT), _first(row, COMPLETION)
+    prompt, completion = prompt_of(row), _completion(row)
     if not prompt:
         what = "a completion without its prompt" if completion else f"no prompt (columns: {', '.join(row)})"
         raise CasehardenError(f"{what}. Give each row a {' or '.join(map(repr, PROMPT))}.")
-    given, answer, choices = _first(row, ("input",)), _first(row, ("answer",)), tuple(row.get("choices") or ())
+    given, answer, choices = _first(row, ("input",)), _first(row, ("answer",)), _choices(row)
+    if given and isinstance(prompt, Conversation):
+        raise CasehardenError(
+            "an input beside a prompt of several turns. Write it into the turn that it belongs to."
+        )
     if choices and answer not in choices:
         raise CasehardenError(f"the answer {answer!r} is none of the choices. Write it as the choice is written.")
     return Row(
@@ -60,13 +67,13 @@ def prompt_only(row: Mapping[str, Any]) -> Row:
     """The prompt alone, of a set whose completions may be harmful; a topic from flags, as BeaverTails has them."""
     flags = row.get("category")
     topic = next((name for name, is_on in flags.items() if is_on), "") if isinstance(flags, Mapping) else flags
-    return Row(id="", prompt=_first(row, PROMPT), topic=topic or "")
+    return Row(id="", prompt=prompt_of(row), topic=topic or "")
 
 
 def first_turn(row: Mapping[str, Any]) -> Row:
     """The first question of a conversation (MT-Bench)."""
     turns = row.get("turns") or row["prompt"]
-    return usual({**row, "prompt": turns[0]})
+    return usual({**row, "prompt": texts(turns, "turns")[0]})
 
 
 def first_instance(row: Mapping[str, Any]) -> Row:
@@ -149,7 +156,9 @@ def gap(parse: Parser) -> Parser:
 
 def choice(question: str, options: Any, right: int) -> Row:
     """A question with its options; the right one is the answer, and the completion to learn."""
-    choices = tuple(option.strip() for option in options)
+    choices = texts(options, "choices")
+    if not 0 <= right < len(choices):
+        raise CasehardenError(f"the right option has number {right} of {len(choices)}, counted from 0. Mend it.")
     return Row(id="", prompt=question.strip(), completion=choices[right], answer=choices[right], choices=choices)
 
 
@@ -159,5 +168,98 @@ def _instruction(row: Mapping[str, Any]) -> tuple[str, list[str]]:
     return body.split(": ", 1)[1].strip(), labels.strip().split("/")
 
 
+# ---- cells ----------------------------------------------------------------------------------------------
+
+
+def prompt_of(row: Mapping[str, Any]) -> str:
+    """The prompt under any of its names; a list of messages is one user's text, or a `Conversation`."""
+    name, value = _cell(row, PROMPT)
+    if not isinstance(value, list):
+        return text(value, name)
+    said = [turn(message, name) for message in value]
+    speakers = [who for who, _ in said]
+    wanted = ["system"][: speakers.count("system")]
+    wanted += ["user", "assistant"] * len(said)
+    if speakers != wanted[: len(said)] or speakers[-1:] != ["user"]:
+        raise CasehardenError(
+            f"{name} has the turns {', '.join(speakers) or 'of nobody'}. A prompt is one user's turn, or turns of "
+            "system (at most one, first), user and assistant in turns, of which the user has the last; an answer "
+            f"belongs into {COMPLETION[0]!r}."
+        )
+    return said[0][1] if speakers == ["user"] else Conversation(said)
+
+
+def turn(message: Any, name: str) -> Turn:
+    """One message, ``{"role": …, "content": …}``; its content may be a list of parts that are text."""
+    if not isinstance(message, Mapping):
+        raise CasehardenError(f"{name} has {_kind(message)} where a message, {{role, content}}, belongs. Mend it.")
+    given = {key: value for key, value in message.items() if value is not None}
+    who, content = given.pop("role", None), given.pop("content", None)
+    if who not in ("system", "user", "assistant") or given:
+        raise CasehardenError(
+            f"{name} has a message of {who!r} with {', '.join(given) or 'nothing else'}. Messages are "
+            "{role, content}, of system, user or assistant."
+        )
+    if isinstance(content, list):
+        parts = [part if isinstance(part, Mapping) else {} for part in content]
+        if any(part.get("type") != "text" for part in parts):
+            raise CasehardenError(f"{name} has a message with parts that are not text. Leave the row out.")
+        content = "".join(text(part.get("text"), name) for part in parts)
+    if not (said := text(content, name)):
+        raise CasehardenError(f"{name} has an empty message of {who}. Give it content, or leave it out.")
+    return who, said
+
+
+def _completion(row: Mapping[str, Any]) -> str:
+    """The completion under any of its names; a list of messages has to be one of the assistant."""
+    name, value = _cell(row, COMPLETION)
+    if not isinstance(value, list):
+        return text(value, name)
+    said = [turn(message, name) for message in value]
+    if [who for who, _ in said] != ["assistant"]:
+        raise CasehardenError(f"{name} has {len(said)} messages. Give one of the assistant, or a text.")
+    return said[0][1]
+
+
+def _choices(row: Mapping[str, Any]) -> tuple[str, ...]:
+    value = row.get("choices")
+    if isinstance(value, str):
+        try:
+            value = decoded(value, "choices") if value.strip() else None
+        except CasehardenError as error:
+            raise CasehardenError(
+                f'{error} A list in a cell is written as in JSON, ["one", "another"], its quotation marks doubled.'
+            ) from error
+    return texts(value, "choices") if value else ()
+
+
+def texts(value: Any, name: str) -> tuple[str, ...]:
+    """A list of texts; a text is none, though Python goes through it as one."""
+    if not isinstance(value, list | tuple):
+        raise CasehardenError(f"{name} is {_kind(value)}. Give a list of texts.")
+    return tuple(text(item, name) for item in value)
+
+
+def text(value: Any, name: str) -> str:
+    """A text, without space around it; a number as text, nothing as the empty one."""
+    number = isinstance(value, float) and math.isfinite(value)
+    number |= isinstance(value, int) and not isinstance(value, bool)
+    if not (value is None or isinstance(value, str) or number):
+        raise CasehardenError(f"{name} is {_kind(value)}. Give a text.")
+    return "" if value is None else str(value).strip()
+
+
+def _kind(value: Any) -> str:
+    """What kind of thing stands where a text belongs, in words."""
+    shown = repr(value) if len(repr(value)) < 40 else f"{repr(value)[:40]}…"
+    return f"{shown} ({type(value).__name__})"
+
+
+def _cell(row: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, Any]:
+    """The first of `names` under which something stands, and what that is."""
+    return next(((name, row[name]) for name in names if row.get(name) not in (None, "")), (names[0], None))
+
+
 def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    return next((str(row[name]).strip() for name in names if row.get(name) not in (None, "")), "")
+    name, value = _cell(row, names)
+    return text(value, name)

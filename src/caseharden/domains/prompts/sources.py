@@ -5,26 +5,21 @@ The data folder is named by the environment variable ``CASEHARDEN_DATA`` (``--da
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
 import os
-from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from caseharden.domains.prompts import rows
+from caseharden.domains.prompts import formats, rows
+from caseharden.domains.prompts.formats import FORMATS, Located
 from caseharden.domains.prompts.rows import Parser, Row
 from caseharden.errors import CasehardenError, nearest
 
 DATA = "CASEHARDEN_DATA"
 RESOURCES = Path(__file__).parent / "resources"
-
-Located = Iterator[tuple[str, Mapping[str, Any]]]
-"""Rows as they are in a set, each with its place for messages."""
 
 
 class Origin(Hashable, Protocol):
@@ -60,10 +55,7 @@ class File:
         return status.st_mtime_ns, status.st_size
 
     def read(self) -> Located:
-        try:
-            return FORMATS[self.path.suffix](self.path, self.path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise CasehardenError(f"cannot read {self.path}: {error}. Give a text file in UTF-8.") from error
+        return formats.read(self.path)
 
 
 @dataclass(frozen=True)
@@ -124,7 +116,7 @@ def _locate(name: str) -> Origin:
             f"there is no source {name!r}.{nearest(name, TABLE)} Or give a path to a {', '.join(FORMATS)} file, "
             "or hub:org/name[:split]."
         )
-    if not path.is_file():
+    if not os.path.isfile(path):  # which says so of a name that is too long for a path as well
         raise CasehardenError(f"there is no file {name}. Check the path; it is taken from {Path.cwd()}.")
     return File(path)
 
@@ -161,6 +153,7 @@ def _load(name: str, origin: Origin, stamp: Hashable) -> tuple[Row, ...]:
             raise CasehardenError(
                 f"{place}: this is no row of {name} ({type(error).__name__}: {error}). Fetch the set again."
             ) from error
+        _check(parsed, place)
         content = (parsed.prompt, parsed.completion, parsed.choices)
         digest = hashlib.sha256(repr(content).encode()).hexdigest()[:12]
         found.setdefault(content, replace(parsed, id=f"{name}/{parsed.id or digest}"))
@@ -171,59 +164,22 @@ def _load(name: str, origin: Origin, stamp: Hashable) -> tuple[Row, ...]:
     return tuple(found.values())
 
 
+def _check(row: Row, place: str) -> None:
+    """Raise `CasehardenError` if anything of a row is no text, or its prompt is empty."""
+    for field in fields(row):
+        value = getattr(row, field.name)
+        if not all(isinstance(part, str) for part in (value if field.name == "choices" else [value])):
+            raise CasehardenError(f"{place}: {field.name} is no text, but {value!r}. Mend it or take it out.")
+    if not row.prompt.strip():
+        raise CasehardenError(f"{place}: the prompt is empty. Mend it or take it out.")
+
+
 def _refuse_repeated_ids(examples: Iterable[Row]) -> None:
     seen: set[str] = set()
     for example in examples:
         if example.id in seen:
             raise CasehardenError(f"two rows have the id {example.id!r}. Make ids unique, or leave them out.")
         seen.add(example.id)
-
-
-# ---- formats --------------------------------------------------------------------------------------------
-
-
-def _jsonl(path: Path, text: str) -> Located:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"{path}:{number}", _object(line, f"{path}:{number}")
-
-
-def _json(path: Path, text: str) -> Located:
-    found = _decoded(text, str(path))
-    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-        raise CasehardenError(f"{path} is no list of objects. Give one, or a .jsonl file with one object a line.")
-    return ((f"{path}, row {number}", row) for number, row in enumerate(found))
-
-
-def _csv(path: Path, text: str) -> Located:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    for row in reader:
-        if None in row or None in row.values():
-            raise CasehardenError(
-                f"{path}:{reader.line_num}: this row has not as many columns as the header. Quote commas in it, "
-                "or fetch the file again if it was cut off."
-            )
-        yield f"{path}:{reader.line_num}", row
-
-
-FORMATS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv}
-
-
-def _object(line: str, place: str) -> Mapping[str, Any]:
-    found = _decoded(line, place)
-    if not isinstance(found, dict):
-        raise CasehardenError(f'{place}: this is no JSON object. Write {{"prompt": …}} on each line.')
-    return found
-
-
-def _decoded(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CasehardenError(
-            f"{place}: this is not JSON ({error.msg} at column {error.colno}). If the file was cut off, fetch it "
-            "again; otherwise mend or take out what is there."
-        ) from error
 
 
 # ---- the known sets -------------------------------------------------------------------------------------
