@@ -44,7 +44,7 @@ def spec(tiny_lm, tmp_path):
 def test_a_study_from_spec_to_report(command, spec, tmp_path):
     status, said = command("study", "run", spec, "--threads", 1)
     assert status == 0
-    assert "tiny · safety_sft lr=0.01 max_steps=2 · sft lr=0.01 seed=0: done" in said
+    assert "tiny · safety_sft(lr=0.01, max_steps=2) · sft(lr=0.01) seed=0: done" in said
     assert "5 of 5 were stored" in command("study", "run", spec)[1]
     status, said = command("study", "status", "out/toy")
     assert status == 0

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from caseharden import api
-from caseharden.cli import studies
+from caseharden.cli import studies, terminal
 from caseharden.errors import CasehardenError
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def audit(
         threads=threads,
         progress=studies.watch,
     )
-    console = Console()
+    console = terminal.console()
     doc = document(found)
     console.print(scorecard.scorecard(doc))
     if json:
@@ -122,7 +121,7 @@ def verify(
     found = certificates.verify(text, mark, records=behind, signer=key, allow_unsigned=allow_unsigned)
     words = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]--[/]"}
     for finding in found.findings:
-        Console().print(f"{words[finding.passed]} {escape(finding.text)}", soft_wrap=True, highlight=False)
+        terminal.console().print(f"{words[finding.passed]} {escape(finding.text)}", soft_wrap=True, highlight=False)
     raise typer.Exit(0 if found.ok else 1)
 
 
@@ -133,8 +132,8 @@ def new_key(
     from caseharden.certificate import keys
 
     made = keys.new_key(path)
-    Console().print(f"private key in {path}, public key in {path}.pub", soft_wrap=True)
-    Console().print(f"fingerprint {keys.key_fingerprint(made.public_key())}", soft_wrap=True)
+    terminal.console().print(f"private key in {path}, public key in {path}.pub", soft_wrap=True)
+    terminal.console().print(f"fingerprint {keys.key_fingerprint(made.public_key())}", soft_wrap=True)
 
 
 def _certify(

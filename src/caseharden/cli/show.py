@@ -18,7 +18,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from caseharden.records.results import Results, titled
+from caseharden.records.names import model_name
+from caseharden.records.results import Results
 
 if TYPE_CHECKING:
     from caseharden.study.run import Event
@@ -66,12 +67,11 @@ def follow(events: Iterable[Event], cells: int, console: Console) -> None:
 
 def describe(labels: Mapping[str, Any]) -> str:
     """A cell in words, from its labels."""
-    parts = [labels["model"], titled(labels["defense"], labels["defense_fields"])]
-    if labels["defense_seed"]:
-        parts[1] += f" seed={labels['defense_seed']}"
+    names, seed = labels["names"], labels["defense_seed"]
+    defense = f"{names['defense']} seed={seed}" if seed else names["defense"]
     endings = {"harden": "hardening", "release": "as released"}
-    attack = titled(labels["attack"], labels["fields"]) + f" seed={labels['seed']}"
-    return " · ".join([*parts, endings.get(labels["kind"], attack)])
+    attack = f"{names['attack']} seed={labels['seed']}"
+    return " · ".join([model_name(labels["model"]), defense, endings.get(labels["kind"], attack)])
 
 
 def status(results: Results) -> Table:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 
 from caseharden import api
-from caseharden.cli import show
+from caseharden.cli import show, terminal
 from caseharden.errors import CasehardenError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ Database = Annotated[
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Try failed cells again.")]
 StoreFolder = Annotated[Path, typer.Argument(help="Folder of the store.")]
 Study = Annotated[str | None, typer.Option(help="Name of the study; the last one run if not given.")]
+Json = Annotated[Path | None, typer.Option(help="Write every curve as JSON.")]
 DomainText = Annotated[str, typer.Option(help="Domain, as a spec would write it.")]
 
 
@@ -57,7 +58,8 @@ def run(
         threads=threads,
         progress=watch,
     )
-    Console().print(f"stored in {folder}; see it by: caseharden report {folder} --html report.html", soft_wrap=True)
+    see = f"stored in {folder}; see it by: caseharden report {folder} --html report.html"
+    terminal.console().print(escape(see), soft_wrap=True)
     raise typer.Exit(0 if found.complete else 1)
 
 
@@ -66,7 +68,7 @@ def status(store: StoreFolder, study: Study = None, database: Database = None) -
     """How far a study is, and what failed."""
     from caseharden.store.results import results
 
-    Console().print(show.status(results(opened(store, database, create=False), study)))
+    terminal.console().print(show.status(results(opened(store, database, create=False), study)))
 
 
 def demo(
@@ -91,6 +93,7 @@ def harden(
     domain: DomainText = "almanac",
     seed: int = 0,
     store: Annotated[Path, typer.Option(help="Folder of the store.")] = Path("out/harden"),
+    json: Json = None,
     threads: Threads = None,
 ) -> None:
     """Harden a model, measure it before and after, and save it."""
@@ -106,7 +109,9 @@ def harden(
         threads=threads,
         progress=watch,
     )
-    _print(hardened)
+    console = terminal.console()
+    console.print(f"hardened model in {escape(str(hardened.folder))}\n", soft_wrap=True, highlight=False)
+    _readings(hardened.results, json)
 
 
 def attack(
@@ -116,6 +121,7 @@ def attack(
     budgets: Annotated[str, typer.Option(help="Attack steps after which to measure.")] = "10,20,50,100",
     seed: int = 0,
     store: Annotated[Path, typer.Option(help="Folder of the store.")] = Path("out/attack"),
+    json: Json = None,
     threads: Threads = None,
 ) -> None:
     """Attack a model and measure it at growing budgets."""
@@ -131,7 +137,7 @@ def attack(
         threads=threads,
         progress=watch,
     )
-    _print(found)
+    _readings(found, json)
     raise typer.Exit(0 if found.complete else 1)
 
 
@@ -152,14 +158,14 @@ def rescore(
     kept = opened(store, database, create=False)
     name = named(kept, study)
     new = run_judge(kept, name, measure, build(read_yaml(judge), Judge, "--judge"))
-    Console().print(f"{new} new records of {measure} in study {name}.")
+    terminal.console().print(f"{new} new records of {measure} in study {name}.")
 
 
 def report(
     store: StoreFolder,
     study: Study = None,
     html: Annotated[Path | None, typer.Option(help="Write one self-contained HTML file.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write every curve as JSON.")] = None,
+    json: Json = None,
     figures: Annotated[Path | None, typer.Option(help="Write PNG and SVG figures to this folder.")] = None,
     reveal: Annotated[
         bool, typer.Option("--reveal", help="Do not redact harmful answers in the HTML file.")
@@ -192,14 +198,23 @@ def _numbers(text: str) -> list[int]:
 def watch(events: Iterable[Event], cells: int) -> None:
     """Show a study as it runs."""
     try:
-        show.follow(events, cells, Console())
+        show.follow(events, cells, terminal.console())
     except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; what was stored is safe, and the same command goes on from there")
+        said = "stopped; what was stored is safe, and the same command goes on from there"
+        terminal.console(stderr=True).print(said)
         raise typer.Exit(130) from None
 
 
-def _print(found: object) -> None:
-    Console(soft_wrap=True, markup=False, highlight=False).print(str(found))
+def _readings(found: Results, json: Path | None) -> None:
+    """Print every reading, and write the JSON file if one is asked for."""
+    from caseharden.report.export import write_json
+    from caseharden.report.table import readings
+
+    console = terminal.console()
+    console.print(readings(found))
+    if json:
+        write_json(found, json)
+        console.print(f"wrote {json}", soft_wrap=True)
 
 
 def _report(
@@ -212,7 +227,7 @@ def _report(
     from caseharden.report.export import write_json
     from caseharden.report.table import scoreboard
 
-    console = Console()
+    console = terminal.console()
     console.print(scoreboard(found))
     if json:
         write_json(found, json)

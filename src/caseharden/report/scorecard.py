@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from caseharden.report.document import QUESTIONS, Document, Model
+from caseharden.report.grid import Cell, Column, Grid
 
 COLORS = {"holds": "green", "fails": "red", "inconclusive": "yellow", "judge-dependent": "yellow"}
 
 
 def scorecard(doc: Document) -> RenderableType:
     """The document for a terminal."""
-    table = Table("model", *QUESTIONS, box=box.SIMPLE, pad_edge=False)
+    grid = Grid([Column("model"), *(Column(name, least=len("judge-dependent")) for name in QUESTIONS)])
+    section = grid.section("")
     for model in doc.models:
-        cells = [
-            f"[{COLORS[one.shown]}]{one.shown}[/] {one.value}\n[dim]{one.interval}[/]"
-            for one in model.conditions.values()
-        ]
-        table.add_row(escape(_called(model)), *cells)
+        cells = (
+            Cell(f"{one.shown} {one.value}\n{one.interval}", COLORS[one.shown]) for one in model.conditions.values()
+        )
+        section.append((_called(model), *cells))
     lines = [
         *((one.name, f"{one.summary} {one.power}") for one in doc.subject.conditions.values()),
         ("usefulness as released", doc.usefulness),
@@ -31,7 +30,7 @@ def scorecard(doc: Document) -> RenderableType:
     ]
     return Group(
         Text(doc.answer, style="bold"),
-        table,
+        grid,
         *(f"[bold]{escape(about)}[/]: {escape(text)}" for about, text in lines),
         *(Text(f"not to be believed: {reason}", style="red") for reason in doc.reasons_to_doubt),
         *(f"[yellow]flag[/] {escape(flag.name)}: {escape(_few(flag.details))}" for flag in doc.flags),
