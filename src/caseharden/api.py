@@ -60,9 +60,11 @@ def load(model: Model, *, device: str | torch.device = "cpu", precision: Precisi
     """Load a model with its tokenizer. Raises `CasehardenError` if there is none of that name, or it is damaged."""
     from caseharden.lm import sources
     from caseharden.lm.lm import LM
+    from caseharden.lm.machine import device_of
 
+    found = device_of(device)
     with quiet_transformers():
-        return LM.load(sources.resolve(os.fspath(model)), device=device, precision=precision)
+        return LM.load(sources.resolve(os.fspath(model)), device=found, precision=precision)
 
 
 def harden(

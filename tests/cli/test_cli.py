@@ -1,6 +1,7 @@
 """The command line, from its words to its exit status."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 
 import caseharden
 from caseharden import cli
+
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
 @pytest.fixture
@@ -122,6 +125,30 @@ def test_mistakes_give_a_message_and_status_2(command, spec, tmp_path, words, sa
     assert "Traceback" not in printed
 
 
+ATTACKER = "patcher: {loops: 1, attacker: {asynchronous: {device: 'cuda:99'}}}"
+
+
+@pytest.mark.parametrize(
+    ("line", "option", "said"),
+    [
+        pytest.param("device: cuda", (), "PyTorch cannot compute on 'cuda'", marks=NO_GPU),
+        (f"defenses: [{ATTACKER}]", (), "PyTorch cannot compute on 'cuda:99'"),
+        ("threads: -2", (), "threads is from 1 to"),
+        ("threads: 1000000000000", (), "threads is from 1 to"),
+        ("", ("--threads", -2), "threads is from 1 to"),
+        ("", ("--threads", 0), "threads is from 1 to"),
+        ("", ("--checkpoint-every", "nan"), "checkpoints are every so many seconds"),
+    ],
+)
+def test_what_the_machine_has_not_is_said_before_anything_runs(command, spec, line, option, said):
+    lines = [one for one in spec.read_text().splitlines() if one.split(":")[0].strip() != line.split(":")[0]]
+    spec.write_text("\n".join([*lines, f"        {line}"]))
+    status, printed = command("study", "run", spec, *option)
+    assert status == 2 and said in printed
+    assert "done in" not in printed and "Traceback" not in printed
+    assert command("study", "status", "out/toy")[0] == 2, "nothing was stored"
+
+
 def test_list_knows_every_table(command):
     status, said = command("list")
     assert status == 0
@@ -168,3 +195,33 @@ def test_an_audit_from_its_question_to_a_certificate_that_others_check(command, 
     (tmp_path / "c.json").write_text((tmp_path / "c.json").read_text().replace("inconclusive", "holds", 1))
     assert command("verify", "c.json", "hardened")[0] == 1
     assert command("verify", "nowhere.json", "hardened")[0] == 2
+
+
+def test_the_short_name_is_the_same_everywhere(command, spec, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    defense = "{chain: {stages: [{safety_sft: {max_steps: 1}}, {safety_sft: {lr: 3e-4, max_steps: 2}}]}}"
+    named = "safety_sft(max_steps=1)+safety_sft(lr=3e-4, max_steps=2)"
+    toys = ("--domain", "toys:ToyDomain")
+    status, said = command("harden", "tiny", defense, *toys, "--output", "hard", "--json", "hard.json")
+    assert status == 0 and f"tiny · {named}\n" in said and "wrote hard.json" in said
+    found = json.loads((tmp_path / "hard.json").read_text())
+    assert {curve["names"]["defense"] for curve in found["curves"]} == {"undefended", named}
+    attack = "{sft: {lr: [1e-4, 3e-4], lora: {}}}"
+    status, said = command("attack", "hard", attack, *toys, "--budgets", "1", "--json", "attack.json")
+    assert status == 0 and "hard · undefended · sft(lora) seed=0\n" in said
+    found = json.loads((tmp_path / "attack.json").read_text())
+    assert found["format"] == 1 and found["study"] == "attack"
+    assert [curve["names"]["attack"] for curve in found["curves"]] == ["sft(lora)", "sft(lr=3e-4, lora)"]
+    status, said = command("report", "out/attack", "--html", "attack.html")
+    assert "sft(lr=3e-4, lora)" in said + (tmp_path / "attack.html").read_text()
+
+
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_the_tables_of_harden_and_attack_are_read_at_any_width(command, spec, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    toys = ("--domain", "toys:ToyDomain")
+    attack = "{sft: {lr: 1e-2, data: {harmful: 0.5, benign: 0.5}, batch_size: 4, n_examples: 9}}"
+    status, said = command("attack", "tiny", attack, *toys, "--budgets", "1,2")
+    table = said[said.index("steps") :].split("\n\n")[0]
+    assert status == 0 and max(map(len, table.splitlines())) <= int(columns) and "…" not in table
+    assert [line.split()[0] for line in table.splitlines() if re.match(r" +\d+ ", line)] == ["0", "1", "2"]

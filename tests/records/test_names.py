@@ -13,14 +13,14 @@ from caseharden.records.names import called, model_name
     ("name", "fields", "short"),
     [
         ("sft", {}, "sft"),
-        ("sft", {"lr": 3e-4, "lora": {}}, "sft(lr=3e-4, lora)"),
+        ("sft", {"lora": {}, "lr": 3e-4}, "sft(lr=3e-4, lora)"),
         ("sft", {"lora": {"r": 8}, "data": {"harmful": 0.2, "x": 1.0}}, "sft(lora(r=8), data(harmful=0.2, x=1))"),
         ("chain", {"stages": [{"patcher": {"loops": 24}}, "repair"]}, "patcher(loops=24)+repair"),
         ("chain", {"stages": ["sft"]}, "chain(stages=[sft])"),
         ("tar", {"adversaries": [{"sft": {"lr": 1e-5}}, "dpo"]}, "tar(adversaries=[sft(lr=1e-5), dpo])"),
         ("grpo", {"reward": {"judged": {"judge": "strings"}}}, "grpo(reward=judged(judge=strings))"),
         ("my_attack:Shake", {"noise": 0.02}, "my_attack:Shake(noise=0.02)"),
-        ("m", {"on": True, "off": False, "no": None}, "m(on, off=false, no=none)"),
+        ("m", {"on": True, "off": False, "no": None}, "m(off=false, no=none, on)"),
         ("m", {"path": "a b", "word": "none", "name": "a/b"}, 'm(path="a b", word="none", name=a/b)'),
     ],
 )

@@ -21,7 +21,8 @@ def called(name: str, fields: Mapping[str, Any]) -> str:
     stages = fields.get("stages", ())
     if len(fields) == 1 and isinstance(stages, list | tuple) and len(stages) > 1:
         return "+".join(map(_value, stages))
-    inside = ", ".join(_field(*field) for field in fields.items())
+    told = {name: _field(name, value) for name, value in fields.items()}
+    inside = ", ".join(sorted(told.values(), key=lambda text: text in told))  # bare words last
     return f"{name}({inside})" if inside else name
 
 
