@@ -80,12 +80,20 @@ def harden(
 ) -> Hardened:
     """Harden a model, and measure it before and after.
 
-    The hardened model is copied to `output`, a folder that must not exist yet, or else stays in the store. What
-    the store holds already is not done again. Raises `CasehardenError` if the defense is a grid, or fails.
+    The hardened model is copied to `output`, a folder that must not exist yet, or else stays in the store. Its model
+    card is README.md there. What the store holds already is not done again. Raises `CasehardenError` if the defense
+    is a grid, or fails.
     """
+    from caseharden.domains.domain import Domain
+    from caseharden.lm import sources
+    from caseharden.lm.facts import fingerprint
+    from caseharden.report.model_card import write_card
     from caseharden.store.store import Store
     from caseharden.store.weights import Weights
+    from caseharden.study.build import written
+    from caseharden.study.plan import short_name
     from caseharden.study.spec import parse
+    from caseharden.train.tuner import Tuner
 
     if output is not None and Path(output).exists():
         raise CasehardenError(f"{output} exists already. Name a folder that does not.")
@@ -95,13 +103,25 @@ def harden(
         raise CasehardenError("harden makes one model, and this defense is a grid. Take one value of each list.")
     kept = Store(Path(store))
     found = run(spec, kept, threads=threads, progress=progress)
-    folders = [Weights(kept.folder / "weights").find(mark) for mark in kept.made(spec.name)]
+    marks = kept.made(spec.name)
+    folders = [Weights(kept.folder / "weights").find(mark) for mark in marks]
     if not folders or folders[0] is None:
         reasons = "; ".join(failure.reason for failure in found.failures)
         raise CasehardenError(f"{os.fspath(model)} was not hardened: {reasons}. Nothing was written.")
-    if output is None:
-        return Hardened(folders[0], found)
-    return Hardened(Path(shutil.copytree(folders[0], output)), found)
+    folder = folders[0] if output is None else Path(shutil.copytree(folders[0], output))
+    base = spec.models[0]
+    write_card(
+        folder,
+        found,
+        base=Path(base).resolve().name if Path(base).is_dir() else base,
+        base_weights=fingerprint(sources.resolve(base)),
+        weights=marks[0],
+        name=short_name(spec.defenses[1]) if spec.defenses[1] else "none",
+        method=written(spec.defenses[1], Tuner),
+        seed=seed,
+        domain=written(spec.domain, Domain, all_fields=False),
+    )
+    return Hardened(folder, found)
 
 
 def attack(

@@ -9,6 +9,8 @@ import torch
 
 import caseharden
 from caseharden import cli
+from caseharden.lm.facts import fingerprint
+from caseharden.report.model_card import BEGIN, END, NONE_YET
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -98,6 +100,9 @@ def test_harden_writes_a_model_that_can_be_attacked(command, spec, tmp_path):
     status, said = command(*words, "--output", "hard")
     assert status == 0, said
     assert (tmp_path / "hard" / "model.safetensors").is_file()
+    card = (tmp_path / "hard" / "README.md").read_text()
+    assert "`safety_sft(lr=0.01, max_steps=2)`, seed 0" in card and "| harm | 0." in card
+    assert fingerprint(tmp_path / "tiny") in card and fingerprint(tmp_path / "hard") in card
     status, said = command(*words, "--output", "hard")
     assert (status, "exists already" in said) == (2, True)
     status, said = command("attack", "hard", "sft", "--domain", "toys:ToyDomain", "--budgets", "1,2")
@@ -166,6 +171,8 @@ def test_an_audit_from_its_question_to_a_certificate_that_others_check(command, 
     with torch.no_grad():
         tiny_lm.model.lm_head.weight.add_(0.01)
     tiny_lm.save(tmp_path / "hardened")
+    card = tmp_path / "hardened" / "README.md"
+    card.write_text(f"# mine\n{BEGIN}\n{NONE_YET}\n{END}\n")
     (tmp_path / "small.yaml").write_text("""
         criteria: {horizon: 1}
         known_broken: {safety_sft: {max_steps: 1}}
@@ -188,6 +195,8 @@ def test_an_audit_from_its_question_to_a_certificate_that_others_check(command, 
     assert list(found["subject"]["conditions"]) == names
     assert "# Audit of hardened" in (tmp_path / "a.md").read_text()
     assert "<html" in (tmp_path / "a.html").read_text() and list((tmp_path / "figures").glob("*.svg"))
+    block = (tmp_path / "c.json.md").read_text().strip()
+    assert card.read_text() == f"# mine\n{BEGIN}\n{block}\n{END}\n" and "wrote hardened/README.md" in said
     check = ("--signer", "key.pem.pub", "--store", "out/audit")
     status, said = command("verify", "c.json", "hardened", *check)
     assert status == 0, said

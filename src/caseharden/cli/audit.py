@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -48,9 +48,12 @@ def audit(
     """Attack a model and its controls, and judge resistance, stability, generalization and trainability."""
     from dataclasses import asdict
 
+    from caseharden.certificate.card import markdown as as_block
+    from caseharden.certificate.certificate import as_text
     from caseharden.certificate.keys import load_key
     from caseharden.report import audit_html, export, scorecard
     from caseharden.report.document import document
+    from caseharden.report.model_card import has_place, put_audit
     from caseharden.study.spec import read_yaml
 
     for option, needed, given in (("--key", "--certificate", certificate), ("--reveal", "--html", html)):
@@ -82,9 +85,20 @@ def audit(
 
         _, attacks, *_ = found.evidence.studies
         write_figures(attacks, figures)
+    place = has_place(Path(model))
+    if certificate or place:
+        stated = _certified(found, (model, baseline), signer, (domain, suite))
+        block = as_block(stated)
     if certificate:
-        _certify(found, (model, baseline), certificate, signer, (domain, suite))
-    for path in (json, markdown, html, figures, certificate):
+        export.save(certificate, as_text(stated))
+        export.save(certificate.with_name(f"{certificate.name}.md"), block)
+    card = None
+    if place:
+        try:
+            card = put_audit(Path(model), block)
+        except CasehardenError as error:  # nobody has asked for it: the audit stands without
+            console.print(f"[yellow]the model card stays as it is:[/] {escape(str(error))}", soft_wrap=True)
+    for path in (json, markdown, html, figures, certificate, card):
         if path:
             console.print(f"wrote {path}", soft_wrap=True)
     raise typer.Exit(0 if all(study.complete for study in found.evidence.studies) else 1)
@@ -136,20 +150,17 @@ def new_key(
     terminal.console().print(f"fingerprint {keys.key_fingerprint(made.public_key())}", soft_wrap=True)
 
 
-def _certify(
-    found: Assessment, models: tuple[str, str], path: Path, key: Ed25519PrivateKey | None, asked: tuple[str, str]
-) -> None:
+def _certified(
+    found: Assessment, models: tuple[str, str], key: Ed25519PrivateKey | None, asked: tuple[str, str]
+) -> dict[str, Any]:
+    """The certificate, signed if there is a key."""
     from datetime import UTC, datetime
 
     from caseharden.certificate import certificate as certificates
-    from caseharden.certificate.card import markdown
     from caseharden.certificate.statement import statement
     from caseharden.lm import sources
     from caseharden.lm.facts import fingerprint
-    from caseharden.report import export
 
     subject, baseline = (fingerprint(sources.resolve(model)) for model in models)
     stated = statement(found, {"subject": subject, "baseline": baseline}, *asked, issued=datetime.now(UTC))
-    document = certificates.sign(stated, key) if key else certificates.certificate(stated)
-    export.save(path, certificates.as_text(document))
-    export.save(path.with_name(f"{path.name}.md"), markdown(document))
+    return certificates.sign(stated, key) if key else certificates.certificate(stated)

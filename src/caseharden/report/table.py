@@ -144,7 +144,9 @@ def _short(reading: Reading | None) -> str:
 
 def _with_interval(reading: Reading | None) -> str:
     """The number, and below it its interval."""
-    return "–" if reading is None or reading.n == 0 else str(reading).replace(" ", "\n", 1)
+    if reading is None or reading.n == 0:
+        return "–"
+    return f"{reading.value:.3f}\n[{reading.low:.2f},{reading.high:.2f}]"
 
 
 def _caption(lines: Sequence[Row], failed: int) -> str:
