@@ -80,9 +80,9 @@ def harden(
 ) -> Hardened:
     """Harden a model, and measure it before and after.
 
-    The hardened model is copied to `output`, a folder that must not exist yet, or else stays in the store. Its model
-    card is README.md there. What the store holds already is not done again. Raises `CasehardenError` if the defense
-    is a grid, or fails.
+    The hardened model is copied to `output`, a folder that must not exist yet, or else stays in the store. Its
+    model card is README.md there. What the store holds already is not done again. Raises `CasehardenError` if the
+    defense is a grid, or fails.
     """
     from caseharden.domains.domain import Domain
     from caseharden.lm import sources

@@ -79,6 +79,8 @@ def status(results: Results) -> Table:
     table = Table(
         title=escape(results.study), title_justify="left", box=box.SIMPLE, show_header=False, pad_edge=False
     )
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for word, number in results.progress.items():
         table.add_row(word, str(number))
     for failure in results.failures:
