@@ -1,8 +1,6 @@
 """What commands print where the terminal is narrow, is none, or has another encoding than UTF-8."""
 
-import contextlib
 import io
-import json
 import sys
 
 import pytest
@@ -60,18 +58,3 @@ def test_what_is_no_terminal_has_full_width_unless_columns_say_otherwise(stream,
     assert written().count("\n") == 1
     monkeypatch.setenv("COLUMNS", "40")
     assert terminal.console().width == 40
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_files_are_written_in_utf_8_whatever_the_terminal_has(stream, monkeypatch, tmp_path, tiny_lm, encoding):
-    monkeypatch.chdir(tmp_path)
-    tiny_lm.save(tmp_path / "naïve→中")
-    written = stream(encoding)
-    toys = ("--domain", "toys:ToyDomain", "--budgets", "1", "--json", "a.json")
-    for words in (("attack", "naïve→中", "sft", *toys), ("report", "out/attack", "--html", "a.html")):
-        monkeypatch.setattr(sys, "argv", ["caseharden", *words])
-        with contextlib.suppress(SystemExit):  # status 0
-            cli.main()
-    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["curves"][0]["model"] == "naïve→中"
-    assert "naïve→中" in (tmp_path / "a.html").read_text(encoding="utf-8")
-    assert "->\\u4e2d" in written() and "0.00->" in written()
