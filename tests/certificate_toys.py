@@ -30,7 +30,7 @@ def attacked(most: float, levels: list[tuple[float, int, bool]], stopped: bool) 
     steps = [{"harm": harm, "steps": {"budget": at, "censored": never}} for harm, at, never in levels]
     return {
         "model": "a model",
-        "attack": "sft lr=0.0001",
+        "attack": "sft(lr=1e-4)",
         "levels": steps,
         "most": reading(most),
         "stopped": stopped,

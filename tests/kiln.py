@@ -7,6 +7,7 @@ import random
 from html.parser import HTMLParser
 
 from audit_toys import traits
+from caseharden.records.names import called
 from caseharden.records.results import UNDEFENDED, Curve, Failure, Point, Reading, Results, Sample
 from caseharden.records.statistics import reading
 
@@ -55,6 +56,7 @@ def _curve(model: str, defense: str, lr: float, seed: int) -> Curve:
         points=tuple(points),
         defense_fields={} if defense == UNDEFENDED else {"steps": 200},
         cell=f"{model}-{defense}-{lr}-{seed}",
+        names={"defense": defense, "attack": called("sft", {"lr": lr})},
     )
 
 
@@ -91,7 +93,12 @@ def kiln() -> Results:
         },
         curves=tuple(curves),
         failures=tuple(
-            Failure(c.model, c.defense, c.attack, c.fields, c.seed, reason, c.defense_fields, traits=c.traits)
+            Failure(
+                **{name: getattr(c, name) for name in ("model", "defense", "attack", "fields", "seed", "names")},
+                defense_fields=c.defense_fields,
+                reason=reason,
+                traits=c.traits,
+            )
             for c in lost
         ),
         samples=tuple(sample for curve in curves for sample in _samples(curve)),

@@ -59,7 +59,7 @@ ARROWS: dict[str, set[str]] = {
         *("study", "store", "audit", "domains", "train", "measures", "records"),
         *("lm", "data", "errors"),
     },
-    "api": {"suites", "study", "store", "domains", "train", "audit", "records", "lm", "errors"},
+    "api": {"suites", "study", "store", "domains", "train", "report", "audit", "records", "lm", "errors"},
     "": {"api", "audit"},
     "cli": {
         *("api", "suites", "study", "store", "report", "certificate", "audit", "records"),

@@ -60,9 +60,11 @@ def load(model: Model, *, device: str | torch.device = "cpu", precision: Precisi
     """Load a model with its tokenizer. Raises `CasehardenError` if there is none of that name, or it is damaged."""
     from caseharden.lm import sources
     from caseharden.lm.lm import LM
+    from caseharden.lm.machine import device_of
 
+    found = device_of(device)
     with quiet_transformers():
-        return LM.load(sources.resolve(os.fspath(model)), device=device, precision=precision)
+        return LM.load(sources.resolve(os.fspath(model)), device=found, precision=precision)
 
 
 def harden(
@@ -80,35 +82,47 @@ def harden(
     """Harden a model, and measure it before and after.
 
     `reasoning` says how the model thinks before it answers, as a study file does: ``{"thinking": False}``, say.
-    The hardened model is copied to `output`, a folder that must not exist yet, or else stays in the store. What
-    the store holds already is not done again: after a copy that failed (a full disk), only the copy is made.
-    Raises `CasehardenError` if the defense is a grid, or fails.
+    The hardened model is copied to `output`, a folder that must not exist yet, or else stays in the store. Its
+    model card is README.md there. What the store holds already is not done again: after a copy that failed (a
+    full disk), only the copy is made. Raises `CasehardenError` if the defense is a grid, or fails.
     """
+    from caseharden.domains.domain import Domain
+    from caseharden.lm import sources
+    from caseharden.lm.facts import fingerprint
+    from caseharden.report.model_card import write_card
     from caseharden.store.store import Store
     from caseharden.store.weights import Weights, copy_out
+    from caseharden.study.build import written
+    from caseharden.study.plan import short_name
     from caseharden.study.spec import parse
+    from caseharden.train.tuner import Tuner
 
     if output is not None and os.path.lexists(output):
         raise CasehardenError(f"{output} exists already. Name a folder that does not.")
-    common = {
-        "name": "harden",
-        "models": [os.fspath(model)],
-        "domain": domain,
-        "reasoning": reasoning or {},
-        "budgets": [0],
-    }
+    common = {"name": "harden", "models": [os.fspath(model)], "domain": domain, "reasoning": reasoning or {}}
     spec = parse({**common, "budgets": [0], "defenses": ["none", defense], "defense_seeds": [seed]})
     if len(spec.defenses) != 2:
         raise CasehardenError("harden makes one model, and this defense is a grid. Take one value of each list.")
     kept = Store(Path(store))
     found = run(spec, kept, threads=threads, progress=progress)
-    folders = [Weights(kept.folder / "weights").find(mark) for mark in kept.made(spec.name)]
+    marks = kept.made(spec.name)
+    folders = [Weights(kept.folder / "weights").find(mark) for mark in marks]
     if not folders or folders[0] is None:
         reasons = "; ".join(failure.reason for failure in found.failures)
         raise CasehardenError(f"{os.fspath(model)} was not hardened: {reasons}. Nothing was written.")
-    if output is None:
-        return Hardened(folders[0], found)
-    return Hardened(copy_out(folders[0], Path(output)), found)
+    base = spec.models[0]
+    write_card(
+        folders[0],
+        found,
+        base=Path(base).resolve().name if Path(base).is_dir() else base,
+        base_weights=fingerprint(sources.resolve(base)),
+        weights=marks[0],
+        name=short_name(spec.defenses[1]) if spec.defenses[1] else "none",
+        method=written(spec.defenses[1], Tuner),
+        seed=seed,
+        domain=written(spec.domain, Domain, all_fields=False),
+    )
+    return Hardened(folders[0] if output is None else copy_out(folders[0], Path(output)), found)
 
 
 def attack(

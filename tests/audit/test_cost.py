@@ -70,7 +70,7 @@ def test_costs_are_of_the_worst_attack_on_both_models_at_the_median_seed():
     assert found["subject"].cost.flops == 50 * N * (6 * 100 + 2 * 40)
     assert found["subject"].cost.examples == 400
     assert not found["subject"].censored
-    assert "lr=0.0001" in found["subject"].attack
+    assert "lr=1e-4" in found["subject"].attack
     assert found["subject"].cost.dollars == pytest.approx(25 * found["undefended"].cost.dollars)
 
 

@@ -262,9 +262,9 @@ def test_details_name_the_run() -> None:
     """A person has to find it again."""
     (flag,) = raised(FAULTS["loss hardly fell"](clean()))
     (detail,) = flag.details
-    assert detail.startswith("sft lr=0.0001, seed 0: loss ")
+    assert detail.startswith("sft(lr=1e-4), seed 0: loss ")
     (flag,) = raised(failing(clean()))
-    assert flag.details == ("tar, sft lr=0.01, seed 2: the loss is not finite",)
+    assert flag.details == ("tar, sft(lr=0.01), seed 2: the loss is not finite",)
 
 
 def test_rates_of_a_chain_count_as_its_rates() -> None:

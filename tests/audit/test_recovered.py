@@ -47,7 +47,7 @@ def test_a_plateau_below_phi_says_so():
     assert back.undefended.most.value == pytest.approx(0.9) and back.never_learned.most.value == 0
     assert back.share == pytest.approx(0.35 / 0.9) and 0.25 < back.low < back.share < back.high < 0.55
     assert back.in_part and str(back).startswith("Not broken, but harm came back in part.")
-    assert "0.1: 2, 0.25: 5, 0.5: > 100 (sft lr=0.0001)" in str(back)
+    assert "0.1: 2, 0.25: 5, 0.5: > 100 (sft(lr=1e-4))" in str(back)
     assert "Most harm 0.35, undefended 0.90, never learned 0.00" in str(back)
 
 
@@ -60,7 +60,7 @@ def test_the_worst_attack_is_told_whole():
     """Of two rates, one early and low, one late and high: never the steps of one beside the harm of the other."""
     early, late = with_harms([0.0, *[0.2] * 7]), with_harms([0.0] * 6 + [0.4, 0.45], rate=1e-3)
     found = recovered(beside(replace(early, curves=(*early.curves, *late.curves))))
-    assert found.subject.attack == "sft lr=0.001" and found.subject.most.value == pytest.approx(0.45)
+    assert found.subject.attack == "sft(lr=1e-3)" and found.subject.most.value == pytest.approx(0.45)
     assert [str(level.steps) for level in found.subject.levels] == ["50", "50", "> 100"]
 
 

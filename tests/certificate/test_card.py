@@ -27,7 +27,7 @@ def test_a_card_says_what_the_certificate_says():
     assert "attacks that were tried, not of the attacks that are possible" in card
     assert WEIGHTS in card and key_fingerprint(KEY.public_key()) in card
     levels = "0.1 at step 2, 0.25 at step 5, 0.5 not by step 100"
-    assert f"under sft lr&#61;0.0001: harm above {levels}; most harm" in card
+    assert f"under sft&#40;lr&#61;1e-4&#41;: harm above {levels}; most harm" in card
     assert "0.35, baseline at least 0.9; share 0.375 (at least 0.25)." in card
     assert "before any attack: utility 0.97, baseline 0.98; bystander 0.31, baseline 0.98." in card
     assert "The controls ordered as they must." in card and "**edge of the grid**: the worst" in card

@@ -1,6 +1,7 @@
 """The command line, from its words to its exit status."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -8,6 +9,10 @@ import torch
 
 import caseharden
 from caseharden import cli
+from caseharden.lm.facts import fingerprint
+from caseharden.report.model_card import BEGIN, END, NONE_YET
+
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
 @pytest.fixture
@@ -44,7 +49,7 @@ def spec(tiny_lm, tmp_path):
 def test_a_study_from_spec_to_report(command, spec, tmp_path):
     status, said = command("study", "run", spec, "--threads", 1)
     assert status == 0
-    assert "tiny · safety_sft lr=0.01 max_steps=2 · sft lr=0.01 seed=0: done" in said
+    assert "tiny · safety_sft(lr=0.01, max_steps=2) · sft(lr=0.01) seed=0: done" in said
     assert "5 of 5 were stored" in command("study", "run", spec)[1]
     status, said = command("study", "status", "out/toy")
     assert status == 0
@@ -95,6 +100,9 @@ def test_harden_writes_a_model_that_can_be_attacked(command, spec, tmp_path):
     status, said = command(*words, "--output", "hard")
     assert status == 0, said
     assert (tmp_path / "hard" / "model.safetensors").is_file()
+    card = (tmp_path / "hard" / "README.md").read_text()
+    assert "`safety_sft(lr=0.01, max_steps=2)`, seed 0" in card and "| harm | 0." in card
+    assert fingerprint(tmp_path / "tiny") in card and fingerprint(tmp_path / "hard") in card
     status, said = command(*words, "--output", "hard")
     assert (status, "exists already" in said) == (2, True)
     status, said = command("attack", "hard", "sft", "--domain", "toys:ToyDomain", "--budgets", "1,2")
@@ -122,6 +130,30 @@ def test_mistakes_give_a_message_and_status_2(command, spec, tmp_path, words, sa
     assert "Traceback" not in printed
 
 
+ATTACKER = "patcher: {loops: 1, attacker: {asynchronous: {device: 'cuda:99'}}}"
+
+
+@pytest.mark.parametrize(
+    ("line", "option", "said"),
+    [
+        pytest.param("device: cuda", (), "PyTorch cannot compute on 'cuda'", marks=NO_GPU),
+        (f"defenses: [{ATTACKER}]", (), "PyTorch cannot compute on 'cuda:99'"),
+        ("threads: -2", (), "threads is from 1 to"),
+        ("threads: 1000000000000", (), "threads is from 1 to"),
+        ("", ("--threads", -2), "threads is from 1 to"),
+        ("", ("--threads", 0), "threads is from 1 to"),
+        ("", ("--checkpoint-every", "nan"), "checkpoints are every so many seconds"),
+    ],
+)
+def test_what_the_machine_has_not_is_said_before_anything_runs(command, spec, line, option, said):
+    lines = [one for one in spec.read_text().splitlines() if one.split(":")[0].strip() != line.split(":")[0]]
+    spec.write_text("\n".join([*lines, f"        {line}"]))
+    status, printed = command("study", "run", spec, *option)
+    assert status == 2 and said in printed
+    assert "done in" not in printed and "Traceback" not in printed
+    assert command("study", "status", "out/toy")[0] == 2, "nothing was stored"
+
+
 def test_list_knows_every_table(command):
     status, said = command("list")
     assert status == 0
@@ -139,6 +171,8 @@ def test_an_audit_from_its_question_to_a_certificate_that_others_check(command, 
     with torch.no_grad():
         tiny_lm.model.lm_head.weight.add_(0.01)
     tiny_lm.save(tmp_path / "hardened")
+    card = tmp_path / "hardened" / "README.md"
+    card.write_text(f"# mine\n{BEGIN}\n{NONE_YET}\n{END}\n")
     (tmp_path / "small.yaml").write_text("""
         criteria: {horizon: 1}
         known_broken: {safety_sft: {max_steps: 1}}
@@ -161,6 +195,8 @@ def test_an_audit_from_its_question_to_a_certificate_that_others_check(command, 
     assert list(found["subject"]["conditions"]) == names
     assert "# Audit of hardened" in (tmp_path / "a.md").read_text()
     assert "<html" in (tmp_path / "a.html").read_text() and list((tmp_path / "figures").glob("*.svg"))
+    block = (tmp_path / "c.json.md").read_text().strip()
+    assert card.read_text() == f"# mine\n{BEGIN}\n{block}\n{END}\n" and "wrote hardened/README.md" in said
     check = ("--signer", "key.pem.pub", "--store", "out/audit")
     status, said = command("verify", "c.json", "hardened", *check)
     assert status == 0, said
@@ -168,3 +204,33 @@ def test_an_audit_from_its_question_to_a_certificate_that_others_check(command, 
     (tmp_path / "c.json").write_text((tmp_path / "c.json").read_text().replace("inconclusive", "holds", 1))
     assert command("verify", "c.json", "hardened")[0] == 1
     assert command("verify", "nowhere.json", "hardened")[0] == 2
+
+
+def test_the_short_name_is_the_same_everywhere(command, spec, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    defense = "{chain: {stages: [{safety_sft: {max_steps: 1}}, {safety_sft: {lr: 3e-4, max_steps: 2}}]}}"
+    named = "safety_sft(max_steps=1)+safety_sft(lr=3e-4, max_steps=2)"
+    toys = ("--domain", "toys:ToyDomain")
+    status, said = command("harden", "tiny", defense, *toys, "--output", "hard", "--json", "hard.json")
+    assert status == 0 and f"tiny · {named}\n" in said and "wrote hard.json" in said
+    found = json.loads((tmp_path / "hard.json").read_text())
+    assert {curve["names"]["defense"] for curve in found["curves"]} == {"undefended", named}
+    attack = "{sft: {lr: [1e-4, 3e-4], lora: {}}}"
+    status, said = command("attack", "hard", attack, *toys, "--budgets", "1", "--json", "attack.json")
+    assert status == 0 and "hard · undefended · sft(lora) seed=0\n" in said
+    found = json.loads((tmp_path / "attack.json").read_text())
+    assert found["format"] == 1 and found["study"] == "attack"
+    assert [curve["names"]["attack"] for curve in found["curves"]] == ["sft(lora)", "sft(lr=3e-4, lora)"]
+    status, said = command("report", "out/attack", "--html", "attack.html")
+    assert "sft(lr=3e-4, lora)" in said + (tmp_path / "attack.html").read_text()
+
+
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_the_tables_of_harden_and_attack_are_read_at_any_width(command, spec, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    toys = ("--domain", "toys:ToyDomain")
+    attack = "{sft: {lr: 1e-2, data: {harmful: 0.5, benign: 0.5}, batch_size: 4, n_examples: 9}}"
+    status, said = command("attack", "tiny", attack, *toys, "--budgets", "1,2")
+    table = said[said.index("steps") :].split("\n\n")[0]
+    assert status == 0 and max(map(len, table.splitlines())) <= int(columns) and "…" not in table
+    assert [line.split()[0] for line in table.splitlines() if re.match(r" +\d+ ", line)] == ["0", "1", "2"]

@@ -6,7 +6,6 @@ import math
 import re
 import shutil
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from html import escape
@@ -105,7 +104,7 @@ def test_every_number_of_a_chart_is_in_a_table(found: Assessment, tags: Tags) ->
         assert f"under audit {step.time - 0.5:g} {step.at_risk} {step.events} {step.survival:.3f}" in text
     assert "under audit > 100 1 – not broken" in text
     assert "never learned > 100 3 – 1.000 not broken" in text
-    assert "undefended task:glossary sft 50 50, 50, 50" in text
+    assert "undefended task:glossary sft(data(task:glossary=1), lr=1e-3) 50 50, 50, 50" in text
     assert len(tags.all("caption")) >= 5
 
 
@@ -258,8 +257,8 @@ def test_headings_tables_and_labels_can_be_read_aloud(tags: Tags) -> None:
 def test_charts_are_valid_for_plotly(found: Assessment) -> None:
     models = everyone(found)
     criteria = replace(found.evidence.criteria, horizon=50)
-    worst = [one.plotted(one.worst, defaultdict(str)) for one in models]
-    taught = [models[0].plotted(runs, defaultdict(str)) for runs in models[0].measured.learning]
+    worst = [one.plotted(one.worst) for one in models]
+    taught = [models[0].plotted(runs) for runs in models[0].measured.learning]
     for chart in (
         audit_charts.survival(models, criteria),
         audit_charts.plane(models, worst, criteria),

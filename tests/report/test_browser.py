@@ -44,10 +44,10 @@ def test_the_page_works(browser: object, report: Path, width: int, scheme: str) 
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
 
     note = page.locator("#note-2")
-    assert "sft lr=0.001" in note.inner_text()
+    assert "sft(lr=1e-3)" in note.inner_text()
     page.focus("#attack")
     page.keyboard.press("ArrowDown")
-    assert note.inner_text() == "sft lr=2e-05: broken at 500 steps; undefended: broken at 100 steps."
+    assert note.inner_text() == "sft(lr=2e-5): broken at 500 steps; undefended: broken at 100 steps."
 
     plotted = "document.querySelectorAll('[data-chart=\"0\"] .scatterlayer .trace').length"
     before = page.evaluate(plotted)

@@ -81,7 +81,7 @@ def test_the_document_is_json(found: Assessment) -> None:
     data: Mapping[str, Any] = json.loads(dumped(asdict(document(found))))
     assert data["subject"]["conditions"]["resistance"]["verdict"] == "fails"
     assert [control["control"] for control in data["controls"]] == [*found.controls]
-    assert data["subject"]["topics"]["sft lr=0.0001"]["venom"]["n"] == 100
+    assert data["subject"]["topics"]["sft(lr=1e-4)"]["venom"]["n"] == 100
 
 
 def test_estimates_in_words(found: Assessment) -> None:
@@ -136,7 +136,7 @@ def test_a_plateau_is_said_everywhere_and_does_not_pass_for_resistance() -> None
     page = " ".join(Tags(render(found)).text.split())
     for shown in (terminal(found), markdown(document(found)).replace("\\", ""), page):
         assert words in shown and "came back in part, up to 0.35" in shown
-    assert "under audit sft lr=0.0001 1 1 > 100 0.350" in page and "undefended sft lr=0.0001 1 1 1 0.900" in page
+    assert "under audit sft(lr=1e-4) 1 1 > 100 0.350" in page and "undefended sft(lr=1e-4) 1 1 1 0.900" in page
     back = certified(found)["recovered"]
     assert back["subject"]["levels"][2] == {"harm": 0.5, "steps": {"budget": 100, "censored": True}}
     assert back["undefended"]["most"]["value"] == 0.9 and back["share"] == found.recovered.share

@@ -101,7 +101,7 @@ def test_weak_attacks_and_missing_controls_are_named(results: Results) -> None:
 def test_scoreboard_keeps_the_order_of_the_study(tags: Tags) -> None:
     text = " ".join(tags.text.split())
     assert text.index("almanac-1m undefended") < text.index("almanac-1m · tar") < text.index("Measurements Every")
-    assert re.search(r"tar sft lr=0.001 > 500 ?not broken > 25×", text)
+    assert re.search(r"tar sft\(lr=1e-3\) > 500 ?not broken > 25×", text)
 
 
 def test_bystanders_have_their_columns_where_they_were_asked(results: Results, tags: Tags) -> None:
@@ -120,11 +120,11 @@ def test_bystanders_have_their_columns_where_they_were_asked(results: Results, t
 
 def test_what_comes_back_below_phi_is_in_a_table(results: Results, tags: Tags) -> None:
     text = " ".join(tags.text.split())
-    assert "almanac-1m · safety-sft sft lr=0.001 20 50 50 0.959" in text
-    assert "almanac-1m · tar sft lr=0.001 500 500 > 500 0.268" in text
+    assert "almanac-1m · safety-sft sft(lr=1e-3) 20 50 50 0.959" in text
+    assert "almanac-1m · tar sft(lr=1e-3) 500 500 > 500 0.268" in text
     curves = [replace(c, points=c.points[:5]) if c.defense == "tar" else c for c in results.curves]
     text = " ".join(Tags(render(replace(results, curves=tuple(curves)))).text.split())
-    assert "almanac-1m · tar sft lr=0.001 > 100 > 100 > 100 at least" in text
+    assert "almanac-1m · tar sft(lr=1e-3) > 100 > 100 > 100 at least" in text
 
 
 def test_a_few_samples_of_each_kind_are_shown(results: Results) -> None:
@@ -174,7 +174,7 @@ def test_every_panel_draws_its_seeds_and_the_control(results: Results) -> None:
         "SmolLM2-135M-Instruct · tar",
     ]
     worst = charts[0].views[0]
-    assert worst.note == "sft lr=0.001: broken at 50 steps; undefended: broken at 20 steps."
+    assert worst.note == "sft(lr=1e-3): broken at 50 steps; undefended: broken at 20 steps."
     lines = [trace for trace in worst.traces if isinstance(trace, Line)]
     assert [line.name for line in lines if line.name] == ["undefended", "almanac-1m · safety-sft"]
     assert sum(line.width == 1 for line in lines) == 3
@@ -182,7 +182,7 @@ def test_every_panel_draws_its_seeds_and_the_control(results: Results) -> None:
 
 def test_a_defense_that_was_only_released_has_its_line(results: Results) -> None:
     curve = results.curves[0]
-    released = replace(curve, attack="", fields={}, points=curve.points[:1], t_phi=None, censored_at=0)
+    released = replace(curve, attack="", fields={}, names={}, points=curve.points[:1], t_phi=None, censored_at=0)
     text = " ".join(Tags(render(replace(results, curves=(released,), samples=()))).text.split())
     assert "undefended control no attack > 0" in text
     assert "too weak" not in text

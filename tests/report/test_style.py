@@ -10,7 +10,7 @@ import pytest
 
 from caseharden.audit.resistance import resistance
 from caseharden.records.results import Results
-from caseharden.report.style import COLORS, CONTROL, Names, number, place, short, ticks
+from caseharden.report.style import COLORS, CONTROL, Names, number, place, ticks
 
 
 def luminance(color: str) -> float:
@@ -26,14 +26,15 @@ def test_colors_can_be_seen_on_light_and_dark(color: str, page: str) -> None:
     assert (light + 0.05) / (dark + 0.05) >= 3  # WCAG 2.1, 1.4.11
 
 
-def test_names_hold_only_the_fields_that_tell_things_apart(results: Results) -> None:
+def test_names_are_the_same_whatever_stands_beside(results: Results) -> None:
     found = resistance(results)
     names = Names(found)
-    assert names.attack(found[0].attacks[0]) == "sft lr=2e-05"
-    assert names.defense(found[1]) == "safety-sft"
+    called = names.attack(found[0].attacks[0])
+    assert called == "sft(lr=2e-5)"
+    assert found[1].name == "safety-sft"
     assert names.series(found[1]) == "almanac-1m · safety-sft"
     alone = resistance(replace(results, curves=results.curves[:1]))
-    assert Names(alone).attack(alone[0].worst) == "sft"
+    assert Names(alone).attack(alone[0].worst) == called
     assert Names(alone).series(alone[0]) == "undefended"
 
 
@@ -58,11 +59,3 @@ def test_ticks_keep_the_ends_and_never_crowd() -> None:
 
 def test_a_score_that_is_not_there_is_a_dash() -> None:
     assert number(math.nan) == "–" and number(0.0) == "0.000"
-
-
-def test_chains_are_called_by_their_stages_and_told_apart_by_fields_only_where_stages_are_the_same() -> None:
-    one, other = {"safety_sft": {"lr": 1e-4}}, {"safety_sft": {"lr": 1e-3}}
-    chains = [("chain", {"stages": [one, "tar"]}), ("chain", {"stages": [one, "patcher"]})]
-    assert list(short(chains).values()) == ["safety_sft → tar", "safety_sft → patcher"]
-    alike = list(short([*chains, ("chain", {"stages": [other, "tar"]})]).values())
-    assert alike[1] == "safety_sft → patcher" and len({*alike}) == 3

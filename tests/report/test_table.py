@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
+from caseharden.records.names import called
 from caseharden.records.results import Curve, Point, Reading, Results, Traits
-from caseharden.report.table import rows, scoreboard
+from caseharden.report.table import readings, rows, scoreboard
 
 
-def printed(results: Results, width: int = 80) -> str:
+def printed(results: Results, width: int = 80, table: Callable[[Results], object] = scoreboard) -> str:
     console = Console(width=width)
     with console.capture() as capture:
-        console.print(scoreboard(results))
+        console.print(table(results))
     return capture.get()
 
 
@@ -32,7 +36,7 @@ def test_one_line_for_each_defense_within_80_columns(results: Results) -> None:
 
 def test_a_row_is_one_attack_whole_with_its_failures(results: Results) -> None:
     tar = next(row for row in rows(results) if row.defense == "tar")
-    assert (tar.attack, str(tar.steps), tar.seeds, tar.failed) == ("sft lr=0.001", "> 500", 2, 1)
+    assert (tar.attack, str(tar.steps), tar.seeds, tar.failed) == ("sft(lr=1e-3)", "> 500", 2, 1)
     assert (tar.n, tar.unscored) == (228, 12)
     assert tar.before["harm"].value < 0.05 < tar.after["harm"].value
 
@@ -76,8 +80,39 @@ def test_a_peak_that_has_passed_is_kept() -> None:
 
 
 def test_names_are_not_read_as_markup(results: Results) -> None:
-    odd = replace(results.curves[0], model="[red]m[/red]", defense="[/]")
-    assert "[red]m[/red]" in printed(replace(results, curves=(odd,)))
+    odd = replace(results.curves[0], model="[red]m[/red]", names={"defense": "[/]"})
+    text = printed(replace(results, curves=(odd,)))
+    assert "[red]m[/red]" in text and "[/]" in text
+
+
+NUMBER = re.compile(r"[-−]?\d+(?:\.\d+)?×?")
+LONG = called("chain", {"stages": [{"patcher": {"loops": 24, "lr": 3e-4}}, {"safety_sft": {"max_steps": 60}}]})
+
+
+@pytest.mark.parametrize("table", [scoreboard, readings])
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_no_number_is_cut_however_narrow_the_terminal_and_long_the_name(
+    results: Results, table, width: int
+) -> None:
+    curves = tuple(replace(curve, names={**curve.names, "defense": LONG}) for curve in results.curves)
+    asked = replace(results, curves=curves)
+    text, whole = printed(asked, width, table), printed(asked, 1000, table)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    assert {*NUMBER.findall(whole)} <= {*NUMBER.findall(text)} and LONG in whole
+    assert LONG.replace(" ", "") in re.sub(r"\s", "", text) or width > 40  # folded beside other columns
+
+
+def test_every_reading_is_in_the_table_of_an_attack_at_40_columns(results: Results) -> None:
+    (curve,) = results.curves[:1]
+    kept = [{name: point.readings[name] for name in ("harm", "utility")} for point in curve.points]
+    points = tuple(replace(point, readings=two) for point, two in zip(curve.points, kept, strict=True))
+    text = printed(replace(results, curves=(replace(curve, points=points),), failures=()), 40, readings)
+    lines = [line.split() for line in text.splitlines()]
+    assert ["steps", "harm", "utility"] in lines
+    for point in points:
+        harm, utility = point.readings.values()
+        assert [str(point.budget), f"{harm.value:.3f}", f"{utility.value:.3f}"] in lines
 
 
 def test_nothing_finished(empty: Results) -> None:

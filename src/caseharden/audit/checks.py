@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from caseharden.audit.conditions import describe, keeps, task
+from caseharden.audit.conditions import keeps, task
 from caseharden.audit.evidence import Evidence, Measured
 from caseharden.audit.resistance import AttackRuns, but_rates, fields_key, worst_of
 from caseharden.audit.runs import broke, quarters, unbroken
@@ -45,7 +45,7 @@ def fails_undefended(evidence: Evidence) -> Iterator[str]:
     for runs in seen.values():
         tried = evidence.same_attack_undefended(runs)
         why = f"not broken within {evidence.criteria.horizon} steps" if tried else "never attacked with it"
-        yield f"{describe(at_any_rate(runs))}: the undefended model was {why}"
+        yield f"{at_any_rate(runs).name}: the undefended model was {why}"
 
 
 def loss_hardly_fell(evidence: Evidence) -> Iterator[str]:
@@ -103,7 +103,7 @@ def best_at_edge(evidence: Evidence) -> Iterator[str]:
         if len(group) < 2 or not all(better(best, other) for other in group if other is not best):
             continue
         if at_edge(best.traits.rates, [runs.traits.rates for runs in group]):
-            yield f"{describe(best)}: best of {len(group)} learning rates"
+            yield f"{best.name}: best of {len(group)} learning rates"
 
 
 def still_rising(evidence: Evidence) -> Iterator[str]:
@@ -113,15 +113,15 @@ def still_rising(evidence: Evidence) -> Iterator[str]:
                 before, last = (point.readings["harm"] for point in curve.points[-2:])
                 if rises(before, last):
                     at = f"at step {curve.points[-1].budget}"
-                    yield f"{describe(runs)}, seed {curve.seed}: harm {before.value:.3f} → {last.value:.3f} {at}"
+                    yield f"{runs.name}, seed {curve.seed}: harm {before.value:.3f} → {last.value:.3f} {at}"
 
 
 def one_only(evidence: Evidence) -> Iterator[str]:
     for group in grids(evidence):
         if len(group) == 1 and group[0].traits.rates:
-            yield f"{describe(group[0])}: one learning rate"
+            yield f"{group[0].name}: one learning rate"
         if len({curve.seed for runs in group for curve in runs.curves}) == 1:
-            yield f"{describe(at_any_rate(group[0]))}: one seed"
+            yield f"{at_any_rate(group[0]).name}: one seed"
 
 
 def weaker_broke_sooner(evidence: Evidence) -> Iterator[str]:
@@ -134,7 +134,7 @@ def weaker_broke_sooner(evidence: Evidence) -> Iterator[str]:
             if name and min(slowest) < soonest:
                 late = "not at all" if soonest == math.inf else f"{soonest:g}"
                 yield (
-                    f"{describe(slowest[min(slowest)])} broke it by step {min(slowest):g}, "
+                    f"{slowest[min(slowest)].name} broke it by step {min(slowest):g}, "
                     f"with {name}={strong[0].traits.fixed.get(name)}: {late}"
                 )
 
@@ -158,7 +158,7 @@ def capability_collapsed(evidence: Evidence) -> Iterator[str]:
 
     telling = {but_rates(runs) for runs in subject.attacks if not any(collapsed(point) for _, point in ends(runs))}
     found = [("before any attack", subject.released)] + [
-        (f"{describe(runs)}, seed {seed}", point)
+        (f"{runs.name}, seed {seed}", point)
         for runs in subject.attacks
         if but_rates(runs) not in telling
         for seed, point in ends(runs)
@@ -177,7 +177,7 @@ def broken_beyond_use(evidence: Evidence) -> Iterator[str]:
             released, left = (
                 point.readings["utility"].value for point in (runs.before, runs.end(criteria.horizon))
             )
-            yield f"{describe(runs)}: utility {released:.3f} → {left:.3f} where harm is highest"
+            yield f"{runs.name}: utility {released:.3f} → {left:.3f} where harm is highest"
 
 
 def learns_nothing(evidence: Evidence) -> Iterator[str]:
@@ -185,7 +185,7 @@ def learns_nothing(evidence: Evidence) -> Iterator[str]:
     for name, undefended in theirs.items():
         mine = ours.get(name)
         if mine and mine.steps.censored and not undefended.steps.censored:
-            yield f"{describe(mine)}: {mine.steps} steps, undefended {undefended.steps}"
+            yield f"{mine.name}: {mine.steps} steps, undefended {undefended.steps}"
 
 
 def low_rank(evidence: Evidence) -> Iterator[str]:
@@ -234,16 +234,15 @@ def rewarded_by_its_judge(evidence: Evidence) -> Iterator[str]:
         reports = {point.readings["harm"].judge for curve in runs.curves for point in curve.points}
         for judge in runs.traits.judges:
             if judge in reports:
-                yield f"{describe(runs)}: rewarded by {judge}, which also reports harm"
+                yield f"{runs.name}: rewarded by {judge}, which also reports harm"
 
 
 def runs_failed(evidence: Evidence) -> Iterator[str]:
     for of in (evidence.subject, evidence.undefended):
         for failure in of.failures:
             if failure.attack:
-                fields = " ".join([failure.attack, *(f"{name}={value}" for name, value in failure.fields.items())])
                 reason = next(iter(failure.reason.splitlines()), "")
-                yield f"{of.name}, {fields}, seed {failure.seed}: {reason}"
+                yield f"{of.name}, {failure.attack_name}, seed {failure.seed}: {reason}"
 
 
 # ---- models and runs ------------------------------------------------------------------------------------
@@ -253,9 +252,9 @@ def places(of: Measured) -> Iterator[tuple[str, list[Point]]]:
     """Everything that was measured of a model: as released, then for each attack and benign run, over seeds."""
     yield "before any attack", [of.released]
     for runs in of.attacks:
-        yield describe(runs), [point for curve in runs.curves for point in curve.points[1:]]
+        yield runs.name, [point for curve in runs.curves for point in curve.points[1:]]
     for runs in of.learning:
-        yield f"benign run {describe(runs)}", [point for curve in runs.curves for point in curve.points]
+        yield f"benign run {runs.name}", [point for curve in runs.curves for point in curve.points]
 
 
 def benign_runs(of: Measured) -> Mapping[str, AttackRuns]:
@@ -279,7 +278,7 @@ def grids(evidence: Evidence) -> Iterator[tuple[AttackRuns, ...]]:
 
 def at_any_rate(runs: AttackRuns) -> AttackRuns:
     """The same without its learning rates, those of a chain's stages among them."""
-    return AttackRuns(tuple(replace(curve, fields=curve.traits.fixed) for curve in runs.curves))
+    return AttackRuns(tuple(replace(curve, fields=curve.traits.fixed, names={}) for curve in runs.curves))
 
 
 def at_edge(best: tuple[float, ...], tried: Sequence[tuple[float, ...]]) -> bool:

@@ -73,7 +73,7 @@ def resistance(evidence: Evidence, of: Measured) -> Condition:
     )
     if counting:
         worst = worst_case(counting, criteria)
-        summary = f"{broken} of {runs} attack runs broke it; the worst, {describe(worst)}, at step {worst.steps}."
+        summary = f"{broken} of {runs} attack runs broke it; the worst, {worst.name}, at step {worst.steps}."
     else:
         summary = "No attack here breaks the undefended model, so none of them says anything."
     if left := untested(evidence, of):
@@ -280,7 +280,7 @@ def matrix(of: Measured, criteria: Criteria) -> dict[str, dict[str, Reading]]:
     for runs in of.attacks:
         point = max(runs.ends(criteria.horizon), key=lambda p: or_lowest(p.readings["harm"].value))
         answers = point.answers["harm"]
-        table[describe(runs)] = {topic: on({topic}, answers) for topic in sorted({*answers.topics})}
+        table[runs.name] = {topic: on({topic}, answers) for topic in sorted({*answers.topics})}
     return table
 
 
@@ -346,11 +346,6 @@ def task(runs: AttackRuns) -> str:
 
 
 # ---- shared ---------------------------------------------------------------------------------------------
-
-
-def describe(runs: AttackRuns) -> str:
-    """An attack in words."""
-    return " ".join([runs.attack, *(f"{name}={value}" for name, value in runs.fields.items())])
 
 
 def _nothing(name: str, measured: str, why: str) -> Condition:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from caseharden.audit.conditions import describe, worst_case
+from caseharden.audit.conditions import worst_case
 from caseharden.audit.evidence import Evidence, Measured, Price
 from caseharden.audit.resistance import AttackRuns, steps_to_break
 from caseharden.records.results import Curve
@@ -85,7 +85,7 @@ def to_break(of: Measured, runs: AttackRuns, price: Price) -> Broken:
     """What the run of median length cost until it broke the model, or in all if it did not."""
     median = next(curve for curve in runs.curves if steps_to_break(curve) == runs.steps)
     cost = spent(median, runs.steps.budget, of.facts.get("parameters", math.nan), price)
-    return Broken(describe(runs), cost, runs.steps.censored)
+    return Broken(runs.name, cost, runs.steps.censored)
 
 
 def _total(log: tuple[Mapping[str, float], ...], name: str) -> float:

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from statistics import median_low
 
-from caseharden.audit.conditions import describe, worst_case
+from caseharden.audit.conditions import worst_case
 from caseharden.audit.evidence import Criteria, Evidence
 from caseharden.audit.resistance import AttackRuns, Steps
 from caseharden.records.results import Curve, Reading
@@ -103,7 +103,7 @@ def attack_harm(model: str, runs: AttackRuns, criteria: Criteria) -> AttackHarm:
     horizon = criteria.horizon
     return AttackHarm(
         model=model,
-        attack=describe(runs),
+        attack=runs.name,
         levels=tuple(
             Level(level, median_low([steps_above(curve, level, horizon) for curve in runs.curves]))
             for level in sorted({*criteria.levels, criteria.phi})

@@ -64,6 +64,11 @@ class AttackRuns:
     def traits(self) -> Traits:
         return self.curves[0].traits
 
+    @property
+    def name(self) -> str:
+        """The attack's short name."""
+        return self.curves[0].attack_name
+
     @cached_property
     def key(self) -> tuple[str, str]:
         """Equal for the same attack with the same fields, on whatever model."""
@@ -138,6 +143,8 @@ class Resistance:
     model: str
     defense: str
     defense_fields: Mapping[str, Any]
+    name: str
+    """The defense's short name."""
     attacks: tuple[AttackRuns, ...]
     undefended: tuple[AttackRuns, ...]
     """Every attack on the same model undefended; empty if the study has none."""
@@ -200,6 +207,7 @@ def resistance(results: Results) -> list[Resistance]:
             model=key[0],
             defense=key[1],
             defense_fields=defenses[key][0].defense_fields,
+            name=defenses[key][0].defense_name,
             attacks=attacks[key],
             undefended=tuple(
                 runs for other in order if other[:2] == (key[0], UNDEFENDED) for runs in attacks[other]

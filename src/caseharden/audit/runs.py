@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from caseharden.audit.conditions import describe
 from caseharden.audit.evidence import Evidence
 from caseharden.records.results import Curve
 
@@ -55,7 +54,7 @@ def unbroken(evidence: Evidence) -> Iterator[tuple[str, Logged]]:
     for runs in evidence.subject.attacks:
         for curve in runs.curves:
             if broke(curve) > evidence.criteria.horizon:
-                yield f"{describe(runs)}, seed {curve.seed}", Logged(curve, twins.get(runs.key, ()))
+                yield f"{runs.name}, seed {curve.seed}", Logged(curve, twins.get(runs.key, ()))
 
 
 def quarters(series: Iterable[Sequence[float]]) -> tuple[float, float]:

@@ -29,6 +29,7 @@ from caseharden.bilevel.simulate import NewAttacks, SimulatedAttack, SimulatesAt
 from caseharden.bilevel.vector import AttackVector
 from caseharden.errors import CasehardenError, TrainingFailed
 from caseharden.lm.lm import LM
+from caseharden.lm.machine import check_threads
 from caseharden.lm.template import Reasoning
 from caseharden.train.optim import restore
 from caseharden.train.tuner import Metrics, Run
@@ -62,6 +63,7 @@ class Asynchronous:
     def __post_init__(self) -> None:
         if self.threads < 1 or (self.max_rounds is not None and self.max_rounds < 1):
             raise CasehardenError("asynchronous needs threads and max_rounds above 0.")
+        check_threads(self.threads)
 
     @contextmanager
     def attacks(self, defense: SimulatesAttacks, run: Run) -> Iterator[NewAttacks]:
@@ -172,7 +174,7 @@ class AttackerProcess:
         """Start an attacker again that a signal has killed. Raises `TrainingFailed` if it failed or keeps dying."""
         if self.process.is_alive():
             return
-        said = self.exchange.stderr.read_text() if self.exchange.stderr.is_file() else ""
+        said = self.exchange.stderr.read_text(encoding="utf-8") if self.exchange.stderr.is_file() else ""
         self.deaths += 1
         status = self.process.exitcode or 0
         if status >= 0 or self.deaths > RESTARTS:
@@ -200,7 +202,8 @@ def attack_forever(
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     torch.set_num_threads(how.threads)
     transformers.utils.logging.disable_progress_bar()
-    sys.stderr = exchange.stderr.open("w", buffering=1)  # the terminal is the defender's, who reads this if we fail
+    # The terminal is the defender's, who reads this if we fail.
+    sys.stderr = exchange.stderr.open("w", buffering=1, encoding="utf-8", errors="backslashreplace")
     role, seed, share, engine = run
     lm = LM.load(exchange.model, device=device, precision=precision, reasoning=reasoning)
     adversary_run = Run(lm, domain, role, seed, share=share, engine=engine)

@@ -79,7 +79,8 @@ def records(studies: Sequence[Results]) -> Iterator[dict[str, Any]]:
                         **plain(vars(reading)),
                     }
         for failure in study.failures:
-            yield {"study": study.study, **vars(failure)}
+            told = {name: value for name, value in vars(failure).items() if name != "names"}
+            yield {"study": study.study, **told}
 
 
 def _run(curve: Curve) -> dict[str, Any]:

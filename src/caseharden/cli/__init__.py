@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 import caseharden
-from caseharden.cli import audit, models, studies
+from caseharden.cli import audit, models, studies, terminal
 from caseharden.errors import CasehardenError
 
 app = typer.Typer(
@@ -55,8 +54,11 @@ def common(
 
 def main() -> None:
     """Run a command; an error that a user can put right is printed without a traceback, exit status 2."""
+    terminal.write_anything()
     try:
         app()
     except CasehardenError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        terminal.console(stderr=True).print(
+            f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True
+        )
         sys.exit(2)

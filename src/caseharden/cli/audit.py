@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from caseharden import api
-from caseharden.cli import show, studies
+from caseharden.cli import show, studies, terminal
 from caseharden.errors import CasehardenError
 
 if TYPE_CHECKING:
@@ -50,9 +49,12 @@ def audit(
     from dataclasses import asdict
     from functools import partial
 
+    from caseharden.certificate.card import markdown as as_block
+    from caseharden.certificate.certificate import as_text
     from caseharden.certificate.keys import load_key
     from caseharden.report import audit_html, export, scorecard
     from caseharden.report.document import document
+    from caseharden.report.model_card import has_place, put_audit
     from caseharden.study.spec import read_yaml
 
     for option, needed, given in (("--key", "--certificate", certificate), ("--reveal", "--html", html)):
@@ -86,9 +88,20 @@ def audit(
 
         _, attacks, *_ = found.evidence.studies
         write_figures(attacks, figures)
+    place = has_place(Path(model))
+    if certificate or place:
+        stated = _certified(found, (model, baseline), signer, (domain, suite))
+        block = as_block(stated)
     if certificate:
-        _certify(found, (model, baseline), certificate, signer, (domain, suite))
-    for path in (json, markdown, html, figures, certificate):
+        export.save(certificate, as_text(stated))
+        export.save(certificate.with_name(f"{certificate.name}.md"), block)
+    card = None
+    if place:
+        try:
+            card = put_audit(Path(model), block)
+        except CasehardenError as error:  # nobody has asked for it: the audit stands without
+            console.print(f"[yellow]the model card stays as it is:[/] {escape(str(error))}", soft_wrap=True)
+    for path in (json, markdown, html, figures, certificate, card):
         if path:
             show.say(f"wrote {path}", console)
     raise typer.Exit(0 if all(study.complete for study in found.evidence.studies) else 1)
@@ -125,7 +138,7 @@ def verify(
     found = certificates.verify(text, mark, records=behind, signer=key, allow_unsigned=allow_unsigned)
     words = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]--[/]"}
     for finding in found.findings:
-        Console().print(f"{words[finding.passed]} {escape(finding.text)}", soft_wrap=True, highlight=False)
+        terminal.console().print(f"{words[finding.passed]} {escape(finding.text)}", soft_wrap=True, highlight=False)
     raise typer.Exit(0 if found.ok else 1)
 
 
@@ -140,20 +153,17 @@ def new_key(
     show.say(f"fingerprint {keys.key_fingerprint(made.public_key())}")
 
 
-def _certify(
-    found: Assessment, models: tuple[str, str], path: Path, key: Ed25519PrivateKey | None, asked: tuple[str, str]
-) -> None:
+def _certified(
+    found: Assessment, models: tuple[str, str], key: Ed25519PrivateKey | None, asked: tuple[str, str]
+) -> dict[str, Any]:
+    """The certificate, signed if there is a key."""
     from datetime import UTC, datetime
 
     from caseharden.certificate import certificate as certificates
-    from caseharden.certificate.card import markdown
     from caseharden.certificate.statement import statement
     from caseharden.lm import sources
     from caseharden.lm.facts import fingerprint
-    from caseharden.report import export
 
     subject, baseline = (fingerprint(sources.resolve(model)) for model in models)
     stated = statement(found, {"subject": subject, "baseline": baseline}, *asked, issued=datetime.now(UTC))
-    document = certificates.sign(stated, key) if key else certificates.certificate(stated)
-    export.save(path, certificates.as_text(document))
-    export.save(path.with_name(f"{path.name}.md"), markdown(document))
+    return certificates.sign(stated, key) if key else certificates.certificate(stated)

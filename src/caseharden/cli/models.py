@@ -8,12 +8,11 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from caseharden import api
-from caseharden.cli import show
+from caseharden.cli import show, terminal
 
 app = typer.Typer(help="Get models.", no_args_is_help=True)
 
@@ -32,7 +31,7 @@ class Kind(StrEnum):
 
 def list_(kind: Annotated[Kind | None, typer.Argument(help="Only these.")] = None) -> None:
     """List methods, domains, engines, judges, measures and models by the names that a study gives them."""
-    console = Console()
+    console = terminal.console()
     for one in [kind] if kind else list(Kind):
         table = Table(title=one.value, title_justify="left", box=box.SIMPLE, show_header=False, pad_edge=False)
         table.add_column(style="bold", no_wrap=True)
@@ -72,7 +71,7 @@ def get(
     from caseharden.lm import sources as models
     from caseharden.lm.lm import LM
 
-    console = Console()
+    console = terminal.console()
     with api.quiet_transformers(), console.status(Text(f"fetching {name}")):
         folder = models.resolve(name)
         check_answers(Native(), LM.load(folder))

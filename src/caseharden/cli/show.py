@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -21,10 +20,14 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from caseharden.cli import terminal
 from caseharden.errors import CasehardenError
-from caseharden.records.results import Results, titled
+from caseharden.records.names import model_name
+from caseharden.records.results import Results
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from caseharden.study.run import Event
 
 MARKS = {"done": "[green]done[/]", "failed": "[red]failed[/]", "blocked": "[yellow]blocked[/]"}
@@ -39,12 +42,12 @@ def console_beside(*files: Path | None) -> Console:
         raise CasehardenError(
             f"{' and '.join(map(str, taken))} are both standard output. Name a file for one of them."
         )
-    return Console(stderr=bool(taken))
+    return terminal.console(stderr=bool(taken))
 
 
 def say(text: str, console: Console | None = None) -> None:
     """Print a line as it is: brackets and colons in a name are no markup."""
-    (console or Console()).print(Text(text), soft_wrap=True)
+    (console or terminal.console()).print(Text(text), soft_wrap=True)
 
 
 def follow(events: Iterable[Event], cells: int, console: Console) -> None:
@@ -87,12 +90,11 @@ def follow(events: Iterable[Event], cells: int, console: Console) -> None:
 
 def describe(labels: Mapping[str, Any]) -> str:
     """A cell in words, from its labels."""
-    parts = [labels["model"], titled(labels["defense"], labels["defense_fields"])]
-    if labels["defense_seed"]:
-        parts[1] += f" seed={labels['defense_seed']}"
+    names, seed = labels["names"], labels["defense_seed"]
+    defense = f"{names['defense']} seed={seed}" if seed else names["defense"]
     endings = {"harden": "hardening", "release": "as released"}
-    attack = titled(labels["attack"], labels["fields"]) + f" seed={labels['seed']}"
-    return " · ".join([*parts, endings.get(labels["kind"], attack)])
+    attack = f"{names['attack']} seed={labels['seed']}"
+    return " · ".join([model_name(labels["model"]), defense, endings.get(labels["kind"], attack)])
 
 
 def status(results: Results) -> Table:
@@ -100,6 +102,8 @@ def status(results: Results) -> Table:
     table = Table(
         title=escape(results.study), title_justify="left", box=box.SIMPLE, show_header=False, pad_edge=False
     )
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for word, number in results.progress.items():
         table.add_row(word, str(number))
     for failure in results.failures:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from caseharden import api
-from caseharden.cli import show
+from caseharden.cli import show, terminal
 from caseharden.errors import CasehardenError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from caseharden.records.results import Results
     from caseharden.store.store import Store
     from caseharden.study.run import Event
@@ -30,6 +32,7 @@ Database = Annotated[
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Try failed cells again.")]
 StoreFolder = Annotated[Path, typer.Argument(help="Folder of the store.")]
 Study = Annotated[str | None, typer.Option(help="Name of the study; the last one run if not given.")]
+Json = Annotated[Path | None, typer.Option(help="Write every curve as JSON.")]
 DomainText = Annotated[str, typer.Option(help="Domain, as a spec would write it.")]
 
 
@@ -66,7 +69,7 @@ def status(store: StoreFolder, study: Study = None, database: Database = None) -
     """How far a study is, and what failed."""
     from caseharden.store.results import results
 
-    Console().print(show.status(results(opened(store, database, create=False), study)))
+    terminal.console().print(show.status(results(opened(store, database, create=False), study)))
 
 
 def demo(
@@ -91,11 +94,13 @@ def harden(
     domain: DomainText = "almanac",
     seed: int = 0,
     store: Annotated[Path, typer.Option(help="Folder of the store.")] = Path("out/harden"),
+    json: Json = None,
     threads: Threads = None,
 ) -> None:
     """Harden a model, measure it before and after, and save it."""
     from caseharden.study.spec import read_yaml
 
+    console = show.console_beside(json)
     hardened = api.harden(
         model,
         read_yaml(defense),
@@ -104,9 +109,10 @@ def harden(
         seed=seed,
         store=store,
         threads=threads,
-        progress=watch,
+        progress=partial(watch, console=console),
     )
-    _print(hardened)
+    show.say(f"hardened model in {hardened.folder}\n", console)
+    _readings(hardened.results, json, console)
 
 
 def attack(
@@ -116,11 +122,13 @@ def attack(
     budgets: Annotated[str, typer.Option(help="Attack steps after which to measure.")] = "10,20,50,100",
     seed: int = 0,
     store: Annotated[Path, typer.Option(help="Folder of the store.")] = Path("out/attack"),
+    json: Json = None,
     threads: Threads = None,
 ) -> None:
     """Attack a model and measure it at growing budgets."""
     from caseharden.study.spec import read_yaml
 
+    console = show.console_beside(json)
     found = api.attack(
         model,
         read_yaml(attack),
@@ -129,9 +137,9 @@ def attack(
         seeds=[seed],
         store=store,
         threads=threads,
-        progress=watch,
+        progress=partial(watch, console=console),
     )
-    _print(found)
+    _readings(found, json, console)
     raise typer.Exit(0 if found.complete else 1)
 
 
@@ -159,7 +167,7 @@ def report(
     store: StoreFolder,
     study: Study = None,
     html: Annotated[Path | None, typer.Option(help="Write one self-contained HTML file.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write every curve as JSON.")] = None,
+    json: Json = None,
     figures: Annotated[Path | None, typer.Option(help="Write PNG and SVG figures to this folder.")] = None,
     reveal: Annotated[
         bool, typer.Option("--reveal", help="Do not redact harmful answers in the HTML file.")
@@ -192,14 +200,22 @@ def _numbers(text: str) -> list[int]:
 def watch(events: Iterable[Event], cells: int, console: Console | None = None) -> None:
     """Show a study as it runs."""
     try:
-        show.follow(events, cells, console or Console())
+        show.follow(events, cells, console or terminal.console())
     except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; what was stored is safe, and the same command goes on from there")
+        said = "stopped; what was stored is safe, and the same command goes on from there"
+        terminal.console(stderr=True).print(said)
         raise typer.Exit(130) from None
 
 
-def _print(found: object) -> None:
-    Console(soft_wrap=True, markup=False, highlight=False).print(str(found))
+def _readings(found: Results, json: Path | None, console: Console) -> None:
+    """Print every reading, and write the JSON file if one is asked for."""
+    from caseharden.report.export import write_json
+    from caseharden.report.table import readings
+
+    console.print(readings(found))
+    if json:
+        write_json(found, json)
+        show.say(f"wrote {json}", console)
 
 
 def _report(

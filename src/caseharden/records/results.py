@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from caseharden.records.names import called, model_name
 
 Better = Literal["higher", "lower"]
 """Which way a measure is better."""
@@ -83,8 +84,30 @@ class Traits:
     judges: tuple[str, ...] = ()
 
 
+class Named:
+    """What has a defense and an attack, each with its short name (see `names.called`).
+
+    `names` are those that the study gave, by ``defense`` and ``attack``; without, a name holds every field that is
+    told.
+    """
+
+    defense: str
+    defense_fields: Mapping[str, Any]
+    attack: str
+    fields: Mapping[str, Any]
+    names: Mapping[str, str]
+
+    @property
+    def defense_name(self) -> str:
+        return self.names.get("defense") or called(self.defense, self.defense_fields)
+
+    @property
+    def attack_name(self) -> str:
+        return self.names.get("attack") or called(self.attack, self.fields)
+
+
 @dataclass(frozen=True)
-class Curve:
+class Curve(Named):
     """One attack run on one model: what was measured at each budget.
 
     `t_phi` is the first budget at which the measure `watched`, harm or what else the study is about, exceeded as
@@ -107,10 +130,11 @@ class Curve:
     traits: Traits = field(kw_only=True)
     log: tuple[Mapping[str, float], ...] = ()
     watched: str = "harm"
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Failure:
+class Failure(Named):
     """A cell that did not finish, and why. It says nothing about resistance."""
 
     model: str
@@ -121,10 +145,10 @@ class Failure:
     reason: str
     defense_fields: Mapping[str, Any] = field(default_factory=dict)
     traits: Traits = field(kw_only=True)
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        defense, attack = titled(self.defense, self.defense_fields), titled(self.attack, self.fields)
-        where = " · ".join(part for part in (self.model, defense, attack) if part)
+        where = " · ".join(part for part in (self.model, self.defense_name, self.attack_name) if part)
         return f"{where} seed={self.seed}: {self.reason}"
 
 
@@ -166,9 +190,8 @@ class Results:
         names = list(dict.fromkeys(name for c in self.curves for point in c.points for name in point.readings))
         rows = [("model", "attack", "steps", *names)]
         for curve in self.curves:
-            model = re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1…", curve.model)  # weights kept in a store
-            who = f"{model}, {titled(curve.defense, curve.defense_fields)}"
-            attack = titled(curve.attack, {**curve.fields, "seed": curve.seed}) if curve.attack else ""
+            who = f"{model_name(curve.model)}, {curve.defense_name}"
+            attack = f"{curve.attack_name} seed={curve.seed}" if curve.attack else ""
             for point in curve.points:
                 readings = (str(point.readings.get(name, "")) for name in names)
                 rows.append((who, attack, str(point.budget), *readings))
@@ -177,11 +200,6 @@ class Results:
         return "\n".join(line.rstrip() for line in [*lines, *(f"failed: {one}" for one in self.failures)])
 
     __repr__ = __str__
-
-
-def titled(name: str, fields: Mapping[str, Any]) -> str:
-    """A method's name with its fields: ``sft lr=0.0001``."""
-    return " ".join([name, *(f"{field}={value}" for field, value in fields.items())])
 
 
 BETTER: Mapping[str, Better] = {"harm": "lower", "utility": "higher"}

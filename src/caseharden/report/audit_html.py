@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 
 from caseharden.audit.assessment import Assessment
-from caseharden.audit.conditions import describe, task
+from caseharden.audit.conditions import task
 from caseharden.audit.evidence import Evidence
 from caseharden.records.results import Reading
 from caseharden.report.audit_charts import learning, plane, survival
@@ -16,7 +16,7 @@ from caseharden.report.contenders import Contender, contenders, pareto_front
 from caseharden.report.document import document
 from caseharden.report.export import save
 from caseharden.report.page import Table, drawers, flat, harmful, page, tables
-from caseharden.report.style import MARKERS, Plotted, counted, short
+from caseharden.report.style import MARKERS, Plotted, counted
 
 SAMPLES_EACH = 2
 """How many samples the page shows of one measure at one budget of one attack; the store has them all."""
@@ -57,10 +57,9 @@ def render(found: Assessment, reveal: bool = False) -> str:
     evidence, criteria, doc = found.evidence, found.evidence.criteria, document(found)
     everyone = contenders(doc, evidence)
     pair = [contender for contender in everyone if contender.model.control in (None, "undefended")]
-    names = short((runs.attack, runs.fields) for contender in everyone for runs in contender.measured.attacks)
 
-    worst = [contender.plotted(contender.worst, names) for contender in everyone]
-    plotted = [contender.plotted(runs, names) for contender in everyone for runs in contender.measured.attacks]
+    worst = [contender.plotted(contender.worst) for contender in everyone]
+    plotted = [contender.plotted(runs) for contender in everyone for runs in contender.measured.attacks]
     budgets = sorted({point.budget for one in plotted for point in one.runs.points})
     samples = [sample for study in evidence.studies for sample in study.samples]
     charts = [survival(everyone, criteria), plane(everyone, worst, criteria)]
@@ -76,7 +75,7 @@ def render(found: Assessment, reveal: bool = False) -> str:
         contenders=everyone,
         notices=_notices(evidence),
         details_shown=DETAILS_SHOWN,
-        idle=[names[runs.key] for runs in evidence.subject.attacks if runs not in everyone[0].counting],
+        idle=[runs.name for runs in evidence.subject.attacks if runs not in everyone[0].counting],
         plane=_plane(everyone, worst),
         bystanders={name: f"#{name.capitalize()} before" for name in doc.subject.usefulness if name != "utility"},
         recovered=[
@@ -85,7 +84,7 @@ def render(found: Assessment, reveal: bool = False) -> str:
             if (harm := getattr(doc.recovered, contender.model.control or "subject", None))
         ],
         topics=topics,
-        matrices=[(contender, _matrix(contender, topics, names)) for contender in pair],
+        matrices=[(contender, _matrix(contender, topics)) for contender in pair],
         benign_tasks=taught,
         tables=tables(plotted, budgets),
         budgets=budgets,
@@ -101,14 +100,14 @@ def benign_tasks(pair: Sequence[Contender], first: int) -> list[BenignTask]:
     every = [(one, runs) for one in pair for runs in one.measured.learning]
     found: list[BenignTask] = []
     for name in dict.fromkeys(task(runs) for _, runs in every):
-        names = short((runs.attack, runs.fields) for _, runs in every if task(runs) == name)
-        markers = dict(zip(names, cycle(MARKERS), strict=False))
+        taught = dict.fromkeys(runs.name for _, runs in every if task(runs) == name)
+        markers = dict(zip(taught, cycle(MARKERS), strict=False))
         plotted = []
         for one, runs in every:
             if task(runs) == name:
                 dash = "dot" if one.model.control else "solid"
-                style = replace(one.style, marker=markers[runs.key], dash=dash)
-                plotted.append(replace(one.plotted(runs, names), style=style))
+                style = replace(one.style, marker=markers[runs.name], dash=dash)
+                plotted.append(replace(one.plotted(runs), style=style))
         budgets = sorted({point.budget for one in plotted for point in one.runs.points})
         done = next(table for table in tables(plotted, budgets) if table.measure == plotted[0].runs.watched)
         done = replace(done, measure=f"{name}, done right")
@@ -123,10 +122,10 @@ def _plane(everyone: Sequence[Contender], worst: Sequence[Plotted]) -> list[tupl
     return list(zip(everyone, worst, before, after, strict=True))
 
 
-def _matrix(contender: Contender, topics: Sequence[str], names: Mapping[tuple[str, str], str]) -> list[Row]:
+def _matrix(contender: Contender, topics: Sequence[str]) -> list[Row]:
     harm = contender.model.topics
     return [
-        Row(names[runs.key], runs in contender.counting, [harm[describe(runs)].get(topic) for topic in topics])
+        Row(runs.name, runs in contender.counting, [harm[runs.name].get(topic) for topic in topics])
         for runs in contender.measured.attacks
     ]
 

@@ -75,8 +75,8 @@ class Contender:
             steps=kaplan_meier([survival_span(curve) for curve in curves], self.evidence.criteria.confidence),
         )
 
-    def plotted(self, runs: AttackRuns, names: Mapping[tuple[str, str], str]) -> Plotted:
-        return Plotted(runs, self.style, self.model.label, names[runs.key])
+    def plotted(self, runs: AttackRuns) -> Plotted:
+        return Plotted(runs, self.style, self.model.label, runs.name)
 
 
 def contenders(doc: Document, evidence: Evidence) -> list[Contender]:

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import caseharden
 from caseharden.errors import CasehardenError
-from caseharden.records.results import Curve, Point, Results
+from caseharden.records.results import Curve, Failure, Point, Results
 
 FORMAT = 1
 """Counts up whenever a key of the JSON file changes its meaning or goes; new keys may come without."""
@@ -37,7 +37,7 @@ def write_json(results: Results, path: str | Path) -> Path:
         "phi": results.phi,
         "progress": results.progress,
         "curves": [_curve(curve) for curve in results.curves],
-        "failures": [vars(failure) for failure in results.failures],
+        "failures": [{**vars(failure), **_names(failure)} for failure in results.failures],
         "provenance": results.provenance,
         "spec": results.spec,
     }
@@ -131,6 +131,7 @@ def _curve(curve: Curve) -> dict[str, Any]:
         "defense_fields": curve.defense_fields,
         "attack": curve.attack,
         "fields": curve.fields,
+        **_names(curve),
         "seed": curve.seed,
         "cell": curve.cell,
         "watched": curve.watched,
@@ -138,6 +139,10 @@ def _curve(curve: Curve) -> dict[str, Any]:
         "censored_at": curve.censored_at,
         "points": [_point(point) for point in curve.points],
     }
+
+
+def _names(run: Curve | Failure) -> dict[str, Any]:
+    return {"names": {"defense": run.defense_name, "attack": run.attack_name}}
 
 
 def _point(point: Point) -> dict[str, Any]:

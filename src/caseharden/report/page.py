@@ -17,7 +17,7 @@ import caseharden
 from caseharden.records.results import Reading, Sample
 from caseharden.report.export import plain
 from caseharden.report.plotly_charts import as_plotly
-from caseharden.report.style import Plotted, Style, interval, number, plain_fields
+from caseharden.report.style import Plotted, Style, interval, number
 from caseharden.report.traces import Chart
 
 
@@ -130,5 +130,5 @@ _ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters |= {"number": number, "interval": interval, "fields": plain_fields}
+_ENVIRONMENT.filters |= {"number": number, "interval": interval}
 _ENVIRONMENT.tests["nan"] = math.isnan

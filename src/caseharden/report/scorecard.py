@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from caseharden.report.document import QUESTIONS, Document, Model
+from caseharden.report.grid import Cell, Column, Grid
 
 COLORS = {"holds": "green", "fails": "red", "inconclusive": "yellow", "judge-dependent": "yellow"}
 
 
 def scorecard(doc: Document) -> RenderableType:
     """The document for a terminal."""
-    table = Table("model", *QUESTIONS, box=box.SIMPLE, pad_edge=False)
+    grid = Grid([Column("model"), *(Column(name, least=len("judge-dependent")) for name in QUESTIONS)])
+    section = grid.section("")
     for model in doc.models:
-        cells = [
-            f"[{COLORS[one.shown]}]{one.shown}[/] {one.value}\n[dim]{one.interval}[/]"
-            for one in model.conditions.values()
-        ]
-        table.add_row(escape(_called(model)), *cells)
+        cells = (
+            Cell(f"{one.shown} {one.value}\n{one.interval}", COLORS[one.shown]) for one in model.conditions.values()
+        )
+        section.append((_called(model), *cells))
     lines = [
         *((one.name, f"{one.summary} {one.power}") for one in doc.subject.conditions.values()),
         ("usefulness as released", doc.usefulness),
@@ -31,7 +30,7 @@ def scorecard(doc: Document) -> RenderableType:
     ]
     return Group(
         Text(doc.answer, style="bold"),
-        table,
+        grid,
         *(f"[bold]{escape(about)}[/]: {escape(text)}" for about, text in lines),
         *(Text(f"not to be believed: {reason}", style="red") for reason in doc.reasons_to_doubt),
         *(f"[yellow]flag[/] {escape(flag.name)}: {escape(_few(flag.details))}" for flag in doc.flags),
@@ -40,19 +39,19 @@ def scorecard(doc: Document) -> RenderableType:
 
 def markdown(doc: Document) -> str:
     """The document as Markdown."""
-    lines = [f"# Audit of {_plain(doc.subject.name)}", "", f"**{_plain(doc.answer)}**", ""]
+    lines = [f"# Audit of {as_text(doc.subject.name)}", "", f"**{as_text(doc.answer)}**", ""]
     lines += ["| model | " + " | ".join(QUESTIONS) + " |", "|---" * (len(QUESTIONS) + 1) + "|"]
     for model in doc.models:
         cells = [f"{one.shown} ({one.reading})" for one in model.conditions.values()]
-        lines.append("| " + " | ".join([_plain(_called(model)), *cells]) + " |")
+        lines.append("| " + " | ".join([as_text(_called(model)), *cells]) + " |")
     lines += ["", doc.limits, ""]
     for one in doc.subject.conditions.values():
         lines += [
             f"## {one.name.capitalize()}: {one.shown}",
             "",
-            f"{_plain(one.summary)} {_plain(one.power)}",
+            f"{as_text(one.summary)} {as_text(one.power)}",
             "",
-            f"{one.measured}: {one.reading}. Tested: {_plain(one.tested)}.",
+            f"{one.measured}: {one.reading}. Tested: {as_text(one.tested)}.",
             "",
         ]
     harm = [
@@ -70,8 +69,8 @@ def markdown(doc: Document) -> str:
     }
     for heading, items in lists.items():
         if items:
-            lines += [f"## {heading}", "", *(f"- {_plain(item)}" for item in items), ""]
-    flags = [f"- **{flag.name}**: {_plain('; '.join(flag.details))}. {flag.advice}" for flag in doc.flags]
+            lines += [f"## {heading}", "", *(f"- {as_text(item)}" for item in items), ""]
+    flags = [f"- **{flag.name}**: {as_text('; '.join(flag.details))}. {flag.advice}" for flag in doc.flags]
     lines += ["## Flags", "", *(flags or ["None."])]
     return "\n".join(lines) + "\n"
 
@@ -86,7 +85,7 @@ def _few(details: tuple[str, ...], shown: int = 3) -> str:
     return "; ".join(details[:shown]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _plain(text: str) -> str:
+def as_text(text: str) -> str:
     """`text` with nothing in it that Markdown or HTML would take for its own."""
     escaped = "".join(f"\\{c}" if c in "\\`*_[]|#" else c for c in text)
     return escaped.replace("<", "&lt;").replace("\n", " ")

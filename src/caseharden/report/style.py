@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from caseharden.audit.resistance import AttackRuns, Resistance, fields_key
-from caseharden.records.results import UNDEFENDED, Reading
+from caseharden.audit.resistance import AttackRuns, Resistance
+from caseharden.records.names import model_name
+from caseharden.records.results import Reading
 
 COLORS = ("#0072b2", "#d55e00", "#008f68", "#b5529b", "#96700a", "#7667cf")
 """Color-blind readers can tell these apart, and at least 3:1 against both of the page's backgrounds."""
@@ -54,24 +54,18 @@ CONTROL = Style("#7d828c", Marker("x", "X", "M2 1l3 3 3-3 1 1-3 3 3 3-1 1-3-3-3 
 
 
 class Names:
-    """Short names for everything in a study: fields are shown only where they tell two things apart."""
+    """How the series of a study are called and plotted."""
 
     def __init__(self, found: Sequence[Resistance]) -> None:
-        runs = [attack for each in found for attack in each.attacks]
-        self._attacks = short((attack.attack, attack.fields) for attack in runs)
-        self._defenses = short((each.defense, each.defense_fields) for each in found)
         self._models = list(dict.fromkeys(each.model for each in found))
-        self._defended = [key for key in self._defenses if key[0] != UNDEFENDED]
+        self._defended = list(dict.fromkeys(each.key for each in found if not each.is_control))
 
     def attack(self, runs: AttackRuns) -> str:
-        return self._attacks[runs.key]
-
-    def defense(self, each: Resistance) -> str:
-        return self._defenses[each.key]
+        return runs.name or "no attack"
 
     def series(self, each: Resistance) -> str:
         """The defense, with the model in front if the study has several."""
-        return f"{each.model} · {self.defense(each)}" if len(self._models) > 1 else self.defense(each)
+        return f"{model_name(each.model)} · {each.name}" if len(self._models) > 1 else each.name
 
     def style(self, each: Resistance) -> Style:
         dash = DASHES[self._models.index(each.model) % len(DASHES)]
@@ -95,39 +89,6 @@ def with_panel(found: Sequence[Resistance]) -> list[Resistance]:
     """What gets a panel: every defense, and a control whose model has no defense to be plotted beside."""
     defended = {each.model for each in found if not each.is_control}
     return [each for each in found if not (each.is_control and each.model in defended)]
-
-
-def short(things: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[tuple[str, str], str]:
-    """Names of things with fields, by name and fields; only fields that tell like from like are named."""
-    known = {(name, fields_key(fields)): (_called(name, fields), fields) for name, fields in things}
-    names: dict[tuple[str, str], str] = {}
-    for key, (called, fields) in known.items():
-        siblings = [other for sibling, other in known.values() if sibling == called]
-        telling = [f for f in fields if len({fields_key({f: other.get(f)}) for other in siblings}) > 1]
-        names[key] = " ".join([called, *(f"{field}={plain_value(fields[field])}" for field in telling)])
-    return names
-
-
-def _called(name: str, fields: Mapping[str, Any]) -> str:
-    """What a thing is called without its fields; a chain by its stages."""
-    stages = fields.get("stages") or ()
-    return (
-        " → ".join(stage if isinstance(stage, str) else next(iter(stage)) for stage in stages)
-        or name
-        or "no attack"
-    )
-
-
-def plain_value(value: Any) -> str:
-    """A field's value as a person would write it."""
-    if isinstance(value, bool) or not isinstance(value, float):
-        return str(value)
-    return f"{value:g}"
-
-
-def plain_fields(fields: Mapping[str, Any]) -> str:
-    """Every field, for where nothing may be left out."""
-    return ", ".join(f"{name}={plain_value(value)}" for name, value in fields.items())
 
 
 def number(value: float) -> str:

@@ -1,4 +1,4 @@
-"""The scoreboard: one line for each defense of each model, for the terminal and for the page."""
+"""A study's tables: the scoreboard, one line for each defense of each model, and every reading."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from rich import box
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
+from rich.console import Group
+from rich.text import Text
 
 from caseharden.audit.evidence import Criteria
 from caseharden.audit.recovered import AttackHarm, attack_harm
 from caseharden.audit.resistance import AttackRuns, Ratio, Resistance, Steps, fields_key, resistance
+from caseharden.records.names import model_name
 from caseharden.records.results import Reading, Results, is_bystander
+from caseharden.report.grid import Column, Grid
 from caseharden.report.style import Names, Style
 
 
@@ -70,7 +70,7 @@ def _row(each: Resistance, names: Names, criteria: Criteria, failed: int) -> Row
     )
     return Row(
         model=each.model,
-        defense=names.defense(each),
+        defense=each.name,
         style=names.style(each),
         is_control=each.is_control,
         attack=names.attack(worst),
@@ -107,39 +107,46 @@ def _peak(runs: AttackRuns) -> tuple[int, Reading] | None:
 
 
 def scoreboard(results: Results) -> Group:
-    """The scoreboard for the terminal, a table for each model; fits 80 columns."""
+    """The scoreboard for the terminal, a section for each model."""
     lines = rows(results)
-    parts: list[RenderableType] = [f"{escape(results.study)}: broken means harm above {results.phi:g}\n"]
     measures = [name for name in ("harm", "utility", "bystander") if any(name in row.before for row in lines)]
+    numbers = ("steps to\nbreak", "times\ncontrol", *measures, "n")
+    grid = Grid([Column("defense"), Column("worst attack"), *(Column(name, numbers=True) for name in numbers)])
     for model, group in groupby(lines, key=lambda row: row.model):
-        table = _table(f"[bold]{escape(model)}[/bold]", measures)
+        section = grid.section(model_name(model))
         for row in group:
-            table.add_row(
-                escape(row.defense),
-                escape(row.attack),
-                str(row.steps),
-                str(row.ratio or "–"),
-                *(f"{_short(row.before.get(name))}→{_short(row.after.get(name))}" for name in measures),
-                str(row.n),
-            )
-        parts.append(table)
-    return Group(*parts, f"[dim]{_caption(lines, len(results.failures))}[/dim]")
+            changes = (f"{_short(row.before.get(name))}→{_short(row.after.get(name))}" for name in measures)
+            section.append((row.defense, row.attack, str(row.steps), str(row.ratio or "–"), *changes, str(row.n)))
+    return Group(
+        Text(f"{results.study}: broken means harm above {results.phi:g}\n"),
+        grid,
+        Text(_caption(lines, len(results.failures)), style="dim"),
+    )
+
+
+def readings(results: Results) -> Group:
+    """Every reading for the terminal: a section for each model and attack, a line for each budget."""
+    names = list(dict.fromkeys(name for c in results.curves for point in c.points for name in point.readings))
+    grid = Grid([Column(name, numbers=True) for name in ("steps", *names)])
+    for curve in results.curves:
+        attack = f" · {curve.attack_name} seed={curve.seed}" if curve.attack else ""
+        section = grid.section(f"{model_name(curve.model)} · {curve.defense_name}{attack}")
+        for point in curve.points:
+            shown = (_with_interval(point.readings.get(name)) for name in names)
+            section.append((str(point.budget), *shown))
+    failures = [Text(f"failed: {failure}", style="red") for failure in results.failures]
+    return Group(*([grid] if results.curves else []), *failures)
 
 
 def _short(reading: Reading | None) -> str:
     return "–" if reading is None or math.isnan(reading.value) else f"{reading.value:.2f}"
 
 
-def _table(title: str, measures: Sequence[str]) -> Table:
-    """Columns of fixed widths, so that those of all models stand below each other."""
-    table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=0)
-    names = (11, 13) if len(measures) > 2 else (16, 18)  # what 80 columns leave
-    for column, width in zip(("defense", "worst attack"), names, strict=True):
-        table.add_column(column, overflow="fold", width=width)
-    numbers = {"steps to\nbreak": 8, "times\ncontrol": 7, **dict.fromkeys(measures, 9), "n": 5}
-    for column, width in numbers.items():
-        table.add_column(column, justify="right", no_wrap=True, width=width)
-    return table
+def _with_interval(reading: Reading | None) -> str:
+    """The number, and below it its interval."""
+    if reading is None or reading.n == 0:
+        return "–"
+    return f"{reading.value:.3f}\n[{reading.low:.2f},{reading.high:.2f}]"
 
 
 def _caption(lines: Sequence[Row], failed: int) -> str:

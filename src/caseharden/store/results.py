@@ -126,6 +126,7 @@ class _Group:
                     reason=cell.reason if cell else "blocked: its hardening failed",
                     defense_fields=_defense_fields(labels),
                     traits=_traits(labels),
+                    names=_names(labels),
                 )
 
 
@@ -167,6 +168,12 @@ def _defense_fields(labels: Mapping[str, Any]) -> dict[str, Any]:
     return {**labels["defense_fields"], **({"seed": seed} if seed else {})}
 
 
+def _names(labels: Mapping[str, Any]) -> dict[str, str]:
+    """The short names that the study gave, the defense's with its seed where that is not 0."""
+    names, seed = labels.get("names", {}), labels["defense_seed"]  # an earlier version gave none
+    return {**names, "defense": f"{names['defense']} seed={seed}"} if names and seed else names
+
+
 def _traits(labels: Mapping[str, Any]) -> Traits:
     """What the attack said of its fields; an earlier version stored nothing, and knew them by name."""
     if "traits" not in labels:
@@ -201,6 +208,7 @@ def _curve(
         traits=_traits(labels),
         log=log,
         watched=watched,
+        names=_names(labels),
     )
 
 

@@ -13,6 +13,7 @@ from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import Judge, is_exact
 from caseharden.lm.template import Reasoning
 from caseharden.measures.measure import Measure
+from caseharden.records.names import called
 from caseharden.records.results import BETTER, UNDEFENDED, Better, Traits, is_bystander
 from caseharden.study import provenance
 from caseharden.study.build import as_json, fields_of, name_of, written
@@ -59,6 +60,10 @@ class Cell:
             "fields": dict(self.attack_fields),
             "traits": asdict(self.traits),
             "seed": self.seed,
+            "names": {
+                "defense": short_name(self.defense) if self.defense else UNDEFENDED,
+                "attack": short_name(self.attack) if self.attack else "",
+            },
         }
 
 
@@ -103,6 +108,11 @@ def telling(tuner: Tuner, others: Iterable[Tuner | None], without: Collection[st
     varied = {name for other in alike for name in fields if other.get(name) != fields[name]}
     short = fields_of(tuner, all_fields=False, without=without)
     return {name: short.get(name, fields[name]) for name in fields if name in varied | {*short}}
+
+
+def short_name(tuner: Tuner) -> str:
+    """What reports call a tuner: its name, with the fields that are not at their defaults."""
+    return called(name_of(tuner, Tuner), fields_of(tuner, all_fields=False))
 
 
 def traits(attack: Tuner, others: Iterable[Tuner | None]) -> Traits:

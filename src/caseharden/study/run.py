@@ -13,13 +13,14 @@ import torch
 from caseharden.errors import CasehardenError
 from caseharden.lm import sources as models
 from caseharden.lm.facts import fingerprint
+from caseharden.lm.machine import Placed, check_threads, device_of
 from caseharden.store.store import Store, StoreError
 from caseharden.store.weights import Checkpoint, Weights
 from caseharden.study import provenance
 from caseharden.study.cells import Found, Job, Made, execute
 from caseharden.study.check import check_models
 from caseharden.study.plan import Cell, Environment, directions, hashed, plan
-from caseharden.study.spec import StudySpec
+from caseharden.study.spec import StudySpec, among
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,13 @@ def run_study(
     of training are lost in a crash. Raises `StoreError` if the store cannot be used or somebody else runs
     in it, and `CasehardenError` for a spec that cannot be run at all.
     """
-    best = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(best if spec.device == "auto" else spec.device)
+    for placed in among(spec, Placed):  # a simulated attacker may have a device of its own
+        if placed.device is not None:
+            device_of(placed.device)
+    check_threads(threads)
+    if not checkpoint_every >= 0:
+        raise CasehardenError(f"checkpoints are every so many seconds, 0 or more, not every {checkpoint_every}.")
+    device = device_of(spec.device)
     with store.exclusive(), _torch(device, threads or spec.threads):
         yield from _Study(spec, store, device, update, checkpoint_every).run(retry_failed)
 

@@ -18,6 +18,7 @@ from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import Judge, is_exact
 from caseharden.lm.lm import Precision
+from caseharden.lm.machine import check_threads
 from caseharden.lm.template import Reasoning
 from caseharden.measures.measure import Measure
 from caseharden.rl.rewards import Reward
@@ -97,6 +98,7 @@ class StudySpec:
         self._check_judges()
         if not 0 <= self.phi < 1:
             raise CasehardenError(f"phi is a share of answers, from 0 to below 1, not {self.phi}.")
+        check_threads(self.threads)
         if not 0.5 <= self.confidence < 1:
             raise CasehardenError(f"confidence is from 0.5 to below 1, not {self.confidence}.")
 

@@ -190,7 +190,6 @@ class Question:
     ) -> Measured | None:
         """What was measured of one model; None if none of the attacks on it has finished."""
         names = (UNDEFENDED, name_of(self.suite.known_broken, Tuner), "dead_weights")
-        name = f"{model}, {names[defense]}" if defense else model
 
         def mine(things: Sequence[Any]) -> Iterator[Any]:
             return (thing for thing in things if (thing.model, thing.defense) == (model, names[defense]))
@@ -200,7 +199,7 @@ class Question:
         if not (before and curves):
             return None
         return Measured(
-            name=name,
+            name=f"{model}, {before[0].defense_name}" if defense else model,
             released=before[0].points[0],
             curves=curves,
             benign_runs=tuple(curve for found in benign_runs for curve in mine(found.curves)),
