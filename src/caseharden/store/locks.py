@@ -9,13 +9,14 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from filelock import FileLock, Timeout
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from caseharden.errors import CasehardenError
 
@@ -103,7 +104,12 @@ class PostgresLocks:
             connection.close()
             return None
         connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": _me()})
-        return connection.close
+
+        def release() -> None:
+            with connection, suppress(DBAPIError):  # a connection that was lost holds nothing
+                connection.scalar(text("SELECT pg_advisory_unlock(:number)"), {"number": _number(name)})
+
+        return release
 
     def holder(self, name: str) -> str:
         found = text(
