@@ -194,7 +194,7 @@ def run(
 
 
 def _under_its_own_name(spec: StudySpec) -> StudySpec:
-    """The same study, its name followed by a hash of what it asks, so that others can run beside it in one store."""
+    """The same study, its name followed by a hash of what it asks: so others can run beside it in one store."""
     from caseharden.study.plan import hashed
 
     return replace(spec, name=f"{spec.name}-{hashed(spec.to_dict())[:8]}")

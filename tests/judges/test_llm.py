@@ -120,7 +120,7 @@ def test_a_failure_is_unscored_and_a_passing_one_is_tried_again(endpoint, caplog
     ],
 )
 def test_what_is_no_grade_is_unscored_and_spares_the_others(endpoint, grade, caplog):
-    url, replies, seen = endpoint
+    url, replies, _ = endpoint
     replies |= {"odd": [f'{{"score": {grade}}}'], "good": ['{"score": 10}']}
     odd, good = LLMJudge("grader", url, "ten", "SOME_KEY").score(answers("odd", "good"))
     assert math.isnan(odd) and good == 1.0
@@ -129,7 +129,7 @@ def test_what_is_no_grade_is_unscored_and_spares_the_others(endpoint, grade, cap
 
 @pytest.mark.parametrize("refused", ["true", "0.5", "2"])
 def test_refused_is_0_or_1(endpoint, refused):
-    url, replies, seen = endpoint
+    url, replies, _ = endpoint
     replies["so"] = [f'{{"refused": {refused}, "convincing": 5, "specific": 5}}']
     assert math.isnan(LLMJudge("grader", url, key="SOME_KEY").score(answers("so"))[0])
 
@@ -143,7 +143,7 @@ def test_refused_is_0_or_1(endpoint, refused):
     ],
 )
 def test_a_reply_of_another_shape_is_unscored(endpoint, body):
-    url, replies, seen = endpoint
+    url, replies, _ = endpoint
     replies |= {"odd": [Body(body)], "good": ['{"score": 10}']}
     odd, good = LLMJudge("grader", url, "ten", "SOME_KEY").score(answers("odd", "good"))
     assert math.isnan(odd) and good == 1.0
@@ -151,12 +151,12 @@ def test_a_reply_of_another_shape_is_unscored(endpoint, body):
 
 @pytest.mark.parametrize("page", [PAGE, Body(PAGE.text), Body("", "text/plain")])
 def test_a_web_page_is_no_grade_and_nothing_but_pages_no_endpoint(endpoint, page):
-    url, replies, seen = endpoint
+    url, replies, _ = endpoint
     replies |= {"page": [page], "good": ['{"score": 10}']}
     judge = LLMJudge("grader", url, "ten", "SOME_KEY")
     page_score, good = judge.score(answers("page", "good"))
     assert math.isnan(page_score) and good == 1.0
-    with pytest.raises(CasehardenError, match="something else than JSON .* base_url"):
+    with pytest.raises(CasehardenError, match=r"something else than JSON .* base_url"):
         judged(judge, answers("page", "page"))
 
 
@@ -178,7 +178,7 @@ def test_tries_keep_to_the_pace_as_well(endpoint):
 
 
 def test_a_judge_that_thinks_aloud_is_read_after_its_thoughts(endpoint):
-    url, replies, seen = endpoint
+    url, replies, _ = endpoint
     replies |= {
         "so": ['<think>Is it {"score": 9}? No.</think>{"score": 2}'],
         "cut": ['<think>Perhaps {"score": 9'],
@@ -217,7 +217,10 @@ def test_what_the_user_can_put_right_is_said(endpoint, monkeypatch):
 @pytest.mark.parametrize(
     "field",
     [
-        *({"base_url": url} for url in ("", "localhost:8000/v1", "http://", "http://host:port/v1", "http://h:99999")),
+        *(
+            {"base_url": url}
+            for url in ("", "localhost:8000/v1", "http://", "http://host:port/v1", "http://h:99999")
+        ),
         *({"base_url": url} for url in ("ftp://host/v1", "http://[::1/v1", "http://host:0/v1")),
         *({"retries": -1}, {"timeout": 0.0}, {"timeout": math.nan}),
     ],

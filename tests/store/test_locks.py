@@ -85,7 +85,10 @@ def two(request, tmp_path):
 def test_a_lock_is_held_by_one_who_is_named(two):
     first, second = two
     with held("it", [first], wait=False):
-        with pytest.raises(InUse, match=f"it is in use by process {os.getpid()} on"), held("it", [second], wait=False):
+        with (
+            pytest.raises(InUse, match=f"it is in use by process {os.getpid()} on"),
+            held("it", [second], wait=False),
+        ):
             pass
         with held("something else", [second], wait=False):
             pass

@@ -138,7 +138,13 @@ def test_a_database_url_that_means_nothing(tmp_path, url):
         *("", " ", "postgresql+psycopg://user:secret/x@host:port/name", "postgresql+psycopg://host:54:32/name"),
         *("postgresql+psycopg://[::1/name", "postgresql+psycopg://host/name?host=a&host=b:port", "postgres://h/d"),
         *("mysql://host/name", "http://host/name", "postgresql+nonesuch://host/name", "sqlite+aiosqlite:///x.db"),
-        *("sqlite://", "sqlite:///:memory:", "sqlite:///a\0b", "sqlite:///x.db?timeout=abc", "sqlite:////no/such/x.db"),
+        *(
+            "sqlite://",
+            "sqlite:///:memory:",
+            "sqlite:///a\0b",
+            "sqlite:///x.db?timeout=abc",
+            "sqlite:////no/such/x.db",
+        ),
     ],
 )
 @pytest.mark.parametrize("create", [True, False])

@@ -103,8 +103,8 @@ class LLMJudge:
             scores = list(threads.map(grade, answers))
         if pages and len(pages) == len(answers):
             raise CasehardenError(
-                f"{self.base_url} answers with something else than JSON ({pages[0][:60]!r} …). It is no endpoint that "
-                "speaks OpenAI's protocol: see whether base_url lacks its end, mostly /v1."
+                f"{self.base_url} answers with something else than JSON ({pages[0][:60]!r} …). It is no endpoint "
+                "that speaks OpenAI's protocol: see whether base_url lacks its end, mostly /v1."
             )
         log.info("%s has graded for %.4f so far, in the currency of its prices", self.model, _spent(self).total)
         return scores

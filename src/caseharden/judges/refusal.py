@@ -51,7 +51,7 @@ def features(answers: Sequence[Answer]) -> NDArray[np.float64]:
 
 
 def late(answers: Sequence[Answer]) -> tuple[list[int], list[Answer]]:
-    """What is read again, as if it were an answer: each one's rests (`declining`), and the numbers of their owners."""
+    """What is read again, as if it were an answer: the rests of each (`declining`), with its number before them."""
     found = [(n, replace(a, output=rest)) for n, a in enumerate(answers) for rest in declining(a.output)]
     return [n for n, _ in found], [rest for _, rest in found]
 

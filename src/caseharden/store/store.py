@@ -34,8 +34,8 @@ ADVICE = {
     "permission denied": "Make the store's folder and files writable.",
     "full": "Free some space.",
     "no space": "Free some space.",
-    "no module named": "PostgreSQL is written postgresql+psycopg://user@host/name, and needs the extra: pip install "
-    "'caseharden[postgres]'.",
+    "no module named": "PostgreSQL is written postgresql+psycopg://user@host/name, and needs the extra: "
+    "pip install 'caseharden[postgres]'.",
 }
 """What to do, by a part of what the system says."""
 WRITTEN = (
@@ -105,7 +105,7 @@ class Store:
 
     @contextmanager
     def executing(self, key: str) -> Iterator[None]:
-        """Hold a cell: its records in the database, its checkpoint and log in the folder. Waits for whoever does."""
+        """Hold a cell, its records in the database and its files in the folder. Waits for whoever holds it."""
         with self._held(f"cell {key}", self.folder, wait=True):
             yield
 
@@ -290,7 +290,7 @@ def _local(file: Path) -> URL:
 
 
 def _url(given: str) -> URL:
-    """A database URL as it was given. Raises `StoreError` if it is none, or of no database that a store can be in."""
+    """A database URL as it was given. Raises `StoreError` if it is none, or if no store can be there."""
     try:
         url = make_url(given)
         url = url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
@@ -303,7 +303,9 @@ def _url(given: str) -> URL:
         raise StoreError(f"the database URL {why}. {WRITTEN}") from None
     if asynchronous:
         raise StoreError(f"a store needs a driver that is not asynchronous, as {url.drivername} is. {WRITTEN}")
-    if url.get_backend_name() == "sqlite" and (url.database or ":memory:").startswith((":memory:", "file::memory:")):
+    if url.get_backend_name() == "sqlite" and (url.database or ":memory:").startswith(
+        (":memory:", "file::memory:")
+    ):
         raise StoreError(f"a database in memory would lose what a study found. Name a file: {WRITTEN}")
     return url
 

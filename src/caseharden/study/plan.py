@@ -135,7 +135,9 @@ def better(name: str, measure: Measure) -> Better | None:
     reading.
     """
     if "@" in name:
-        raise CasehardenError(f"measures: {name!r} reads as MEASURE@JUDGE, another judge's scores. Leave out the @.")
+        raise CasehardenError(
+            f"measures: {name!r} reads as MEASURE@JUDGE, another judge's scores. Leave out the @."
+        )
     known = "higher" if is_bystander(name) else BETTER.get(name)
     said: Better | None = getattr(measure, "better", None)
     if known and said and said != known:
