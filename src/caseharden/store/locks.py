@@ -118,7 +118,7 @@ class PostgresLocks:
             "AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         )
         with self.engine.connect() as connection:
-            return connection.scalar(found, {"number": _number(name)}) or ""
+            return str(connection.scalar(found, {"number": _number(name)}) or "")
 
 
 _held: set[tuple[str, str, int]] = set()

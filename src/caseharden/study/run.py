@@ -116,7 +116,7 @@ class _Study:
                 continue
             with self.store.executing(key):
                 yield from self._do(position, retry_failed)
-            if cell.kind == "harden":
+            if cell.kind == "harden" and position + 1 not in self.keys:  # what comes next starts from its weights
                 self.keys = self._known_keys()
 
     def _do(self, position: int, retry_failed: bool) -> Events:
