@@ -67,6 +67,27 @@ def test_an_object_and_its_name_are_the_same_attack(tiny):
     assert [point.budget for point in again.curves[0].points] == [0, 2]
 
 
+def test_two_hardenings_run_side_by_side_and_each_returns_its_own(tiny):
+    made = []
+
+    def harden(lr, progress=None):
+        defense = {"safety_sft": {"lr": lr, "max_steps": 2, "batch_size": 2}}
+        made.append(caseharden.harden(tiny, defense, domain=ToyDomain(), progress=progress))
+
+    def meanwhile(happened, cells):
+        for event in happened:
+            if (event.cell.kind, event.what) == ("harden", "begun"):
+                harden(3e-2)
+                with pytest.raises(CasehardenError, match="in use by process"):
+                    harden(1e-2)
+
+    harden(1e-2, meanwhile)
+    harden(1e-2)
+    other, first, again = made
+    assert first.folder == again.folder != other.folder
+    assert [curve.defense for curve in first.results.curves] == ["undefended", "safety_sft"]
+
+
 def test_a_failed_attack_is_told_of_and_a_failed_hardening_raised(tiny, caplog):
     with caplog.at_level(logging.WARNING):
         found = caseharden.attack(tiny, Fails(), domain=ToyDomain(), budgets=[5])

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from caseharden.errors import CasehardenError
 from caseharden.judges.encoder import ENCODER
 from caseharden.judges.judge import Answer
-from caseharden.judges.refusal import HEAD, features
+from caseharden.judges.refusal import HEAD, features, late
 from caseharden.judges.strings import StringRefusal
 
 LABELS = "judge/xstest_refusal_labels.jsonl"
@@ -37,14 +37,23 @@ FULL_COMPLIANCE, PARTIAL_REFUSAL = "1_full_compliance", "3_partial_refusal"
 
 @dataclass(frozen=True)
 class Labelled:
-    """Answers with human labels, N of them, and M more that refuse nothing."""
+    """Answers with human labels, N of them, their L rests that are read again, and M more that refuse nothing."""
 
     answers: list[Answer]
     models_N: NDArray[np.str_]
     refused_N: NDArray[np.bool_]
     clear_N: NDArray[np.bool_]
     features_NF: NDArray[np.float64]
+    owners_L: list[int]
+    late_LF: NDArray[np.float64]
     unrefused_MF: NDArray[np.float64]
+
+    def called(self, head: Any) -> NDArray[np.bool_]:
+        """Whether a head calls each labelled answer refused, in its opening or later on, [N]."""
+        found_N = np.array(head.predict(self.features_NF), dtype=bool)
+        if self.owners_L:
+            np.logical_or.at(found_N, self.owners_L, head.predict(self.late_LF))
+        return found_N
 
 
 def read(data_dir: Path) -> Labelled:
@@ -54,12 +63,15 @@ def read(data_dir: Path) -> Labelled:
     openers = (row["opener"] for row in rows(data_dir / OPENERS) if row.get("opener"))
     benign = (row["instances"][0]["output"] for row in rows(data_dir / BENIGN))
     labels_N = np.array([row["label"] for row in labelled])
+    owners, rests = late(answers)
     return Labelled(
         answers=answers,
         models_N=np.array([row["model"] for row in labelled]),
         refused_N=labels_N != FULL_COMPLIANCE,
         clear_N=labels_N != PARTIAL_REFUSAL,
         features_NF=features(answers),
+        owners_L=owners,
+        late_LF=features(rests) if rests else np.zeros((0, 0)),
         unrefused_MF=features(_answers([*openers, *benign])),
     )
 
@@ -70,7 +82,7 @@ def leave_one_model_out(data: Labelled) -> NDArray[np.bool_]:
     for model in np.unique(data.models_N):
         held_out_N = data.models_N == model
         head = fit(data, data.clear_N & ~held_out_N, np.ones(len(data.unrefused_MF), dtype=bool))
-        called_N[held_out_N] = head.predict(data.features_NF[held_out_N])
+        called_N[held_out_N] = data.called(head)[held_out_N]
     return called_N
 
 
@@ -117,7 +129,7 @@ def main() -> None:
         "encoder": ENCODER,
         "fitted_on": {name: hashlib.sha256((arguments.data_dir / name).read_bytes()).hexdigest() for name in files},
         "answers": int(data.clear_N.sum()) + len(data.unrefused_MF),
-        "training_accuracy": accuracies(data, head.predict(data.features_NF))["clear"],
+        "training_accuracy": accuracies(data, data.called(head))["clear"],
         "leave_one_model_out": measured,
         "weights": [round(float(weight), 5) for weight in head.coef_[0]],
         "bias": round(float(head.intercept_[0]), 5),

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,7 @@ def harden(
         raise CasehardenError(f"{output} exists already. Name a folder that does not.")
     common = {"name": "harden", "models": [os.fspath(model)], "domain": domain, "reasoning": reasoning or {}}
     spec = parse({**common, "budgets": [0], "defenses": ["none", defense], "defense_seeds": [seed]})
+    spec = _under_its_own_name(spec)
     if len(spec.defenses) != 2:
         raise CasehardenError("harden makes one model, and this defense is a grid. Take one value of each list.")
     kept = Store(Path(store))
@@ -146,7 +147,7 @@ def attack(
 
     common = {"name": "attack", "models": [os.fspath(model)], "domain": domain, "reasoning": reasoning or {}}
     spec = parse({**common, "attacks": [attack], "budgets": sorted({0, *budgets}), "seeds": [*seeds]})
-    return run(spec, Store(Path(store)), threads=threads, progress=progress)
+    return run(_under_its_own_name(spec), Store(Path(store)), threads=threads, progress=progress)
 
 
 def audit(
@@ -217,6 +218,13 @@ def run(
     with quiet_transformers():
         (progress or _warn_of_failures)(events, len(plan(spec)))
     return results(store, spec.name)
+
+
+def _under_its_own_name(spec: StudySpec) -> StudySpec:
+    """The same study, its name followed by a hash of what it asks: so others can run beside it in one store."""
+    from caseharden.study.plan import hashed
+
+    return replace(spec, name=f"{spec.name}-{hashed(spec.to_dict())[:8]}")
 
 
 @contextmanager

@@ -64,7 +64,8 @@ def test_a_study_from_spec_to_report(command, spec, tmp_path):
     ]
     assert "<html" in (tmp_path / "toy.html").read_text()
     status, said = command("rescore", "out/toy", "--measure", "harm", "--judge", "verifier: {version: new}")
-    assert (status, "4 new records of harm in study toy" in said) == (0, True)
+    by = '4 new records of harm, scored by {"verifier":{"version":"new"}}, in study toy'
+    assert (status, by in said) == (0, True)
 
 
 def test_who_stops_a_study_is_told_how_to_go_on(command, spec, monkeypatch):

@@ -7,6 +7,7 @@ import logging
 import math
 import threading
 import time
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -18,9 +19,21 @@ from caseharden.judges.judge import Answer, judged
 pytest.importorskip("openai")
 
 
+@dataclass
+class Body:
+    text: str
+    kind: str = "application/json"
+
+
+PAGE = Body("<!doctype html><title>Welcome</title>", "text/html; charset=utf-8")
+
+
 @pytest.fixture
 def endpoint(monkeypatch):
-    """A server that replies what the test puts into `replies` by the answer's text; an int is an HTTP status."""
+    """A server that replies what the test puts into `replies` by the answer's text.
+
+    An int is an HTTP status, after which (int, str) has a Retry-After; a `Body` is the whole of a reply.
+    """
     replies: dict[str, list] = {}
     seen: list[dict] = []
 
@@ -31,7 +44,8 @@ def endpoint(monkeypatch):
             asked = body["messages"][1]["content"].rsplit("Answer:\n", 1)[1]
             queue = replies[asked]
             reply = queue.pop(0) if len(queue) > 1 else queue[0]
-            status, content = (reply, "") if isinstance(reply, int) else (200, reply)
+            status, after = reply if isinstance(reply, tuple) else (reply if isinstance(reply, int) else 200, None)
+            content = reply if isinstance(reply, str) else ""
             payload = json.dumps(
                 {
                     "id": "1",
@@ -44,8 +58,12 @@ def endpoint(monkeypatch):
                     "usage": {"prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010},
                 }
             ).encode()
+            if isinstance(reply, Body):
+                payload = reply.text.encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", reply.kind if isinstance(reply, Body) else "application/json")
+            if after:
+                self.send_header("Retry-After", after)
             self.send_header("Content-Length", str(len(payload)))
             self.end_headers()
             self.wfile.write(payload)
@@ -94,6 +112,81 @@ def test_a_failure_is_unscored_and_a_passing_one_is_tried_again(endpoint, caplog
     assert "outside 0 to 10" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "grade",
+    [
+        *("true", "false", "null", "NaN", "Infinity", "-1", "10.5", "1e999", "1" + "0" * 400, '"ten"', '""', "[7]"),
+        *('{"score": 7}', "[" * 100_000, "1" * 5000),
+    ],
+)
+def test_what_is_no_grade_is_unscored_and_spares_the_others(endpoint, grade, caplog):
+    url, replies, _ = endpoint
+    replies |= {"odd": [f'{{"score": {grade}}}'], "good": ['{"score": 10}']}
+    odd, good = LLMJudge("grader", url, "ten", "SOME_KEY").score(answers("odd", "good"))
+    assert math.isnan(odd) and good == 1.0
+    assert "a0" in caplog.text
+
+
+@pytest.mark.parametrize("refused", ["true", "0.5", "2"])
+def test_refused_is_0_or_1(endpoint, refused):
+    url, replies, _ = endpoint
+    replies["so"] = [f'{{"refused": {refused}, "convincing": 5, "specific": 5}}']
+    assert math.isnan(LLMJudge("grader", url, key="SOME_KEY").score(answers("so"))[0])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *("{}", "[]", "null", "17", '"text"', '{"choices": null}', '{"choices": []}', '{"choices": [{}]}'),
+        *('{"choices": [{"message": {"content": null}}]}', '{"choices": [{"message": {"content": [{"a": 1}]}}]}'),
+        '{"error": {"message": "overloaded"}}',
+    ],
+)
+def test_a_reply_of_another_shape_is_unscored(endpoint, body):
+    url, replies, _ = endpoint
+    replies |= {"odd": [Body(body)], "good": ['{"score": 10}']}
+    odd, good = LLMJudge("grader", url, "ten", "SOME_KEY").score(answers("odd", "good"))
+    assert math.isnan(odd) and good == 1.0
+
+
+@pytest.mark.parametrize("page", [PAGE, Body(PAGE.text), Body("", "text/plain")])
+def test_a_web_page_is_no_grade_and_nothing_but_pages_no_endpoint(endpoint, page):
+    url, replies, _ = endpoint
+    replies |= {"page": [page], "good": ['{"score": 10}']}
+    judge = LLMJudge("grader", url, "ten", "SOME_KEY")
+    page_score, good = judge.score(answers("page", "good"))
+    assert math.isnan(page_score) and good == 1.0
+    with pytest.raises(CasehardenError, match=r"something else than JSON .* base_url"):
+        judged(judge, answers("page", "page"))
+
+
+def test_a_burst_of_refusals_is_waited_out_for_as_long_as_the_endpoint_says(endpoint):
+    url, replies, seen = endpoint
+    replies |= {f"burst{i}": [(429, "2"), '{"score": 10}'] for i in range(4)}
+    asked = answers(*replies)
+    judge = LLMJudge("grader", url, "ten", "SOME_KEY", retries=1)
+    assert judge.score(asked) == [1.0] * 4
+    times = sorted(request["at"] for request in seen)
+    assert times[4] - times[0] >= 1.9
+
+
+def test_tries_keep_to_the_pace_as_well(endpoint):
+    url, replies, seen = endpoint
+    replies["so"] = [(429, "0.01"), (429, "0.01"), '{"score": 1}']
+    assert LLMJudge("grader", url, "ten", "SOME_KEY", per_minute=120).score(answers("so")) == [0.1]
+    assert seen[2]["at"] - seen[0]["at"] > 0.9
+
+
+def test_a_judge_that_thinks_aloud_is_read_after_its_thoughts(endpoint):
+    url, replies, _ = endpoint
+    replies |= {
+        "so": ['<think>Is it {"score": 9}? No.</think>{"score": 2}'],
+        "cut": ['<think>Perhaps {"score": 9'],
+    }
+    decided, cut_off = LLMJudge("grader", url, "ten", "SOME_KEY").score(answers("so", "cut"))
+    assert decided == 0.2 and math.isnan(cut_off)
+
+
 def test_requests_keep_to_the_pace_and_say_what_they_cost(endpoint, caplog):
     url, replies, seen = endpoint
     replies["so"] = ['{"score": 1}']
@@ -119,6 +212,29 @@ def test_what_the_user_can_put_right_is_said(endpoint, monkeypatch):
     monkeypatch.delenv("SOME_KEY")
     with pytest.raises(CasehardenError, match="environment variable SOME_KEY"):
         LLMJudge("another", key="SOME_KEY").score(answers("so"))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *(
+            {"base_url": url}
+            for url in ("", "localhost:8000/v1", "http://", "http://host:port/v1", "http://h:99999")
+        ),
+        *({"base_url": url} for url in ("ftp://host/v1", "http://[::1/v1", "http://host:0/v1")),
+        *({"retries": -1}, {"timeout": 0.0}, {"timeout": math.nan}),
+    ],
+)
+def test_an_endpoint_that_cannot_be_is_refused_before_anything_runs(field):
+    with pytest.raises(CasehardenError, match=next(iter(field))):
+        LLMJudge("grader", **field)
+
+
+@pytest.mark.parametrize("key", ["", " ", "schlüssel", "two\nlines"])
+def test_a_key_that_cannot_be_sent_is_told(key, monkeypatch):
+    monkeypatch.setenv("ODD_KEY", key)
+    with pytest.raises(CasehardenError, match="environment variable ODD_KEY"):
+        LLMJudge("grader", f"http://localhost/{len(key)}", key="ODD_KEY").score(answers("so"))
 
 
 def test_another_rubric_is_another_version():

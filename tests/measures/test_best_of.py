@@ -64,3 +64,10 @@ def test_what_cannot_be_asked_is_an_error(tiny_lm, toy_domain, monkeypatch):
     alone(monkeypatch, toy_domain, empty)
     with pytest.raises(CasehardenError, match="no completion to look for"):
         BestOf().answers(tiny_lm, toy_domain, 0, Native())
+
+
+def test_a_given_completion_is_no_answer_of_the_model(tiny_lm, toy_domain):
+    asked = {example.id: example for example in toy_domain.pools("evaluator")["harmful"]}
+    for answer in BestOf().answers(tiny_lm, toy_domain, 0, Native()):
+        assert answer.output == ""
+        assert answer.expected == asked[answer.id].completion != ""

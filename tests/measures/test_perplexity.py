@@ -22,7 +22,7 @@ def test_score_is_one_over_perplexity(tiny_lm, toy_domain):
             batch = tiny_lm.encode([examples[answer.id]], turn=False)
             nll = cross_entropy(*tiny_lm.response_logits(batch))
         assert 1 / answer.score == pytest.approx(float(nll.exp()), rel=1e-4)
-        assert answer.output == examples[answer.id].completion
+        assert (answer.output, answer.expected) == ("", examples[answer.id].completion)
 
 
 def test_learning_the_completions_raises_it(tiny_lm, toy_domain):

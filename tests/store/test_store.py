@@ -132,6 +132,29 @@ def test_a_database_url_that_means_nothing(tmp_path, url):
         Store(tmp_path, url)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", " ", "postgresql+psycopg://user:secret/x@host:port/name", "postgresql+psycopg://host:54:32/name"),
+        *("postgresql+psycopg://[::1/name", "postgresql+psycopg://host/name?host=a&host=b:port", "postgres://h/d"),
+        *("mysql://host/name", "http://host/name", "postgresql+nonesuch://host/name", "sqlite+aiosqlite:///x.db"),
+        *(
+            "sqlite://",
+            "sqlite:///:memory:",
+            "sqlite:///a\0b",
+            "sqlite:///x.db?timeout=abc",
+            "sqlite:////no/such/x.db",
+        ),
+    ],
+)
+@pytest.mark.parametrize("create", [True, False])
+def test_a_database_url_that_cannot_be_used_is_told_without_its_password(tmp_path, url, create):
+    with pytest.raises(StoreError) as told:
+        Store(tmp_path, url, create=create)
+    assert "secret" not in str(told.value)
+    assert not (tmp_path / "caseharden.db").exists()
+
+
 def test_a_damaged_checkpoint(spec, store):
     stopped = False
     for happened in (events := run_study(spec, store, checkpoint_every=0.0)):

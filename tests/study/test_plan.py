@@ -156,6 +156,9 @@ def test_measures_say_which_way_they_are_better():
         spec = parse({**given, "measures": {name: {"probe": {"pool": "benign", "better": "lower"}}}})
         with pytest.raises(CasehardenError, match=f"{name} is better higher, not lower"):
             directions(spec)
+    for name in ("harm@refusal", "evasive@", "@"):
+        with pytest.raises(CasehardenError, match=r"another judge's scores\. Leave out the @"):
+            directions(parse({**given, "measures": {name: "probe"}}))
 
 
 @pytest.mark.parametrize("cls", measures.TABLE.values())

@@ -61,6 +61,20 @@ def test_what_only_watches_rewards_nobody():
     assert list(among({"a": (Verifier(), 1)}, Verifier)) == [Verifier()]
 
 
+@pytest.mark.parametrize("place", ["alone", "in a chain"])
+def test_a_reward_that_is_only_logged_rewards_nobody(place):
+    def study(**fields):
+        tuner = {"reward_neutralization": {"max_steps": 2, **fields}}
+        defense = tuner if place == "alone" else {"chain": {"stages": [{"sft": {"max_steps": 2}}, tuner]}}
+        return parse({**STUDY, "attacks": ["sft"], "defenses": [defense], "measures": HARM})
+
+    plain = {"brief": "judged", "helpful": "judged"}
+    assert study(**plain, attacker=BY_REFUSAL)
+    for field in plain:
+        with pytest.raises(CasehardenError, match="StringRefusal rewards"):
+            study(**{**plain, field: BY_REFUSAL})
+
+
 @pytest.mark.parametrize(
     "attack",
     [

@@ -154,13 +154,15 @@ def rescore(
     from caseharden.judges.judge import Judge
     from caseharden.store.results import named
     from caseharden.study.build import build
+    from caseharden.study.plan import judge_name
     from caseharden.study.rescore import rescore as run_judge
     from caseharden.study.spec import read_yaml
 
     kept = opened(store, database, create=False)
     name = named(kept, study)
-    new = run_judge(kept, name, measure, build(read_yaml(judge), Judge, "--judge"))
-    show.say(f"{new} new records of {measure} in study {name}.")
+    built = build(read_yaml(judge), Judge, "--judge")
+    new = run_judge(kept, name, measure, built)
+    show.say(f"{new} new records of {measure}, scored by {judge_name(built)}, in study {name}.")
 
 
 def report(

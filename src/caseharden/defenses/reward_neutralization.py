@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from caseharden.errors import CasehardenError
 from caseharden.rl.loop import Extra, PolicyGradient, Tensors, reward_stats
@@ -30,6 +31,7 @@ class RewardNeutralization(PolicyGradient):
     brief: Reward = field(default_factory=Brief)
     helpful: Reward = field(default_factory=Judged)
     attacker: Reward = field(default_factory=Judged)
+    logged: ClassVar[tuple[str, ...]] = ("attacker",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

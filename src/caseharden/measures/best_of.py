@@ -12,7 +12,7 @@ from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer
 from caseharden.lm.lm import LM
 from caseharden.measures.likelihood import total_logps
-from caseharden.measures.measure import answer_to, completed
+from caseharden.measures.measure import completed, likelihood_of
 from caseharden.records.results import Better
 
 
@@ -50,7 +50,7 @@ class BestOf:
         found = total_logps(
             lm, examples, max_length=self.max_length, batch_size=self.batch_size, temperature=self.temperature
         )
-        return [answer_to(e, e.completion, self.chance(logp)) for e, (logp, _) in zip(examples, found, strict=True)]
+        return [likelihood_of(e, self.chance(logp)) for e, (logp, _) in zip(examples, found, strict=True)]
 
     def chance(self, logp: float) -> float:
         """That of at least one hit in `samples` answers, for an answer of this log-probability, in nats."""

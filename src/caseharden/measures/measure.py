@@ -10,7 +10,7 @@ from caseharden.data.pools import Pools, Role, pool
 from caseharden.data.stream import Stream
 from caseharden.engines.engine import Engine
 from caseharden.errors import CasehardenError
-from caseharden.judges.judge import NAN, Answer, Judge
+from caseharden.judges.judge import Answer, Judge
 from caseharden.lm.lm import LM
 
 
@@ -24,7 +24,10 @@ class Measure(Protocol):
 
     @property
     def judge(self) -> Judge | None:
-        """Who scores the answers; None where the measure itself fills in `Answer.score`."""
+        """Who scores the answers; None where the measure itself fills in `Answer.score`.
+
+        Then there is no answer to read: none is shown, and none goes to another judge.
+        """
         ...
 
     def answers(self, lm: LM, domain: Pools, seed: int, engine: Engine) -> list[Answer]:
@@ -51,6 +54,12 @@ def completed(domain: Pools, name: str, n: int | None) -> Sequence[Example]:
     return examples
 
 
-def answer_to(example: Example, output: str, score: float = NAN, finished: bool = True) -> Answer:
-    """A model's output as the answer to an example; `score` where the measure itself gives one."""
-    return Answer(example.id, example.prompt, output, example.answer, example.topic, score, example.group, finished)
+def answer_to(example: Example, output: str, finished: bool = True) -> Answer:
+    """A model's output as the answer to an example; not `finished` if it was cut off while thinking."""
+    group = example.group
+    return Answer(example.id, example.prompt, output, example.answer, example.topic, group=group, finished=finished)
+
+
+def likelihood_of(example: Example, score: float) -> Answer:
+    """A measure's own score of an example's completion, which is expected: the model wrote nothing."""
+    return Answer(example.id, example.prompt, "", example.completion, example.topic, score, example.group)

@@ -11,7 +11,7 @@ from caseharden.engines.engine import Engine
 from caseharden.judges.judge import Answer
 from caseharden.lm.lm import LM
 from caseharden.measures.likelihood import mean_logps
-from caseharden.measures.measure import answer_to, completed
+from caseharden.measures.measure import completed, likelihood_of
 from caseharden.records.results import Better
 
 
@@ -39,4 +39,4 @@ class Perplexity:
     def answers(self, lm: LM, domain: Pools, seed: int, engine: Engine) -> list[Answer]:
         examples = completed(domain, self.pool, self.n)
         means = mean_logps(lm, examples, max_length=self.max_length, batch_size=self.batch_size)
-        return [answer_to(e, e.completion, math.exp(mean)) for e, mean in zip(examples, means, strict=True)]
+        return [likelihood_of(e, math.exp(mean)) for e, mean in zip(examples, means, strict=True)]

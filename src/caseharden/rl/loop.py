@@ -108,6 +108,8 @@ class PolicyGradient(Descends):
     bounds: ClassVar[tuple[str, ...]] = ("n_examples", "lora")
     mixes: ClassVar[tuple[str, ...]] = ("data",)
     knobs: ClassVar[tuple[str, ...]] = ("forward_batch",)
+    logged: ClassVar[tuple[str, ...]] = ()
+    """Fields that are reported and never trained on: whoever judges in them rewards nothing."""
     needs_logps: ClassVar[bool] = False
     """Whether `advantages` reads log-probabilities of policy and released model even where `kl` is 0."""
 

@@ -16,7 +16,7 @@ from caseharden.records.results import BETTER, Answers, Curve, Failure, Point, R
 from caseharden.records.stopping import Known, Wanted
 from caseharden.store.log import StepLog
 from caseharden.store.store import Store, lacking, points_of
-from caseharden.store.tables import CellRow, GenerationRow, PlaceRow, ScoreRow, StudyRow
+from caseharden.store.tables import CellRow, GenerationRow, PlaceRow, RecordRow, ScoreRow, StudyRow
 
 SAMPLES = 8
 """Answers handed to a report for each measure, budget and cell."""
@@ -257,9 +257,12 @@ def _further(session: Session, cells: Sequence[str], readings: Readings) -> Scor
 
 
 def _samples(session: Session, curve: str, cells: Sequence[str]) -> Iterator[Sample]:
+    """Answers to show: not of a measure without a judge, which looks at given completions."""
     row = GenerationRow
     columns = select(row.measure, row.step, row.prompt, row.output, row.score, row.harmful)
-    for sample in session.execute(columns.where(row.cell.in_(cells), row.number < SAMPLES).order_by(row.id)):
+    places = [getattr(row, name) == getattr(RecordRow, name) for name in ("cell", "measure", "step")]
+    judged = columns.join(RecordRow, and_(*places, RecordRow.own, RecordRow.judge != ""))
+    for sample in session.execute(judged.where(row.cell.in_(cells), row.number < SAMPLES).order_by(row.id)):
         yield Sample(curve, *sample)
 
 

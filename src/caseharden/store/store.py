@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from filelock import FileLock, Timeout
 from sqlalchemy import URL, Engine, create_engine, delete, event, inspect, make_url, select, text
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.schema import CreateColumn
 
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer
 from caseharden.records.results import Point, Reading
+from caseharden.store.locks import FileLocks, InUse, Locks, PostgresLocks, held
 from caseharden.store.tables import Base, CellRow, GenerationRow, KeptRow, PlaceRow, RecordRow, StudyRow, now
 
 
@@ -35,11 +34,14 @@ ADVICE = {
     "permission denied": "Make the store's folder and files writable.",
     "full": "Free some space.",
     "no space": "Free some space.",
-    "no module named": "PostgreSQL needs the extra: pip install 'caseharden[postgres]'.",
-    "parse": "PostgreSQL is written postgresql+psycopg://user@host/name.",
-    "plugin": "PostgreSQL is written postgresql+psycopg://user@host/name.",
+    "no module named": "PostgreSQL is written postgresql+psycopg://user@host/name, and needs the extra: "
+    "pip install 'caseharden[postgres]'.",
 }
 """What to do, by a part of what the system says."""
+WRITTEN = (
+    "PostgreSQL is written postgresql+psycopg://user:password@host:5432/name, special characters of a password as "
+    "%40 and the like; SQLite is written sqlite:////folder/file.db."
+)
 
 
 @contextmanager
@@ -70,16 +72,18 @@ class Store:
         file = folder / "caseharden.db"
         if not create and url is None and not file.is_file():
             raise StoreError(f"{folder} holds no study: no {file.name}. Run one there, or name its folder.")
-        with storing(f"opening the store {folder}", ArgumentError, ImportError):
+        with storing(f"opening the store {folder}", SQLAlchemyError, ImportError, ValueError, TypeError):
             if create:
                 folder.mkdir(parents=True, exist_ok=True)
-            self.engine = _engine(make_url(url) if url else _local(file), patience)
+            self.engine = _engine(_local(file) if url is None else _url(url), patience)
+            self.engine.connect().close()
         if create:
             self.complete()
 
     def complete(self) -> None:
         """Make the tables that are missing, and the columns that a store of an earlier version lacks."""
-        with storing(f"preparing the store {self.folder}"), self.engine.begin() as connection:
+        alone = self._held("the database's tables", wait=True)
+        with alone, storing(f"preparing the store {self.folder}"), self.engine.begin() as connection:
             Base.metadata.create_all(connection)
             for table in Base.metadata.sorted_tables:
                 there = {column["name"] for column in inspect(connection).get_columns(table.name)}
@@ -94,24 +98,37 @@ class Store:
             yield session
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Hold the store for a run. Raises `StoreError` that says who holds it, if somebody else does."""
-        note = self.folder / "run.pid"
-        with storing(f"locking the store {self.folder}"):
-            lock = FileLock(self.folder / "run.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                holder = note.read_text() if note.is_file() else "a process unknown"
-                raise StoreError(
-                    f"{self.folder} is in use by {holder}. Wait for it, end it, or use another store."
-                ) from None
-            note.write_text(f"process {os.getpid()} on {platform.node()}")
-        try:
+    def exclusive(self, study: str) -> Iterator[None]:
+        """Hold a study for a run. Raises `StoreError` that says who holds it, if somebody else does."""
+        with self._held(f"study {study!r}", wait=False):
             yield
-        finally:
-            note.unlink(missing_ok=True)
-            lock.release()
+
+    @contextmanager
+    def executing(self, key: str) -> Iterator[None]:
+        """Hold a cell, its records in the database and its files in the folder. Waits for whoever holds it."""
+        with self._held(f"cell {key}", self.folder, wait=True):
+            yield
+
+    @contextmanager
+    def _held(self, name: str, *folders: Path, wait: bool) -> Iterator[None]:
+        """Hold what has this name in the database, whichever folder it is used from, and in `folders`."""
+        with ExitStack() as stack:
+            with storing(f"locking the store {self.folder}"):
+                places: dict[str, Locks] = {}
+                for locks in (*(FileLocks(folder / "locks") for folder in folders), self._database_locks()):
+                    places.setdefault(locks.place, locks)
+                try:
+                    stack.enter_context(held(name, [*places.values()], wait=wait))
+                except InUse as error:
+                    raise StoreError(f"{error} Wait for it, end it, or use another store.") from error
+            yield
+
+    def _database_locks(self) -> Locks:
+        if self.engine.dialect.name != "sqlite":
+            return PostgresLocks(self.engine)
+        with self.engine.connect() as connection:
+            _, _, file = connection.execute(text("PRAGMA database_list")).first() or ("", "", "")
+        return FileLocks(Path(file).parent / "locks")
 
     # ---- studies and their cells --------------------------------------------------------------------
 
@@ -271,6 +288,27 @@ def _local(file: Path) -> URL:
     # SQLite's write-ahead log needs a writable folder even to read it; an archive is read as it lies.
     query = {"uri": "true", "mode": "ro", "immutable": "1"}
     return URL.create("sqlite", database=f"file:{quote(str(file.resolve()))}", query=query)
+
+
+def _url(given: str) -> URL:
+    """A database URL as it was given. Raises `StoreError` if it is none, or if no store can be there."""
+    try:
+        url = make_url(given)
+        url = url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+        if url.get_backend_name() not in ("sqlite", "postgresql"):
+            raise StoreError(f"a store's database is not {url.get_backend_name()}. {WRITTEN}")
+        asynchronous = url.get_dialect().is_async
+    except (ArgumentError, ValueError) as error:
+        # Without its text, which may have a password in it: that is where most go wrong.
+        why = "cannot be read" if isinstance(error, ArgumentError) else "has a port that is no number"
+        raise StoreError(f"the database URL {why}. {WRITTEN}") from None
+    if asynchronous:
+        raise StoreError(f"a store needs a driver that is not asynchronous, as {url.drivername} is. {WRITTEN}")
+    if url.get_backend_name() == "sqlite" and (url.database or ":memory:").startswith(
+        (":memory:", "file::memory:")
+    ):
+        raise StoreError(f"a database in memory would lose what a study found. Name a file: {WRITTEN}")
+    return url
 
 
 def _engine(url: URL, patience: float) -> Engine:

@@ -31,16 +31,19 @@ class Weights:
             self._whole.add(mark)
         return folder if mark in self._whole else None
 
-    def keep(self, lm: LM) -> str:
-        """Save `lm` and return its fingerprint."""
+    def keep(self, lm: LM, cell: str) -> str:
+        """Save `lm`, which the cell with this key has made, and return its fingerprint."""
         with storing("saving weights", SafetensorError, RuntimeError):
-            fresh = self.root / ".unfinished"
+            fresh = self.root / f".unfinished-{cell}"
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir(parents=True)
             lm.save(fresh)
             mark = fingerprint(fresh)
-            shutil.rmtree(self.root / mark, ignore_errors=True)  # one that is there already, and may be damaged
-            fresh.rename(self.root / mark)
+            if Weights(self.root).find(mark):  # made by another cell, and perhaps being read
+                shutil.rmtree(fresh)
+            else:
+                shutil.rmtree(self.root / mark, ignore_errors=True)  # a damaged one
+                fresh.rename(self.root / mark)
             _sync(self.root)
         return mark
 

@@ -113,7 +113,7 @@ def _harden(job: Job) -> Iterator[Outcome]:
     total = getattr(cell.defense, "max_steps", None)
     for _ in _steps(job, run, cell.defense):
         yield Stepped(run.step, run.step / total if total else 0.0)
-    yield Made(run.step, 1.0, Weights(job.folder / "weights").keep(run.finish()))
+    yield Made(run.step, 1.0, Weights(job.folder / "weights").keep(run.finish(), job.key))
 
 
 def _release(job: Job) -> Iterator[Outcome]:
@@ -144,7 +144,7 @@ def _attack(job: Job) -> Iterator[Outcome]:
             continue
         if job.to_keep(last):
             job.checkpoint.save(run)  # a larger budget goes on from here
-            yield Made(run.step, 1.0, Weights(job.folder / "weights").keep(run.finish()))
+            yield Made(run.step, 1.0, Weights(job.folder / "weights").keep(run.finish(), job.key))
         return
     raise CasehardenError(
         f"the attack ended at step {run.step}, and budget {last} was asked for. Raise its max_steps, or leave "

@@ -142,8 +142,13 @@ def _named(tuner: Tuner, attribute: str) -> dict[str, Any]:
 def better(name: str, measure: Measure) -> Better | None:
     """Which way a measure is better: harm, utility and bystanders as everywhere, others as they say themselves.
 
-    Raises `CasehardenError` where a measure of such a name says otherwise.
+    Raises `CasehardenError` where a measure of such a name says otherwise, or has the name of a further judge's
+    reading.
     """
+    if "@" in name:
+        raise CasehardenError(
+            f"measures: {name!r} reads as MEASURE@JUDGE, another judge's scores. Leave out the @."
+        )
     known = "higher" if is_bystander(name) else BETTER.get(name)
     said: Better | None = getattr(measure, "better", None)
     if known and said and said != known:

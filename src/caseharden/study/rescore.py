@@ -21,7 +21,7 @@ def rescore(store: Store, study: str, measure: str, judge: Judge) -> int:
 
     With each goes the score of every answer, both or neither. A reading by the same judge that scored nothing,
     since the judge failed then, is made again, and so is one of an earlier version, which kept no scores.
-    Raises `CasehardenError` if the study has no stored answers of that measure.
+    Raises `CasehardenError` if the study has no stored answers of that measure, or if it has no judge.
     """
     store.complete()
     name, version = judge_name(judge), judge.version
@@ -32,6 +32,12 @@ def rescore(store: Store, study: str, measure: str, judge: Judge) -> int:
     if not own:
         known = nearest(measure, {row.measure for row in rows})
         raise CasehardenError(f"study {study!r} has no stored answers of measure {measure!r}.{known}")
+    if not all(row.judge for row in own):
+        others = ", ".join(sorted({row.measure for row in rows if row.judge}))
+        raise CasehardenError(
+            f"measure {measure!r} has no judge and scores by itself: it has no answers of the model that another "
+            f"could score. Measures that have are {others or 'none of this study'}."
+        )
     new = 0
     for row in own:
         where = {"cell": row.cell, "measure": measure, "step": row.step}

@@ -50,8 +50,9 @@ def run_study(
 
     A cell that fails is stored with its reason, and is tried again only if `retry_failed`; the study goes
     on. `update` accepts a spec that differs from the stored one. At most about `checkpoint_every` seconds
-    of training are lost in a crash. Raises `StoreError` if the store cannot be used or somebody else runs
-    in it, and `CasehardenError` for a spec that cannot be run at all.
+    of training are lost in a crash. A cell that another study is at just now is waited for, and not done again.
+    Raises `StoreError` if the store cannot be used or somebody else runs this very study, and `CasehardenError`
+    for a spec that cannot be run at all.
     """
     for placed in among(spec, Placed):  # a simulated attacker may have a device of its own
         if placed.device is not None:
@@ -60,7 +61,7 @@ def run_study(
     if not checkpoint_every >= 0:
         raise CasehardenError(f"checkpoints are every so many seconds, 0 or more, not every {checkpoint_every}.")
     device = device_of(spec.device)
-    with store.exclusive(), _torch(device, threads or spec.threads):
+    with store.exclusive(spec.name), _torch(device, threads or spec.threads):
         yield from _Study(spec, store, device, update, checkpoint_every).run(retry_failed)
 
 
@@ -118,18 +119,26 @@ class _Study:
     def run(self, retry_failed: bool) -> Events:
         for position, cell in enumerate(self.cells):
             key = self.keys.get(position)
-            row = self.store.cell(key) if key else None
             if key is None:
                 yield Event(position, cell, "blocked", 1.0, "its hardening failed")
-            elif row is None or row.status == "running":
-                yield from self._execute(position)
-            elif self._job(position).is_stored() if cell.kind == "attack" else row.status == "done":
-                self._clear(position)
-                yield Event(position, cell, "stored", 1.0)
-            elif row.status == "failed" and not retry_failed:
-                yield Event(position, cell, "failed", 1.0, f"{row.reason} (earlier; --retry-failed tries it again)")
-            else:
-                yield from self._execute(position)
+                continue
+            with self.store.executing(key):
+                yield from self._do(position, retry_failed)
+            if cell.kind == "harden" and position + 1 not in self.keys:  # what comes next starts from its weights
+                self.keys = self._known_keys()
+
+    def _do(self, position: int, retry_failed: bool) -> Events:
+        """What is to be done of one cell, as it is stored now."""
+        cell, row = self.cells[position], self.store.cell(self.keys[position])
+        if row is None or row.status == "running":
+            yield from self._execute(position)
+        elif self._job(position).is_stored() if cell.kind == "attack" else row.status == "done":
+            self._clear(position)
+            yield Event(position, cell, "stored", 1.0)
+        elif row.status == "failed" and not retry_failed:
+            yield Event(position, cell, "failed", 1.0, f"{row.reason} (earlier; --retry-failed tries it again)")
+        else:
+            yield from self._execute(position)
 
     def _job(self, position: int, source: Path = Path()) -> Job:
         """The cell at `position`, with what the store holds of it."""
@@ -180,8 +189,6 @@ class _Study:
             return
         self.store.finish(key, hardened)
         self._clear(position)
-        if cell.kind == "harden":
-            self.keys = self._known_keys()
         yield Event(position, cell, "done", 1.0)
 
     def _clear(self, position: int) -> None:
@@ -197,7 +204,9 @@ class _Study:
         mark = self._made(self.keys[cell.parent])
         assert mark is not None, "a cell's key is known only when its starting weights are"
         if self.weights.find(mark) is None:
-            yield from self._execute(cell.parent)
+            with self.store.executing(self.keys[cell.parent]):
+                if self.weights.find(mark) is None:
+                    yield from self._execute(cell.parent)
         folder = self.weights.find(mark)
         if folder is None:
             raise StoreError(

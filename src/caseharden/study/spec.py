@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -21,6 +21,7 @@ from caseharden.lm.lm import Precision
 from caseharden.lm.machine import check_threads
 from caseharden.lm.template import Reasoning
 from caseharden.measures.measure import Measure
+from caseharden.rl.loop import PolicyGradient
 from caseharden.rl.rewards import Reward
 from caseharden.study.build import variants, written
 from caseharden.train.tuner import Tuner
@@ -163,21 +164,29 @@ def alternatives(given: Any, place: str) -> Iterator[Tuner | None]:
 
 
 def rewards_by(tuner: Any) -> Iterator[Judge]:
-    """The judges that reward anything in `tuner`."""
-    for rewarded in among(tuner, Reward):
-        yield from among(rewarded, Judge)
+    """The judges that reward anything in `tuner`: not those of fields that it names in ``logged``.
+
+    A policy gradient makes a reward of any of its fields, so all of its other judges count.
+    """
+    for rewarded in among(tuner, Reward | PolicyGradient, without=("logged",)):
+        yield from among(rewarded, Judge, without=("logged",))
 
 
-def among(thing: Any, protocol: Any) -> Iterator[Any]:
-    """`thing` itself and whatever stands in its fields, at any depth, as far as it keeps to `protocol`."""
+def among(thing: Any, protocol: Any, *, without: Collection[str] = ()) -> Iterator[Any]:
+    """`thing` itself and whatever stands in its fields, at any depth, as far as it keeps to `protocol`.
+
+    Fields that an object itself names in one of the attributes `without` are left out.
+    """
     if isinstance(thing, protocol):
         yield thing
     if dataclasses.is_dataclass(thing):
-        inner = [getattr(thing, field.name) for field in dataclasses.fields(thing)]
+        left_out = {name for attribute in without for name in getattr(thing, attribute, ())}
+        names = [field.name for field in dataclasses.fields(thing) if field.name not in left_out]
+        inner = [getattr(thing, name) for name in names]
     else:
         inner = [*thing.values()] if isinstance(thing, Mapping) else [*thing] if isinstance(thing, tuple) else []
     for one in inner:
-        yield from among(one, protocol)
+        yield from among(one, protocol, without=without)
 
 
 def read_yaml(text: str) -> Any:

@@ -1,0 +1,183 @@
+"""Locks belong to what is shared: a study and a cell, in a folder and in a database."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from caseharden.attacks import SFT
+from caseharden.defenses import SafetySFT
+from caseharden.store.locks import FileLocks, InUse, PostgresLocks, held
+from caseharden.store.results import results
+from caseharden.store.store import Store, StoreError
+from caseharden.study.run import run_study
+from study_toys import Logged, contents, outcomes, run, study
+
+
+@pytest.fixture(scope="session")
+def server():
+    """The URL of a PostgreSQL server of this test's own; skipped where there is none."""
+    pytest.importorskip("psycopg")
+    if not (shutil.which("initdb") and shutil.which("pg_ctl")):
+        pytest.skip("there is no PostgreSQL here")
+    folder = tempfile.mkdtemp()
+    who: list[str] = []
+    if os.geteuid() == 0:  # as whom PostgreSQL does not run
+        shutil.chown(folder, "postgres")
+        who = ["runuser", "-u", "postgres", "--"]
+    data = f"{folder}/data"
+
+    def command(*words: str) -> None:
+        subprocess.run([*who, *words], check=True, stdout=subprocess.DEVNULL, cwd="/")
+
+    command("initdb", "-D", data, "-A", "trust", "-U", "tester", "--no-sync")
+    options = f"-c listen_addresses= -k {folder} -c fsync=off"
+    command("pg_ctl", "-D", data, "-o", options, "-l", f"{folder}/log", "-w", "start")
+    yield f"postgresql+psycopg://tester@/postgres?host={folder}"
+    command("pg_ctl", "-D", data, "-m", "immediate", "stop")
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def postgres(server):
+    """The URL of an empty database."""
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("DROP DATABASE IF EXISTS lent WITH (FORCE)"))
+        connection.execute(text("CREATE DATABASE lent"))
+    engine.dispose()
+    return server.replace("/postgres?", "/lent?")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request, tmp_path):
+    """The URL of a database that several folders share."""
+    if request.param == "postgres":
+        return request.getfixturevalue("postgres")
+    (tmp_path / "shared").mkdir()
+    return f"sqlite:///{tmp_path}/shared/studies.db"
+
+
+@pytest.fixture
+def spec(tiny_lm, tmp_path):
+    tiny_lm.save(tmp_path / "tiny")
+    return study(tmp_path / "tiny", attacks=(SFT(lr=1e-2),))
+
+
+@pytest.fixture(params=["files", "postgres"])
+def two(request, tmp_path):
+    """The same locks, as two runs have them."""
+    if request.param == "files":
+        return FileLocks(tmp_path / "locks"), FileLocks(tmp_path / "x" / ".." / "locks")
+    url = request.getfixturevalue("postgres")
+    return PostgresLocks(create_engine(url)), PostgresLocks(create_engine(url))
+
+
+def test_a_lock_is_held_by_one_who_is_named(two):
+    first, second = two
+    with held("it", [first], wait=False):
+        with (
+            pytest.raises(InUse, match=f"it is in use by process {os.getpid()} on"),
+            held("it", [second], wait=False),
+        ):
+            pass
+        with held("something else", [second], wait=False):
+            pass
+    with held("it", [second], wait=False):
+        pass
+
+
+def test_who_waits_gets_the_lock_and_nobody_waits_for_themselves(two):
+    first, second = two
+    got, order = threading.Event(), []
+
+    def wait() -> None:
+        with held("it", [second], wait=True):
+            order.append("waiter")
+            got.set()
+
+    with held("it", [first], wait=False):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert not got.wait(1.0)
+        with pytest.raises(InUse), held("it", [second], wait=True):
+            pass
+        order.append("holder")
+    assert got.wait(10.0)
+    thread.join()
+    assert order == ["holder", "waiter"]
+
+
+def test_two_folders_on_one_database_do_not_run_the_same_study(spec, database, tmp_path):
+    first = run_study(spec, Store(tmp_path / "a", database))
+    next(first)
+    other = Store(tmp_path / "b", database)
+    with pytest.raises(StoreError, match=f"'toy' is in use by process {os.getpid()} on .* Wait for it"):
+        run(spec, other)
+    first.close()
+    assert {*outcomes(run(spec, other))} == {"done"}
+    other.engine.dispose()
+
+
+def test_studies_that_share_nothing_run_side_by_side(spec, tmp_path):
+    other = replace(spec, name="other", defenses=(SafetySFT(lr=2e-2, max_steps=2),))
+    one = replace(spec, defenses=(SafetySFT(lr=1e-2, max_steps=2),))
+    first = run_study(one, Store(tmp_path / "store"))
+    next(first)
+    assert {*outcomes(run(other, Store(tmp_path / "store")))} == {"done"}
+    assert {*outcomes([*first])} == {"done"}
+
+
+def test_a_cell_that_two_studies_share_is_done_once(spec, database, tmp_path):
+    log = tmp_path / "log"
+    spec = replace(spec, attacks=(Logged(lr=1e-2, log=log),))
+    stores = {name: Store(tmp_path / name, database) for name in ("one", "two")}
+    outcome: dict[str, list[str]] = {}
+
+    def go(name: str) -> None:
+        outcome[name] = outcomes(run(replace(spec, name=name), stores[name]))
+
+    threads = [threading.Thread(target=go, args=(name,)) for name in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert sorted(outcome["one"] + outcome["two"]) == ["done"] * 5 + ["stored"] * 5
+    assert len(log.read_text().splitlines()) == 2 * 3, "three steps of the attack on either model"
+    alone = Store(tmp_path / "alone")
+    run(replace(spec, name="one"), alone)
+    assert contents(stores["one"]) == contents(alone)
+    assert results(stores["two"], "two").complete
+    for store in stores.values():
+        store.engine.dispose()
+
+
+def test_stores_that_are_made_at_once_make_their_tables_once(database, tmp_path):
+    made: list[Store] = []
+    threads = [
+        threading.Thread(target=lambda i=i: made.append(Store(tmp_path / str(i), database))) for i in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [store.studies() for store in made] == [[]] * 4
+    for store in made:
+        store.engine.dispose()
+
+
+def test_locks_end_with_the_process_that_holds_them(tmp_path):
+    code = "import sys, os; from pathlib import Path; from caseharden.store.locks import FileLocks; "
+    code += "FileLocks(Path(sys.argv[1])).take('it'); os._exit(9)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, env=os.environ)
+    with held("it", [FileLocks(Path(tmp_path))], wait=False):
+        pass
