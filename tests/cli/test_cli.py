@@ -9,8 +9,11 @@ import torch
 
 import caseharden
 from caseharden import cli
+from caseharden.errors import CasehardenError
 from caseharden.lm.facts import fingerprint
+from caseharden.lm.template import Reasoning
 from caseharden.report.model_card import BEGIN, END, NONE_YET
+from caseharden.study.build import build
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -109,6 +112,19 @@ def test_harden_writes_a_model_that_can_be_attacked(command, spec, tmp_path):
     status, said = command("attack", "hard", "sft", "--domain", "toys:ToyDomain", "--budgets", "1,2")
     assert status == 0, said
     assert "harm" in said
+
+
+@pytest.mark.parametrize(("option", "thinking"), [([], None), (["--thinking"], True), (["--no-thinking"], False)])
+@pytest.mark.parametrize(
+    "words", ["harden tiny sft --output hard", "attack tiny sft", "audit tiny --baseline tiny"]
+)
+def test_thinking_is_turned_on_or_off_or_left_to_the_template(command, monkeypatch, words, option, thinking):
+    def asked(*models, reasoning, **rest):
+        raise CasehardenError(str(build(reasoning, Reasoning, "reasoning")))
+
+    monkeypatch.setattr(caseharden.api, words.split()[0], asked)
+    status, said = command(*words.split(), *option)
+    assert status == 2 and f"thinking={thinking}," in said
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ def audit(
     held_out: Annotated[
         str, typer.Option(help="Topics that the defense had no data of, with commas between.")
     ] = "",
+    thinking: studies.Thinking = None,
     store: Annotated[
         Path, typer.Option(help="Folder of the store; audits in one store share their controls.")
     ] = Path("out/audit"),
@@ -71,6 +72,7 @@ def audit(
         suite=suite,
         ceiling=ceiling,
         held_out=[part.strip() for part in held_out.split(",") if part.strip()],
+        reasoning={"thinking": thinking},
         store=store,
         threads=threads,
         progress=partial(studies.watch, console=console),

@@ -34,6 +34,13 @@ StoreFolder = Annotated[Path, typer.Argument(help="Folder of the store.")]
 Study = Annotated[str | None, typer.Option(help="Name of the study; the last one run if not given.")]
 Json = Annotated[Path | None, typer.Option(help="Write every curve as JSON.")]
 DomainText = Annotated[str, typer.Option(help="Domain, as a spec would write it.")]
+Thinking = Annotated[
+    bool | None,
+    typer.Option(
+        "--thinking/--no-thinking",
+        help="Let the model think before it answers, or not; left to its chat template if not given.",
+    ),
+]
 
 
 @app.command()
@@ -94,6 +101,7 @@ def harden(
     domain: DomainText = "almanac",
     seed: int = 0,
     store: Annotated[Path, typer.Option(help="Folder of the store.")] = Path("out/harden"),
+    thinking: Thinking = None,
     json: Json = None,
     threads: Threads = None,
 ) -> None:
@@ -107,6 +115,7 @@ def harden(
         output=output,
         domain=read_yaml(domain),
         seed=seed,
+        reasoning={"thinking": thinking},
         store=store,
         threads=threads,
         progress=partial(watch, console=console),
@@ -122,6 +131,7 @@ def attack(
     budgets: Annotated[str, typer.Option(help="Attack steps after which to measure.")] = "10,20,50,100",
     seed: int = 0,
     store: Annotated[Path, typer.Option(help="Folder of the store.")] = Path("out/attack"),
+    thinking: Thinking = None,
     json: Json = None,
     threads: Threads = None,
 ) -> None:
@@ -135,6 +145,7 @@ def attack(
         domain=read_yaml(domain),
         budgets=_numbers(budgets),
         seeds=[seed],
+        reasoning={"thinking": thinking},
         store=store,
         threads=threads,
         progress=partial(watch, console=console),

@@ -72,7 +72,7 @@ class FileLocks:
             lock.release()
 
         try:
-            note.write_text(_me())
+            note.write_text(_me(), encoding="utf-8")
         except OSError:
             lock.release()
             raise
@@ -80,7 +80,7 @@ class FileLocks:
 
     def holder(self, name: str) -> str:
         note = self._path(name, "pid")
-        return note.read_text() if note.is_file() else ""
+        return note.read_text(encoding="utf-8") if note.is_file() else ""
 
     def _path(self, name: str, ending: str) -> Path:
         return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.{ending}"
