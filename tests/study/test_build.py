@@ -6,6 +6,7 @@ import yaml
 from caseharden import attacks, defenses
 from caseharden.attacks import SFT
 from caseharden.errors import CasehardenError
+from caseharden.lm.template import Reasoning
 from caseharden.study import build
 from caseharden.study.spec import load, parse, read_yaml
 from caseharden.train.adapters import LoRA
@@ -71,6 +72,14 @@ def test_where_a_list_belongs_a_list_is_one_value_and_lists_make_the_grid():
     two = "chain: {stages: [[{sft: {max_steps: 1}}, sft], [sft]]}"
     assert [a.stages[0].max_steps for a in spec(SPEC.replace("sft: {lr: 1e-3}", one)).attacks] == [1, 2]
     assert [len(a.stages) for a in spec(SPEC.replace("sft: {lr: 1e-3}", two)).attacks] == [2, 1]
+
+
+def test_a_pair_is_one_value_and_pairs_make_the_grid():
+    pair, other = ["<plan>", "</plan>"], ["[T]", "[/T]"]
+    assert build.build({"marks": pair}, Reasoning, "") == Reasoning(marks=("<plan>", "</plan>"))
+    assert [one.marks for one in build.variants({"marks": [pair, other]}, Reasoning, "")] == [(*pair,), (*other,)]
+    with pytest.raises(CasehardenError, match="marks: expected"):
+        build.build({"marks": ["<plan>"]}, Reasoning, "")
 
 
 def test_numbers_are_numbers_without_a_dot():

@@ -59,7 +59,7 @@ def variants(value: Any, hint: Any, place: str) -> list[Any]:
     """Every object that `value` stands for, its grids multiplied out, the last one turning fastest."""
     sequence = _arm(hint, _is_sequence)
     nested = isinstance(value, list) and bool(value) and all(isinstance(item, list) for item in value)
-    if isinstance(value, list) and (nested or not sequence):
+    if isinstance(value, list) and (nested or not _arm(hint, _takes_list)):
         if not value:
             raise CasehardenError(f"{place}: an empty list leaves nothing to run. Give at least one value.")
         return [found for i, item in enumerate(value) for found in variants(item, hint, f"{place}[{i}]")]
@@ -222,9 +222,14 @@ def _arm(hint: Any, is_wanted: Any) -> Any:
 
 
 def _is_sequence(hint: Any) -> bool:
-    """Of any length: ``tuple[int, int]`` is one value."""
+    """Of any length, each item of which may be a grid; ``tuple[int, int]`` is one value."""
     args = get_args(hint)
     return get_origin(hint) in (Sequence, list) or (get_origin(hint) is tuple and args[1:] == (...,))
+
+
+def _takes_list(hint: Any) -> bool:
+    """Whether a list is one value, and not alternatives."""
+    return _is_sequence(hint) or get_origin(hint) is tuple
 
 
 def _is_mapping(hint: Any) -> bool:
