@@ -11,6 +11,7 @@ INDIFFERENT = {
     *("numpy", "scipy"),  # intervals
     *("sentence_transformers", "openai"),  # judges, whose versions say so
     *("safetensors", "datasets", "datasketch", "huggingface_hub"),  # what was read has a fingerprint
+    "confusable_homoglyphs",  # whose prompt is whose: every role's examples are in the data's fingerprint
     *("yaml", "pydantic", "pydantic_core", "typing_extensions"),  # specs, whose every field is in the key
     *("sqlalchemy", "filelock", "platformdirs"),  # where results are kept
 }
