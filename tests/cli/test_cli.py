@@ -236,7 +236,7 @@ def test_the_short_name_is_the_same_everywhere(command, spec, tmp_path, monkeypa
     status, said = command("attack", "hard", attack, *toys, "--budgets", "1", "--json", "attack.json")
     assert status == 0 and "hard · undefended · sft(lora) seed=0\n" in said
     found = json.loads((tmp_path / "attack.json").read_text())
-    assert found["format"] == 1 and found["study"] == "attack"
+    assert found["format"] == 1 and found["study"].startswith("attack-")
     assert [curve["names"]["attack"] for curve in found["curves"]] == ["sft(lora)", "sft(lr=3e-4, lora)"]
     status, said = command("report", "out/attack", "--html", "attack.html")
     assert "sft(lr=3e-4, lora)" in said + (tmp_path / "attack.html").read_text()
