@@ -53,7 +53,7 @@ def test_weights_that_are_not_finite_are_neither_measured_nor_released(run_of):
         next(run.lm.model.parameters()).fill_(float("inf"))
     with pytest.raises(TrainingFailed, match="not evidence of resistance"), run.evaluating():
         pass
-    with pytest.raises(TrainingFailed, match="no longer finite"):
+    with pytest.raises(TrainingFailed, match="are not finite"):
         run.finish()
 
 

@@ -89,6 +89,7 @@ class Run:
         engine: Engine | None = None,
     ) -> None:
         self.lm = lm
+        lm.capabilities  # noqa: B018 - found now, by the weights that the run begins with, resumed or not
         self.domain = domain
         self.role: Role = role
         self.seed = seed
