@@ -55,8 +55,6 @@ class LM:
         self.template = Template(tokenizer, name, reasoning)
         self.meter = Meter()
         self._lengths: dict[tuple[str, str], int] = {}
-        # Padding is masked, so that any token will do which the model has.
-        self._pad = next(t for t in (tokenizer.pad_token_id, *self.ends(), 0) if t is not None and t < self._known)
 
     # ---- loading and saving -------------------------------------------------------------------------
 
@@ -272,11 +270,12 @@ class LM:
         config: Any = self.model.config
         return getattr(config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
 
-    @property
-    def _known(self) -> int:
-        """How many tokens the model has embeddings for."""
+    @cached_property
+    def _pad(self) -> int:
+        """A token that the model has an embedding for. Padding is masked, so that any will do."""
         embeddings: Any = self.model.get_input_embeddings()  # type: ignore[operator]
-        return int(embeddings.weight.shape[0])
+        known = int(embeddings.weight.shape[0])
+        return next(t for t in (self.tokenizer.pad_token_id, *self.ends(), 0) if t is not None and t < known)
 
     def ends(self) -> list[int]:
         """Token ids that end an answer: the tokenizer's, the chat template's, and the generation config's."""
