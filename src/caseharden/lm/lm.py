@@ -268,14 +268,15 @@ class LM:
     def positions(self) -> int:
         """How many tokens the model can read at a time; without end where its configuration has no limit."""
         config: Any = self.model.config
-        return getattr(config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+        return int(getattr(config.get_text_config(), "max_position_embeddings", None) or sys.maxsize)
 
     @cached_property
     def _pad(self) -> int:
         """A token that the model has an embedding for. Padding is masked, so that any will do."""
         embeddings: Any = self.model.get_input_embeddings()  # type: ignore[operator]
         known = int(embeddings.weight.shape[0])
-        return next(t for t in (self.tokenizer.pad_token_id, *self.ends(), 0) if t is not None and t < known)
+        tokens = (self.tokenizer.pad_token_id, *self.ends(), 0)
+        return int(next(token for token in tokens if token is not None and token < known))
 
     def ends(self) -> list[int]:
         """Token ids that end an answer: the tokenizer's, the chat template's, and the generation config's."""
