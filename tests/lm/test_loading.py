@@ -8,6 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from caseharden.errors import CasehardenError
 from caseharden.lm.lm import LM
+from caseharden.train.adapters import LoRA
+from caseharden.train.tuner import Run
+from factories import copy_of
 
 LAYER = "model.layers.1.mlp.up_proj.weight"
 
@@ -83,3 +86,13 @@ def test_a_prompt_beyond_the_models_positions_is_an_error(tiny_lm, toy_domain):
     long = " ".join(["a"] * 70)
     with pytest.raises(CasehardenError, match=r"a prompt takes 7\d tokens, .* 64 positions of 'tiny'"):
         tiny_lm.check_positions(tiny_lm.encode_prompts([long]), 1)
+
+
+def test_capabilities_do_not_depend_on_when_they_are_asked_for(tiny_lm, toy_domain):
+    dropping, calm = Run(copy_of(tiny_lm), toy_domain, "attacker", 0), copy_of(tiny_lm)
+    with torch.no_grad():
+        for parameter in dropping.trainable(LoRA(r=2, dropout=0.5)):
+            parameter += 0.5
+    with dropping.lm.training():
+        assert dropping.lm.capabilities == calm.capabilities
+        assert dropping.lm.model.training

@@ -122,9 +122,12 @@ class LM:
     @cached_property
     def capabilities(self) -> Capabilities:
         """How this model's log-probabilities may be computed; found once, for frozen copies as well."""
-        return find_capabilities(
-            self.model, self.encode_prompts(["Hello!", "Which river is the longest of all?"]), self._pad
-        )
+        prompts = self.encode_prompts(["Hello!", "Which river is the longest of all?"])
+        training = self.model.training
+        try:
+            return find_capabilities(self.model.eval(), prompts, self._pad)  # under dropout no two passes agree
+        finally:
+            self.model.train(training)
 
     # ---- device and precision -----------------------------------------------------------------------
 

@@ -89,7 +89,6 @@ class Run:
         engine: Engine | None = None,
     ) -> None:
         self.lm = lm
-        lm.capabilities  # noqa: B018 - found now, by the weights that the run begins with, resumed or not
         self.domain = domain
         self.role: Role = role
         self.seed = seed
