@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -28,6 +28,7 @@ from caseharden.certificate.certificate import (
 from caseharden.certificate.keys import key_fingerprint
 from caseharden.errors import CasehardenError
 from certificate_toys import KEY, RECORDS, SIGNED, STRANGER, WEIGHTS, statement
+from strategies import many
 
 ORDER_OF_THE_CURVE = 2**252 + 27742317777372353535851937790883648493
 
@@ -339,13 +340,13 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@many
 @given(st.one_of(st.text(), st.binary(), JSON.map(json.dumps)), st.text())
 def test_verify_never_raises(text, weights):
     assert not verify(text, weights).ok
 
 
-@settings(max_examples=150, deadline=None)
+@many
 @given(st.data(), JSON)
 def test_verify_never_raises_for_what_is_nearly_a_certificate(data, value):
     document = json.loads(SIGNED)

@@ -123,7 +123,7 @@ def test_a_prompt_of_several_turns_goes_through_the_template_turn_by_turn(tiny_l
             "{{ raise_exception('no system') if messages[0].role == 'system' }}{{ messages[0].content }}",
             "no system",
         ),
-        ("{{ messages[-1].content }}", "does not show the turn of system"),
+        ("{{ messages[-1].content }}", "does not show all that system says"),
     ],
 )
 def test_a_template_that_has_no_place_for_a_turn_is_an_error(template, said, tiny_lm):

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from caseharden.engines.engine import generate_text
+from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError
 from caseharden.lm.lm import LM
 from caseharden.train.adapters import LoRA
 from caseharden.train.tuner import Run
 from factories import copy_of
+from strategies import many, values
 
 LAYER = "model.layers.1.mlp.up_proj.weight"
 
@@ -96,3 +107,42 @@ def test_capabilities_do_not_depend_on_when_they_are_asked_for(tiny_lm, toy_doma
     with dropping.lm.training():
         assert dropping.lm.capabilities == calm.capabilities
         assert dropping.lm.model.training
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a JSON document."""
+    yield path
+    for key, inner in value.items() if isinstance(value, dict) else []:
+        yield from places(inner, (*path, key))
+
+
+@many
+@given(data=st.data())
+def test_a_folder_with_anything_in_it_is_loaded_or_said_to_hold_no_model(data, tiny_lm, tmp_path):
+    folder = tmp_path / "odd"
+    tiny_lm.save(folder)
+    path = data.draw(st.sampled_from(sorted(folder.iterdir())))
+    kind = data.draw(st.sampled_from(["gone", "cut", "bytes", "folder", "altered"]))
+    if kind == "gone":
+        path.unlink()
+    elif kind == "cut":
+        path.write_bytes(path.read_bytes()[: data.draw(st.integers(0, 400))])
+    elif kind == "bytes":
+        path.write_bytes(data.draw(st.binary(max_size=40)))
+    elif kind == "folder":
+        path.unlink()
+        path.mkdir()
+    elif path.suffix == ".json":
+        document = json.loads(path.read_text())
+        *outer, last = data.draw(st.sampled_from([p for p in places(document) if p]))
+        place = document
+        for key in outer:
+            place = place[key]
+        place[last] = data.draw(values)
+        path.write_text(json.dumps(document))
+    try:
+        with suppress(CasehardenError):
+            lm = LM.load(folder)
+            assert len(generate_text(Native(), lm, ["a b ?"], max_new_tokens=2)) == 1
+    finally:
+        shutil.rmtree(folder)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import pathlib
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from caseharden.data.conversation import Conversation
 from caseharden.data.example import Example
 from caseharden.engines.engine import generate_text
 from caseharden.engines.native import Native
@@ -14,6 +19,7 @@ from caseharden.judges.judge import Answer, judged
 from caseharden.judges.strings import StringRefusal
 from caseharden.lm.lm import LM
 from caseharden.lm.template import Reasoning, Template, Text
+from strategies import many, texts
 
 PARTS = (
     "{% for m in messages %}<{{ m.role }}>{% for part in m.content %} {{ part.text }}{% endfor %} {% endfor %}"
@@ -131,3 +137,63 @@ def test_questions_arrive_in_the_templates_of_published_models(tiny_lm):
         if template.marks and template.marks[0] in template.prompt("x").rpartition("x")[2]:
             assert template.marks[1] in before or template.marks[1] in template.prompt("x"), path.stem
         assert "two tall trees" not in before + after, path.stem
+
+
+@pytest.mark.parametrize("question", ["a " * 30, "b\n", " c"])
+def test_a_question_is_shown_whole_but_for_the_space_around_it(question, tiny_lm):
+    trims = with_template(tiny_lm, "{% for m in messages %}{{ m.content | trim }} {% endfor %}")
+    assert question.strip() in trims.template.prompt(question)
+    said = Conversation([("system", question), ("user", question)])
+    assert trims.template.prompt(said).count(question.strip()) == 2
+    cuts = with_template(tiny_lm, "{% for m in messages %}{{ m.content[:20] }} {% endfor %}")
+    if len(question) > 20:
+        with pytest.raises(CasehardenError, match="does not show all that user says"):
+            cuts.template.prompt(question)
+
+
+SCRAPS = (
+    "{{ messages[0].content }}",
+    "{{ messages[-1]['content'] }}",
+    "{{ messages | map(attribute='content') | join(' ') }}",
+    "{% for m in messages %}",
+    "{% for part in m.content %}{{ part.text }}{% endfor %}",
+    "{{ m.role }} {{ m.content }}",
+    "{{ m.content | trim | upper }}",
+    "{{ m.content | trim }}",
+    "{{ m.content[:20] }}",
+    "{{ m.content.split('</think>')[-1] }}",
+    "{% endfor %}",
+    "{% if add_generation_prompt %}",
+    "{% if enable_thinking %}<think>{% endif %}",
+    "{% endif %}",
+    "{{ raise_exception('no') }}",
+    "{{ bos_token }}",
+    "{{ eos_token }}",
+    "{{ tools[0] }}",
+    "{{ messages[9].content }}",
+    "{{ 1 / 0 }}",
+    "{{ 'a' * 9999 }}",
+    "{% set ns = namespace(x=1) %}",
+    "{% generation %}",
+    "{% include 'other' %}",
+    "{{ strftime_now('%Y') }}",
+    "{{ messages.__class__.__mro__ }}",
+    "{{ messages.append(1) }}",
+    "{{",
+    "%}",
+    "\ud83d",
+)
+
+
+@many
+@given(scraps=st.lists(st.sampled_from(SCRAPS) | texts, max_size=7), question=texts)
+def test_a_template_of_anything_shows_the_question_or_is_said_not_to(scraps, question, word_tokenizer):
+    tokenizer = copy.deepcopy(word_tokenizer)
+    tokenizer.chat_template = "".join(scraps)
+    with suppress(CasehardenError):
+        template = Template(tokenizer, "odd", Reasoning())
+        assert question.strip() in template.prompt(question)
+        assert template.prompt("a b") != template.prompt("c d")
+        assert "be brief" in template.prompt(Conversation([("system", "be brief"), ("user", question)]))
+        assert all(isinstance(token, int) for token in template.end)
+        assert isinstance(template.read([1, 2, 3]), Text)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import select, text
 
 from caseharden.attacks import SFT
+from caseharden.errors import CasehardenError
 from caseharden.judges.judge import NAN
 from caseharden.records.results import Traits
 from caseharden.store.results import results
 from caseharden.store.store import Store
 from caseharden.store.tables import GenerationRow, PlaceRow, RecordRow, ScoreRow
 from caseharden.study.rescore import rescore
+from strategies import many
 from study_toys import run, study
 from toys import ToyDomain
 
@@ -181,3 +186,29 @@ def test_the_answers_of_an_archive_can_be_read(store, tmp_path):
     store.engine.dispose()
     shutil.copytree(store.folder, tmp_path / "archive")
     assert [repr(p) for p in points(Store(tmp_path / "archive", create=False))] == wanted
+
+
+@many
+@given(
+    cut=st.none() | st.integers(0, 60_000),
+    changes=st.lists(st.tuples(st.integers(0, 200_000), st.binary(min_size=1, max_size=6)), max_size=3),
+)
+def test_a_damaged_store_is_read_or_said_to_be_damaged(cut, changes, store):
+    file = store.folder / "caseharden.db"
+    store.engine.dispose()  # the last connection's end moves the write-ahead log into the file
+    sound = file.read_bytes()
+    assert len(sound) > 60_000
+    damaged = bytearray(sound if cut is None else sound[:cut])
+    for place, change in changes if damaged else []:
+        place %= len(damaged)
+        damaged[place : place + len(change)] = change
+    try:
+        file.write_bytes(damaged)
+        with suppress(CasehardenError):
+            results(Store(store.folder, create=False, patience=0.1), whole=True)
+        with suppress(CasehardenError):
+            assert Store(store.folder, patience=0.1).studies() in ([], ["toy"])
+    finally:
+        for beside in store.folder.glob("caseharden.db-*"):
+            beside.unlink()
+        file.write_bytes(sound)

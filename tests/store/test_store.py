@@ -3,14 +3,19 @@
 import errno
 import os
 import sqlite3
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import event
 
 from caseharden.attacks import SFT
+from caseharden.errors import CasehardenError
 from caseharden.store import weights
 from caseharden.store.store import Store, StoreError
 from caseharden.study.run import run_study
+from strategies import many, texts
 from study_toys import contents, outcomes, run, study
 
 
@@ -168,3 +173,17 @@ def test_a_damaged_checkpoint(spec, store):
         run(spec, store)
     checkpoint.unlink()
     assert "failed" not in outcomes(run(spec, store))
+
+
+PARTS = (
+    "sqlite postgresql +psycopg +asyncpg mysql :// :/// : @ / ? & = % %zz # localhost [::1] [ 5432 99999 -1".split()
+)
+PARTS += ["mode=ro", "uri=true", "file:", ":memory:", "a.db", ".."]
+
+
+@many
+@given(url=st.lists(st.sampled_from(PARTS) | texts, max_size=9).map("".join), create=st.booleans())
+def test_any_text_is_a_database_url_or_said_to_be_none(url, create, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with suppress(CasehardenError):
+        assert Store(tmp_path, url, create=create, patience=0.1).studies() == []

@@ -19,7 +19,7 @@ from caseharden.data.example import Example
 from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 from caseharden.lm.batch import Batch
 from caseharden.lm.capabilities import Capabilities, find_capabilities
-from caseharden.lm.loading import check_finite, load_checkpoint
+from caseharden.lm.loading import check_finite, load_checkpoint, loading
 from caseharden.lm.meter import Meter
 from caseharden.lm.template import Reasoning, Template, Text
 
@@ -72,8 +72,10 @@ class LM:
         Raises `CasehardenError` besides if its prompts, padded to one length, are not read as each alone.
         """
         model, tokenizer = load_checkpoint(source)
-        lm = cls(model.to(torch.device(device)), tokenizer, str(source), precision, reasoning)
-        if not lm.capabilities.padding:
+        with loading(source):
+            lm = cls(model.to(torch.device(device)), tokenizer, str(source), precision, reasoning)
+            padding = lm.capabilities.padding
+        if not padding:
             raise CasehardenError(
                 f"{type(model).__name__} reads a padded prompt otherwise than the same prompt alone, so that its "
                 "answers would depend on the batch. Models of this architecture are not supported."

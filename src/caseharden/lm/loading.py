@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ def load_checkpoint(source: str | Path) -> tuple[Any, Any]:
     if folder.exists():
         check_folder(folder)
     common = {"trust_remote_code": False, "local_files_only": folder.exists()}
-    try:
+    with loading(source):
         tokenizer = AutoTokenizer.from_pretrained(str(source), **common)
         model, told = AutoModelForCausalLM.from_pretrained(
             str(source),
@@ -37,18 +39,28 @@ def load_checkpoint(source: str | Path) -> tuple[Any, Any]:
             output_loading_info=True,
             **common,
         )
+    _check_names(told, source)
+    check_finite(model, str(source), "Fetch or save the model again.")
+    return model, tokenizer
+
+
+@contextmanager
+def loading(source: str | Path) -> Iterator[None]:
+    """Turn whatever a stranger's files make Transformers raise into a `CasehardenError`."""
+    try:
+        yield
+    except CasehardenError:
+        raise
     except SafetensorError as error:
         raise CasehardenError(
             f"the weights in {source} are damaged ({error}). Fetch or save the model again."
         ) from error
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        said = textwrap.shorten(str(error), 300, placeholder=" …") or type(error).__name__
         raise CasehardenError(
-            f"cannot load a model from {str(source)!r}: {_first_line(error)} Give a folder with config.json "
+            f"cannot load a model from {str(source)!r}: {said.removesuffix('.')}. Give a folder with config.json "
             "and safetensors weights, or a hub id that this machine can reach."
         ) from error
-    _check_names(told, source)
-    check_finite(model, str(source), "Fetch or save the model again.")
-    return model, tokenizer
 
 
 def check_folder(folder: Path) -> None:
@@ -99,7 +111,3 @@ def _listed(names: Iterable[str]) -> str:
     first = sorted(names)
     more = f" and {len(first) - SHOWN} more" if len(first) > SHOWN else ""
     return ", ".join(first[:SHOWN]) + more
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError
 
 from caseharden.data.conversation import turns
+from caseharden.data.text import is_text
 from caseharden.errors import CasehardenError
 
 DATE = "01 Jan 2025"
@@ -83,12 +84,12 @@ class Template:
         found = [marks for marks in MARKS if any(marks[1] in place for place in known)]
         self.marks = reasoning.marks or next(iter(found), None)
         self._as_parts = False
-        if QUESTION not in self._shown(QUESTION):
+        if problem := self._problem():
             self._as_parts = True  # templates of models that see pictures want a list of parts
-            if QUESTION not in self._shown(QUESTION):
+            if self._problem():
                 raise CasehardenError(
-                    f"the chat template of {name!r} does not show the model what a user says: every question would "
-                    "be the same. Take the template of an instruct model of the same family."
+                    f"the chat template of {name!r} does not show the model what a user says: {problem}. "
+                    "Take the template of an instruct model of the same family."
                 )
 
     def prompt(self, question: str) -> str:
@@ -104,10 +105,10 @@ class Template:
                 f"the chat template of {self.name!r} refuses turns of {', '.join(who for who, _ in said)}: "
                 f"{error}. Leave such prompts out, or put what the system says into the user's turn."
             ) from error
-        if lost := [who for who, content in said[:-1] if who != "assistant" and content not in text]:
+        if lost := [who for who, content in said if who != "assistant" and content.strip() not in text]:
             raise CasehardenError(
-                f"the chat template of {self.name!r} does not show the turn of {lost[0]}: the model would be asked "
-                "something else. Leave such prompts out, or put that into the user's last turn."
+                f"the chat template of {self.name!r} does not show all that {lost[0]} says: the model would be "
+                "asked something else. Leave such prompts out; what the system says can go into the user's last turn."
             )
         return text
 
@@ -158,21 +159,29 @@ class Template:
         after = self.prompt(QUESTION).rpartition(QUESTION)[2]
         return self.marks is not None and after.rfind(self.marks[0]) > after.rfind(self.marks[1])
 
-    def _shown(self, question: str) -> str:
+    def _problem(self) -> str:
+        """Why a question would not reach the model; empty if it does."""
         try:
-            return self._render(("user", question))
-        except TemplateError:
-            return ""
+            shown = QUESTION in self._render(("user", QUESTION))
+        except TemplateError as error:
+            return f"it fails ({error})"
+        return "" if shown else "every question would be the same"
 
     def _render(self, *said: tuple[str, str]) -> str:
-        """Messages, each of a role, in the template; ready for the assistant's turn after a user's."""
-        text: str = self.tokenizer.apply_chat_template(
-            [
-                {"role": role, "content": [{"type": "text", "text": text}] if self._as_parts else text}
-                for role, text in said
-            ],
-            tokenize=False,
-            add_generation_prompt=said[-1][0] == "user",
-            **self._given,
-        )
+        """Messages, each of a role, in the template; ready for the assistant's turn after a user's.
+
+        Raises `TemplateError` for whatever goes wrong: a template is a program.
+        """
+        messages = [
+            {"role": role, "content": [{"type": "text", "text": text}] if self._as_parts else text}
+            for role, text in said
+        ]
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=said[-1][0] == "user", **self._given
+            )
+        except Exception as error:
+            raise TemplateError(str(error) or type(error).__name__) from error
+        if not is_text(text):
+            raise TemplateError("it writes half a character (a lone surrogate)")
         return text

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from textwrap import shorten
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, inspect, select
@@ -15,7 +17,7 @@ from caseharden.errors import CasehardenError, nearest
 from caseharden.records.results import BETTER, Answers, Curve, Failure, Point, Reading, Results, Sample, Traits
 from caseharden.records.stopping import Known, Wanted
 from caseharden.store.log import StepLog
-from caseharden.store.store import Store, lacking, points_of
+from caseharden.store.store import Store, StoreError, lacking, points_of
 from caseharden.store.tables import CellRow, GenerationRow, PlaceRow, RecordRow, ScoreRow, StudyRow
 
 SAMPLES = 8
@@ -32,10 +34,10 @@ def results(store: Store, study: str | None = None, *, whole: bool = False) -> R
 
     A curve begins with the readings of the model as released. Readings of a judge other than the measure's
     own are under ``measure@judge``. An attack that is not through yet is missing in `progress`, and has no
-    curve.
+    curve. Raises `StoreError` if what is stored cannot be read.
     """
     name = named(store, study)
-    with store.session() as session:
+    with undamaged(store), store.session() as session:
         row = session.get_one(StudyRow, name)
         places = list(session.scalars(select(PlaceRow).where(PlaceRow.study == name).order_by(PlaceRow.position)))
         cells = {key: session.get_one(CellRow, key) for key in _begun(session, places)}
@@ -72,6 +74,19 @@ def results(store: Store, study: str | None = None, *, whole: bool = False) -> R
         progress={word: states.count(word) for word in ("done", "failed", "missing")},
         better=places[0].labels.get("better", BETTER) if places else BETTER,
     )
+
+
+@contextmanager
+def undamaged(store: Store) -> Iterator[None]:
+    """Turn whatever reading damaged rows raises into a `StoreError`."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        said = shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …")
+        raise StoreError(
+            f"what {store.folder} holds cannot be read ({said}): its database was damaged, or written by another "
+            "version. Restore a copy of it, or run the study again in a new store."
+        ) from error
 
 
 def named(store: Store, study: str | None) -> str:
