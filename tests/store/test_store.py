@@ -175,9 +175,30 @@ def test_a_damaged_checkpoint(spec, store):
     assert "failed" not in outcomes(run(spec, store))
 
 
-PARTS = (
-    "sqlite postgresql +psycopg +asyncpg mysql :// :/// : @ / ? & = % %zz # localhost [::1] [ 5432 99999 -1".split()
-)
+PARTS = [
+    "sqlite",
+    "postgresql",
+    "+psycopg",
+    "+asyncpg",
+    "mysql",
+    "://",
+    ":///",
+    ":",
+    "@",
+    "/",
+    "?",
+    "&",
+    "=",
+    "%",
+    "%zz",
+    "#",
+    "localhost",
+    "[::1]",
+    "[",
+    "5432",
+    "99999",
+    "-1",
+]
 PARTS += ["mode=ro", "uri=true", "file:", ":memory:", "a.db", ".."]
 
 

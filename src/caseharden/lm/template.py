@@ -108,7 +108,7 @@ class Template:
         if lost := [who for who, content in said if who != "assistant" and content.strip() not in text]:
             raise CasehardenError(
                 f"the chat template of {self.name!r} does not show all that {lost[0]} says: the model would be "
-                "asked something else. Leave such prompts out; what the system says can go into the user's last turn."
+                "asked something else. Leave such prompts out, or put what the system says into the user's turn."
             )
         return text
 
