@@ -307,5 +307,4 @@ class LM:
     def read(self, answers: Sequence[Sequence[int]], prefixes: Sequence[str] = ()) -> list[Text]:
         """Answers as text, after the prefixes that they go on from: special tokens and thinking left out."""
         begun = prefixes or [""] * len(answers)
-        texts = [self.template.read(ids, begun=bool(prefix)) for ids, prefix in zip(answers, begun, strict=True)]
-        return [Text(prefix + text, finished) for prefix, (text, finished) in zip(begun, texts, strict=True)]
+        return [self.template.read(ids, prefix) for ids, prefix in zip(answers, begun, strict=True)]
