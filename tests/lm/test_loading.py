@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from architectures import tiny_model
+from architectures import CONFIGS, tiny_model
 from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError
 from caseharden.lm.lm import LM
@@ -107,6 +107,17 @@ def test_positions_are_known_by_any_name(word_tokenizer):
     lm = tiny_model("mpt", word_tokenizer)
     with pytest.raises(CasehardenError, match="more than the 128 positions of 'mpt'"):
         Native().write(lm, lm.encode_prompts([" ".join(["a"] * 150)]), 1, 5, 0.0, seed=0)
+
+
+def test_no_row_of_a_batch_changes_how_the_others_are_read(word_tokenizer, monkeypatch):
+    scales = {"type": "longrope", "long_factor": [2.0] * 4, "short_factor": [1.0] * 4}
+    two = {"rope_scaling": scales, "original_max_position_embeddings": 16}
+    monkeypatch.setitem(CONFIGS, "phi3", {**two, "sliding_window": None})
+    lm = tiny_model("phi3", word_tokenizer)
+    short, long = lm.encode_prompts(["a b c", " ".join(["a"] * 20)])
+    [alone] = Native().write(lm, [short], 1, 5, 0.0, seed=0).tokens
+    with pytest.raises(CasehardenError, match="16 positions"):
+        assert Native().write(lm, [short, long], 1, 5, 0.0, seed=0).tokens[0] == alone
 
 
 def test_a_prompt_beyond_the_models_positions_is_an_error(tiny_lm, toy_domain):

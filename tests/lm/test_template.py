@@ -58,6 +58,13 @@ def test_the_templates_own_end_of_turn_is_learned_and_stopped_at(tiny_lm):
     assert lm.token_rows([Example("x", "a ?", "b")], turn=False)[0][0][-1] != turn
 
 
+def test_an_answer_stops_at_the_first_of_the_tokens_that_end_a_turn(tiny_lm):
+    lm = with_template(tiny_lm, TURNS.replace("<turn>", "<turn> <eos>"), "<turn>")
+    turn, eos = lm.tokenizer.convert_tokens_to_ids(["<turn>", "<eos>"])
+    assert lm.token_rows([Example("x", "a ?", "b")])[0][0][-2:] == [turn, eos]
+    assert set(lm.ends()) >= {turn, eos}
+
+
 def test_a_template_that_ends_turns_with_text_leaves_the_tokenizers_end(tiny_lm):
     lm = with_template(tiny_lm, TURNS.replace("<turn>", "###"))
     assert lm.token_rows([Example("x", "a ?", "b")])[0][0][-1] == lm.tokenizer.eos_token_id

@@ -277,9 +277,16 @@ class LM:
 
     @property
     def positions(self) -> int:
-        """How many tokens the model can read at a time; without end where its configuration has no limit."""
-        config: Any = self.model.config
-        said = (getattr(config.get_text_config(), name, None) for name in POSITIONS)
+        """How many tokens the model can read at a time; without end where its configuration has no limit.
+
+        Of two scales of positions (LongRoPE) the shorter one counts: a longer row would be read, and change how all
+        others of its batch are.
+        """
+        config: Any = self.model.config.get_text_config()  # type: ignore[operator, union-attr]
+        rope = getattr(config, "rope_parameters", None) or {}
+        if rope.get("rope_type") == "longrope":
+            return int(rope["original_max_position_embeddings"])
+        said = (getattr(config, name, None) for name in POSITIONS)
         return int(next(filter(None, said), sys.maxsize))
 
     @cached_property
@@ -299,7 +306,8 @@ class LM:
         config = getattr(self.model, "generation_config", None)
         own = getattr(config, "eos_token_id", None)
         own = own if isinstance(own, list) else [] if own is None else [own]
-        return sorted({self.tokenizer.eos_token_id, *self.template.end[-1:], *own})
+        end = self.template.end
+        return sorted({self.tokenizer.eos_token_id, *end[:1], *end[-1:], *own})
 
     def encode_prompts(
         self, prompts: Sequence[str], prefixes: Sequence[str] = (), *, opened: bool = False
