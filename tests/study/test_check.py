@@ -1,6 +1,8 @@
-"""What cannot be measured is an error before anything runs."""
+"""What cannot be measured is an error before anything runs; what somebody else makes is waited for."""
 
 from __future__ import annotations
+
+import shutil
 
 import pytest
 from sqlalchemy import select
@@ -10,7 +12,8 @@ from caseharden.errors import CasehardenError
 from caseharden.measures.probe import Probe
 from caseharden.store.tables import CellRow
 from caseharden.study.check import longest_answers
-from study_toys import run, study
+from caseharden.study.run import Events, _Study
+from study_toys import outcomes, run, study
 from toys import Checksum
 
 
@@ -35,3 +38,19 @@ def test_answers_are_counted_where_they_are_written(model):
     found = longest_answers(study(model, measures=measures, attacks=(GRPO(reward=Checksum(), max_new_tokens=7),)))
     assert found["evaluator", "harmful"] == 9 and found["attacker", "harmful"] == 7
     assert found["evaluator", "benign"] == 4 and ("attacker", "benign") not in found
+
+
+def test_weights_that_another_study_is_making_again_are_waited_for(model, store, monkeypatch):
+    run(study(model), store)
+    shutil.rmtree(store.folder / "weights")
+    execute = _Study._execute
+
+    def begun_elsewhere(self: _Study, position: int) -> Events:
+        with store.session() as session:
+            for row in session.scalars(select(CellRow).where(CellRow.weights.is_not(None))):
+                row.status = "running"
+        return execute(self, position)
+
+    monkeypatch.setattr(_Study, "_execute", begun_elsewhere)
+    events = run(study(model, name="more", budgets=(0, 2, 3, 4)), store)
+    assert outcomes(events).count("done") >= 2 and "failed" not in outcomes(events)
