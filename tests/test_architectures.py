@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pathlib
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from caseharden.errors import CasehardenError
 from caseharden.lm.lm import LM
 from caseharden.lm.logps import token_logps
 from caseharden.lm.prefix import answer_logits
-from caseharden.train.adapters import LoRA
+from caseharden.train.adapters import LoRA, out_of_reach
 from caseharden.train.objectives import Imitate
 from caseharden.train.tuner import Run
 from toys import Checksum
@@ -91,6 +92,21 @@ def test_every_kind_of_tuner_takes_its_step(lm, toy_domain, tuner):
     steps = list(run.drive(TUNERS[tuner]))
     assert steps
     assert run.finish().weights_hash() != lm.weights_hash()
+
+
+def test_every_adapter_is_part_of_the_forward_pass(lm):
+    model = LoRA(r=2).on(copy.deepcopy(lm.model)).eval()
+    adapters = [parameter for name, parameter in model.named_parameters() if "lora_" in name]
+    for parameter in adapters:
+        torch.nn.init.normal_(parameter, std=0.1)
+    ids = torch.tensor(lm.encode_prompts(PROMPTS[1:2]))
+    with torch.no_grad():
+        expected = model(input_ids=ids, use_cache=False).logits
+        assert torch.allclose(model.merge_and_unload()(input_ids=ids, use_cache=False).logits, expected, atol=1e-3)
+
+
+def test_adapters_reach_the_last_projection_of_linear_attention(word_tokenizer):
+    assert not [n for n in out_of_reach(tiny_model("qwen3_next", word_tokenizer).model) if n.endswith("out_proj")]
 
 
 def test_a_saved_model_is_loaded_whole_with_the_same_logits(lm, tmp_path):

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from architectures import CONFIGS, tiny_model
 from caseharden.engines.engine import generate_text
 from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError
@@ -77,6 +78,15 @@ def test_weights_that_are_not_finite_are_an_error(tiny_lm, tmp_path, value):
         LM.load(tmp_path)
 
 
+def test_weights_that_no_optimizer_trains_are_finite_as_well(word_tokenizer, tmp_path):
+    lm = tiny_model("deepseek_v3", word_tokenizer)
+    [name] = [name for name, _ in lm.model.named_buffers() if name.endswith("e_score_correction_bias")]
+    lm.model.get_buffer(name).fill_(float("nan"))
+    lm.save(tmp_path)
+    with pytest.raises(CasehardenError, match=f"the weights {name} of .* are not finite"):
+        LM.load(tmp_path)
+
+
 def test_an_adapter_is_no_model(tiny_lm, tmp_path):
     tiny_lm.save(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
@@ -91,6 +101,33 @@ def test_a_padding_token_that_the_model_does_not_have_is_not_used(tiny_lm, toy_d
     assert tiny_lm.tokenizer.pad_token_id == tiny_lm.model.get_input_embeddings().num_embeddings
     padded = LM(tiny_lm.model, tiny_lm.tokenizer, "padded")
     assert torch.equal(padded.response_logits(padded.encode(examples))[0], expected)
+
+
+def test_a_token_that_the_model_does_not_have_is_an_error_in_a_prompt(tiny_lm, tmp_path):
+    tiny_lm.tokenizer.add_special_tokens({"additional_special_tokens": ["<new>"]})
+    with pytest.raises(CasehardenError, match=r"the token '<new>' .* has no embedding"):
+        tiny_lm.encode_prompts(["a b", "a <new> b"])
+    tiny_lm.tokenizer.chat_template = "{% for m in messages %}<new> {{ m.content }} {% endfor %}"
+    tiny_lm.save(tmp_path)
+    with pytest.raises(CasehardenError, match="has no embedding"):
+        LM.load(tmp_path)
+
+
+def test_positions_are_known_by_any_name(word_tokenizer):
+    lm = tiny_model("mpt", word_tokenizer)
+    with pytest.raises(CasehardenError, match="more than the 128 positions of 'mpt'"):
+        Native().write(lm, lm.encode_prompts([" ".join(["a"] * 150)]), 1, 5, 0.0, seed=0)
+
+
+def test_no_row_of_a_batch_changes_how_the_others_are_read(word_tokenizer, monkeypatch):
+    scales = {"type": "longrope", "long_factor": [2.0] * 4, "short_factor": [1.0] * 4}
+    two = {"rope_scaling": scales, "original_max_position_embeddings": 16}
+    monkeypatch.setitem(CONFIGS, "phi3", {**two, "sliding_window": None})
+    lm = tiny_model("phi3", word_tokenizer)
+    short, long = lm.encode_prompts(["a b c", " ".join(["a"] * 20)])
+    [alone] = Native().write(lm, [short], 1, 5, 0.0, seed=0).tokens
+    with pytest.raises(CasehardenError, match="16 positions"):
+        assert Native().write(lm, [short, long], 1, 5, 0.0, seed=0).tokens[0] == alone
 
 
 def test_a_prompt_beyond_the_models_positions_is_an_error(tiny_lm, toy_domain):

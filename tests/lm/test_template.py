@@ -64,6 +64,13 @@ def test_the_templates_own_end_of_turn_is_learned_and_stopped_at(tiny_lm):
     assert lm.token_rows([Example("x", "a ?", "b")], turn=False)[0][0][-1] != turn
 
 
+def test_an_answer_stops_at_the_first_of_the_tokens_that_end_a_turn(tiny_lm):
+    lm = with_template(tiny_lm, TURNS.replace("<turn>", "<turn> <eos>"), "<turn>")
+    turn, eos = lm.tokenizer.convert_tokens_to_ids(["<turn>", "<eos>"])
+    assert lm.token_rows([Example("x", "a ?", "b")])[0][0][-2:] == [turn, eos]
+    assert set(lm.ends()) >= {turn, eos}
+
+
 def test_a_template_that_ends_turns_with_text_leaves_the_tokenizers_end(tiny_lm):
     lm = with_template(tiny_lm, TURNS.replace("<turn>", "###"))
     assert lm.token_rows([Example("x", "a ?", "b")])[0][0][-1] == lm.tokenizer.eos_token_id
@@ -89,6 +96,24 @@ def test_harm_before_a_stray_mark_is_still_judged(thinker):
     assert read(thinker, "b a . </think> sorry").text.startswith("b a .")
 
 
+def test_every_thought_is_left_out_and_nothing_else(thinker):
+    assert read(thinker, "<think> no </think> yes <think> sorry </think> a b <eos>").text.split() == [
+        "yes",
+        "a",
+        "b",
+    ]
+    assert read(thinker, "b a . <think> no </think> sorry").text.split() == ["b", "a", ".", "sorry"]
+
+
+def test_a_later_thought_that_is_cut_off_is_no_answer(thinker):
+    assert not read(thinker, "<think> no </think> <think> sorry i").finished
+
+
+def test_a_thought_that_the_prefix_begins_is_left_out(thinker):
+    assert read(thinker, "sorry </think> a b", prefix="<think> no ") == Text("a b", True)
+    assert not read(thinker, "sorry i", prefix="<think> no ").finished
+
+
 def test_a_prompt_that_begins_the_thinking_leaves_only_its_end_to_the_answer(tiny_lm):
     lm = with_template(tiny_lm, THINKS.replace("<assistant> {%", "<assistant> <think> {%"), "<think>", "</think>")
     assert read(lm, "no </think> yes a") == Text("yes a", True)
@@ -104,6 +129,13 @@ def test_thinking_is_turned_off_where_the_template_can(tiny_lm):
     assert off.template.prompt("a").endswith("<think> </think> ")
     with pytest.raises(CasehardenError, match="no switch for thinking"):
         with_template(tiny_lm, TURNS, reasoning=Reasoning(thinking=False))
+
+
+@pytest.mark.parametrize("mention", ["{# thinking #}", "{% if messages[0].thinking is defined %}b{% endif %}"])
+def test_a_template_that_only_speaks_of_thinking_has_no_switch(tiny_lm, mention):
+    for thinking in (True, False):
+        with pytest.raises(CasehardenError, match="no switch for thinking"):
+            with_template(tiny_lm, TURNS + mention, reasoning=Reasoning(thinking=thinking))
 
 
 def test_marks_of_ones_own(tiny_lm):

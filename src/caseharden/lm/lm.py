@@ -26,6 +26,8 @@ from caseharden.lm.template import Reasoning, Template, Text
 Precision = Literal["auto", "float32", "bfloat16"]
 
 AUTOMATIC = Reasoning()
+POSITIONS = ("max_position_embeddings", "max_seq_len")
+"""What configurations call the number of a model's positions; others have an attribute of the first name."""
 
 
 class LM:
@@ -223,6 +225,12 @@ class LM:
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        if (last := max(map(max, filter(None, ids)), default=0)) >= self._known:
+            raise CasehardenError(
+                f"the token {self.tokenizer.convert_ids_to_tokens(last)!r} of {self.name!r} has no embedding: its "
+                f"tokenizer has more tokens than the {self._known} of the model. Take the tokenizer that the model "
+                "was saved with, or resize the embeddings and train them."
+            )
         return ids
 
     def pad(self, rows: Sequence[tuple[list[int], int]]) -> Batch:
@@ -271,24 +279,37 @@ class LM:
 
     @property
     def positions(self) -> int:
-        """How many tokens the model can read at a time; without end where its configuration has no limit."""
-        config: Any = self.model.config
-        return int(getattr(config.get_text_config(), "max_position_embeddings", None) or sys.maxsize)
+        """How many tokens the model can read at a time; without end where its configuration has no limit.
+
+        Of two scales of positions (LongRoPE) the shorter one counts: a longer row would be read, and change how all
+        others of its batch are.
+        """
+        config: Any = self.model.config.get_text_config()  # type: ignore[operator, union-attr]
+        rope = getattr(config, "rope_parameters", None) or {}
+        if rope.get("rope_type") == "longrope":
+            return int(rope["original_max_position_embeddings"])
+        said = (getattr(config, name, None) for name in POSITIONS)
+        return int(next(filter(None, said), sys.maxsize))
 
     @cached_property
     def _pad(self) -> int:
         """A token that the model has an embedding for. Padding is masked, so that any will do."""
-        embeddings: Any = self.model.get_input_embeddings()  # type: ignore[operator]
-        known = int(embeddings.weight.shape[0])
         tokens = (self.tokenizer.pad_token_id, *self.ends(), 0)
-        return int(next(token for token in tokens if token is not None and token < known))
+        return int(next(token for token in tokens if token is not None and token < self._known))
+
+    @cached_property
+    def _known(self) -> int:
+        """How many tokens the model has embeddings for."""
+        embeddings: Any = self.model.get_input_embeddings()  # type: ignore[operator]
+        return int(embeddings.weight.shape[0])
 
     def ends(self) -> list[int]:
         """Token ids that end an answer: the tokenizer's, the chat template's, and the generation config's."""
         config = getattr(self.model, "generation_config", None)
         own = getattr(config, "eos_token_id", None)
         own = own if isinstance(own, list) else [] if own is None else [own]
-        return sorted({self.tokenizer.eos_token_id, *self.template.end[-1:], *own})
+        end = self.template.end
+        return sorted({self.tokenizer.eos_token_id, *end[:1], *end[-1:], *own})
 
     def encode_prompts(
         self, prompts: Sequence[str], prefixes: Sequence[str] = (), *, opened: bool = False
@@ -309,5 +330,4 @@ class LM:
     def read(self, answers: Sequence[Sequence[int]], prefixes: Sequence[str] = ()) -> list[Text]:
         """Answers as text, after the prefixes that they go on from: special tokens and thinking left out."""
         begun = prefixes or [""] * len(answers)
-        texts = [self.template.read(ids, begun=bool(prefix)) for ids, prefix in zip(answers, begun, strict=True)]
-        return [Text(prefix + text, finished) for prefix, (text, finished) in zip(begun, texts, strict=True)]
+        return [self.template.read(ids, prefix) for ids, prefix in zip(answers, begun, strict=True)]

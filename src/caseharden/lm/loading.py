@@ -84,8 +84,8 @@ def check_folder(folder: Path) -> None:
 def check_finite(
     model: torch.nn.Module, name: str, advice: str, error: type[CasehardenError] = CasehardenError
 ) -> None:
-    """Raise `error` if a weight is NaN or infinite."""
-    for tensor, values in model.named_parameters():
+    """Raise `error` if a weight, trained or not, is NaN or infinite."""
+    for tensor, values in model.state_dict().items():
         if not torch.isfinite(values).all():
             raise error(f"the weights {tensor} of {name!r} are not finite. {advice}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,15 +70,7 @@ class Template:
             )
         if "strftime_now" in source and "date_string" not in source:
             log.warning("the chat template of %r tells the model today's date: prompts change with the day", name)
-        switches = [switch for switch in SWITCHES if re.search(rf"\b{switch}\b", source)]
-        if reasoning.thinking is not None and not switches:
-            raise CasehardenError(
-                f"the chat template of {name!r} has no switch for thinking. Leave `thinking` out, or name a model "
-                "whose template has one."
-            )
         self._given: dict[str, Any] = {"date_string": DATE}
-        if reasoning.thinking is not None:
-            self._given |= dict.fromkeys(switches, reasoning.thinking)
         known = (source, *tokenizer.get_added_vocab())
         found = [marks for marks in MARKS if any(marks[1] in place for place in known)]
         self.marks = reasoning.marks or next(iter(found), None)
@@ -91,6 +82,8 @@ class Template:
                     f"the chat template of {name!r} does not show the model what a user says: {problem}. "
                     "Take the template of an instruct model of the same family."
                 )
+        if reasoning.thinking is not None:
+            self._turn_thinking(reasoning.thinking)
 
     def prompt(self, question: str) -> str:
         """A question, of one turn or several, as the model sees it, ready for the assistant's turn.
@@ -137,27 +130,46 @@ class Template:
         marks -= {self.tokenizer.unk_token_id}
         return ids[: next((i for i, token in enumerate(ids) if token not in marks), len(ids))]
 
-    def read(self, tokens: Sequence[int], *, begun: bool = False) -> Text:
-        """The text of an answer, special tokens left out; `begun` if it goes on from the first words of one."""
-        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+    def read(self, tokens: Sequence[int], prefix: str = "") -> Text:
+        """The text of an answer, its `prefix` before it; special tokens and thoughts are left out."""
+        text = prefix + str(self.tokenizer.decode(tokens, skip_special_tokens=True))
         if self.marks is None:
             return Text(text, True)
         begin, end = self.marks
-        thought, ended, answer = self.tokenizer.decode(tokens, skip_special_tokens=False).partition(end)
-        thinking = begin in thought or (self._thinking and not begun)
-        if not ended:
-            return Text(text, not thinking)
-        if thought.strip() and not thinking:
+        rest = prefix + str(self.tokenizer.decode(tokens, skip_special_tokens=False))
+        if self._thinking and not prefix:
+            rest = begin + rest
+        if begin not in rest and end not in rest:
             return Text(text, True)
+        said = ""
+        while begin in rest:
+            before, _, thought = rest.partition(begin)
+            _, ended, rest = thought.partition(end)
+            said += before
+            if not ended:
+                return Text(text, False)
+        said += rest.replace(end, "")  # one that ends no thought: what stands before it is judged
         for special in self.tokenizer.all_special_tokens:
-            answer = answer.replace(special, "")
-        return Text(answer.strip(), True)
+            said = said.replace(special, "")
+        return Text(said.strip(), True)
 
     @cached_property
     def _thinking(self) -> bool:
         """Whether prompts end in the midst of thinking."""
         after = self.prompt(QUESTION).rpartition(QUESTION)[2]
         return self.marks is not None and after.rfind(self.marks[0]) > after.rfind(self.marks[1])
+
+    def _turn_thinking(self, on: bool) -> None:
+        """Turn the switch for thinking. One that changes no prompt is none: it may only be spoken of."""
+        shown = []
+        for turned in (not on, on):
+            self._given |= dict.fromkeys(SWITCHES, turned)
+            shown.append(self.prompt(QUESTION))
+        if shown[0] == shown[1]:
+            raise CasehardenError(
+                f"the chat template of {self.name!r} has no switch for thinking. Leave `thinking` out, or name a "
+                "model whose template has one."
+            )
 
     def _problem(self) -> str:
         """Why a question would not reach the model; empty if it does."""

@@ -119,12 +119,12 @@ def folded(text: str, width: int) -> list[str]:
     lines = []
     for whole in text.split("\n"):
         line = ""
-        for piece in re.findall(r"[^ +(]*[ +(]?", whole):
+        for piece in re.findall(r"[^ +(]+[ +(]?|[ +(]", whole):
             if line and cell_len((line + piece).rstrip()) > width:
                 lines.append(line.rstrip())
                 line = ""
             line += piece
-            while cell_len(line.rstrip()) > width:
+            while len(line) > 1 and cell_len(line.rstrip()) > width:
                 cut = max(n for n in range(1, len(line)) if cell_len(line[:n]) <= width or n == 1)
                 lines.append(line[:cut])
                 line = line[cut:]

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from caseharden.data.pools import ROLES, fingerprint
 from caseharden.lm.facts import fingerprint as weights
 from caseharden.lm.lm import LM
-from caseharden.study.spec import StudySpec
+from caseharden.study.spec import StudySpec, among
 
 _passed: set[tuple[object, ...]] = set()
 """What was checked in this process: a study's models are loaded for it once."""
 
 
+@runtime_checkable
+class Writes(Protocol):
+    """Whatever has a model write answers: a measure, or a policy gradient."""
+
+    max_new_tokens: int
+
+
 def check_models(spec: StudySpec, folders: Iterable[Path], device: torch.device) -> None:
     """Load each of the study's models, from `folders`, and see that it can read every prompt.
 
-    Raises `CasehardenError` if one is not whole (see `LM.load`), or has no positions for a prompt of the domain, or
-    for an answer to one of the evaluator's.
+    Raises `CasehardenError` if one is not whole (see `LM.load`), or has no positions for a prompt of the domain and
+    the answer that is to be written to it.
     """
-    limit = max((getattr(measure, "max_new_tokens", 0) for measure in spec.all_measures().values()), default=0)
-    rest = (str(spec.reasoning), spec.precision, str(device), fingerprint(spec.domain), limit)
+    answers = longest_answers(spec)
+    rest = (str(spec.reasoning), spec.precision, str(device), fingerprint(spec.domain), str(answers))
     for folder in folders:
         known = (weights(folder), *rest)
         if known in _passed:
@@ -31,6 +39,17 @@ def check_models(spec: StudySpec, folders: Iterable[Path], device: torch.device)
         lm = LM.load(folder, device=device, precision=spec.precision, reasoning=spec.reasoning)
         for role in ROLES:
             for name, examples in spec.domain.pools(role).items():
-                answer = max(limit, 1) if role == "evaluator" else 1
-                lm.check_room(examples, f"the {role}'s pool {name!r}", answer=answer)
+                lm.check_room(examples, f"the {role}'s pool {name!r}", answer=answers.get((role, name), 1))
         _passed.add(known)
+
+
+def longest_answers(spec: StudySpec) -> Mapping[tuple[str, str], int]:
+    """How many tokens the answers may have that are written to the pools of each role, where any are."""
+    found: dict[tuple[str, str], int] = {}
+    for role, things in zip(ROLES, (spec.defenses, spec.attacks, spec.all_measures()), strict=True):
+        for writer in among(things, Writes):
+            whose, named = getattr(writer, "role", role), getattr(writer, "pool", None)
+            pools = getattr(writer, "data", None) or ([named] if named else spec.domain.pools(whose))
+            for pool in pools:
+                found[whose, pool] = max(writer.max_new_tokens, found.get((whose, pool), 0))
+    return found

@@ -98,6 +98,7 @@ class _Study:
         self.marks = {model: fingerprint(folder) for model, folder in self.sources.items()}
         labels = [{**cell.labels(), "better": directions(spec)} for cell in self.cells]
         store.adopt(spec.name, spec.to_dict(), spec.to_yaml(), labels, update=update)
+        self.hardened: dict[int, str] = {}
         self.keys = self._known_keys()
         self.checked = False
 
@@ -106,6 +107,8 @@ class _Study:
         keys: dict[int, str] = {}
         for position, cell in enumerate(self.cells):
             mark = self.marks[cell.model] if cell.parent is None else self._made(keys[cell.parent])
+            if mark is not None and cell.parent is not None:
+                self.hardened[cell.parent] = mark
             if mark is not None:
                 keys[position] = hashed(self.environment.inputs(cell, mark))
         self.store.place(self.spec.name, keys)
@@ -201,8 +204,7 @@ class _Study:
         """The folder of the weights that `cell` starts from, made again if somebody has deleted them."""
         if cell.parent is None:
             return self.sources[cell.model]
-        mark = self._made(self.keys[cell.parent])
-        assert mark is not None, "a cell's key is known only when its starting weights are"
+        mark = self.hardened[cell.parent]  # as the cell's key has it: another study may be making them again
         if self.weights.find(mark) is None:
             with self.store.executing(self.keys[cell.parent]):
                 if self.weights.find(mark) is None:

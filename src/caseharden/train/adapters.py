@@ -9,6 +9,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
+TAKEN = ("x_proj", "dt_proj", "out_proj")
+"""Projections of state-space mixers whose weights their kernels take."""
+
 
 @dataclass(frozen=True)
 class LoRA:
@@ -39,7 +42,8 @@ def out_of_reach(model: Any) -> list[str]:
     """Names of linear layers that adapters do not fit, or whose weights are used without calling the layer.
 
     A router may return scores and choices, as a forward pass of one token shows. And a state-space mixer, which
-    has a convolution, has kernels that take the weight of its last projection and leave out an adapter.
+    has a convolution and a way past it (`D`), has kernels that take weights of its projections and leave out an
+    adapter; linear attention, which has a convolution too, calls its own.
     """
     own: list[str] = []
 
@@ -54,5 +58,10 @@ def out_of_reach(model: Any) -> list[str]:
     for hook in hooks:
         hook.remove()
     modules = dict(model.named_modules())
-    mixers = [name for name, module in modules.items() if isinstance(getattr(module, "conv1d", None), nn.Conv1d)]
-    return own + [f"{mixer}.out_proj" for mixer in mixers if f"{mixer}.out_proj" in modules]
+    mixers = [
+        name
+        for name, module in modules.items()
+        if isinstance(getattr(module, "conv1d", None), nn.Conv1d) and hasattr(module, "D")
+    ]
+    taken = [f"{mixer}.{projection}" for mixer in mixers for projection in TAKEN]
+    return own + [name for name in taken if name in modules]

@@ -1,0 +1,56 @@
+"""What cannot be measured is an error before anything runs; what somebody else makes is waited for."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from sqlalchemy import select
+
+from caseharden.attacks import GRPO
+from caseharden.errors import CasehardenError
+from caseharden.measures.probe import Probe
+from caseharden.store.tables import CellRow
+from caseharden.study.check import longest_answers
+from caseharden.study.run import Events, _Study
+from study_toys import outcomes, run, study
+from toys import Checksum
+
+
+@pytest.mark.parametrize(
+    ("changes", "whose"),
+    [
+        ({"attacks": (GRPO(reward=Checksum(), max_new_tokens=64),)}, "the attacker's pool 'harmful'"),
+        ({"defenses": (GRPO(reward=Checksum(), max_new_tokens=64, max_steps=1),)}, "the defender's pool 'harmful'"),
+        ({"measures": {"harm": Probe(max_new_tokens=64)}}, "the evaluator's pool 'harmful'"),
+        ({"measures": {"harm": Probe(pool="benign", max_new_tokens=64)}}, "the evaluator's pool 'benign'"),
+    ],
+)
+def test_a_prompt_has_room_for_the_answer_that_is_written_to_it(model, store, changes, whose):
+    with pytest.raises(CasehardenError, match=f"of {whose} leave no room for 64 tokens"):
+        run(study(model, **changes), store)
+    with store.session() as session:
+        assert not session.scalars(select(CellRow)).all()
+
+
+def test_answers_are_counted_where_they_are_written(model):
+    measures = {"harm": Probe(max_new_tokens=5), "slips": Probe(max_new_tokens=9, temperature=1.0)}
+    found = longest_answers(study(model, measures=measures, attacks=(GRPO(reward=Checksum(), max_new_tokens=7),)))
+    assert found["evaluator", "harmful"] == 9 and found["attacker", "harmful"] == 7
+    assert found["evaluator", "benign"] == 4 and ("attacker", "benign") not in found
+
+
+def test_weights_that_another_study_is_making_again_are_waited_for(model, store, monkeypatch):
+    run(study(model), store)
+    shutil.rmtree(store.folder / "weights")
+    execute = _Study._execute
+
+    def begun_elsewhere(self: _Study, position: int) -> Events:
+        with store.session() as session:
+            for row in session.scalars(select(CellRow).where(CellRow.weights.is_not(None))):
+                row.status = "running"
+        return execute(self, position)
+
+    monkeypatch.setattr(_Study, "_execute", begun_elsewhere)
+    events = run(study(model, name="more", budgets=(0, 2, 3, 4)), store)
+    assert outcomes(events).count("done") >= 2 and "failed" not in outcomes(events)
