@@ -87,6 +87,41 @@ def test_weights_that_no_optimizer_trains_are_finite_as_well(word_tokenizer, tmp
         LM.load(tmp_path)
 
 
+def test_weights_in_integers_are_an_error(tiny_lm, tmp_path):
+    rewritten(tiny_lm, tmp_path, lambda tensors: {**tensors, LAYER: tensors[LAYER].to(torch.int8)})
+    with pytest.raises(CasehardenError, match=rf"weights in integers \({LAYER}\)"):
+        LM.load(tmp_path)
+
+
+def test_a_quantized_model_is_an_error_that_says_what_to_do(tiny_lm, tmp_path):
+    tiny_lm.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(CasehardenError, match=r"quantized model\. .*dequantize"):
+        LM.load(tmp_path)
+
+
+def test_a_pointer_is_no_weights(tiny_lm, tmp_path):
+    tiny_lm.save(tmp_path)
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(CasehardenError, match="git lfs pull"):
+        LM.load(tmp_path)
+
+
+def test_an_end_of_turn_that_the_model_does_not_have_is_an_error(tiny_lm, tmp_path):
+    tiny_lm.tokenizer.add_special_tokens({"eos_token": "<new>"})
+    tiny_lm.save(tmp_path)
+    with pytest.raises(CasehardenError, match=r"'<new>' of .* has no embedding"):
+        LM.load(tmp_path)
+
+
+def test_ends_of_answers_are_token_ids(tiny_lm, tmp_path):
+    tiny_lm.save(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": "one"}')
+    with pytest.raises(CasehardenError, match="no token ids as ends, but 'one'"):
+        LM.load(tmp_path)
+
+
 def test_an_adapter_is_no_model(tiny_lm, tmp_path):
     tiny_lm.save(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")

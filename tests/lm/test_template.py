@@ -183,6 +183,26 @@ def test_a_question_is_shown_whole_but_for_the_space_around_it(question, tiny_lm
             cuts.template.prompt(question)
 
 
+def test_thinking_is_told_by_its_beginning_where_only_that_is_in_the_template(tiny_lm):
+    opens = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}<assistant> <think> "
+    lm = with_template(tiny_lm, opens)
+    assert lm.template.marks == ("<think>", "</think>")
+    [text] = lm.read([lm.tokenizer("a b", add_special_tokens=False)["input_ids"]])
+    assert not text.finished
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ raise_exception('I do not like you') }}", "I do not like you"),
+        ("{{ messages[0].content | upper }}", "SEVEN GREEN RIVERS"),
+    ],
+)
+def test_a_template_that_is_no_use_is_told_why(template, said, tiny_lm):
+    with pytest.raises(CasehardenError, match=said):
+        with_template(tiny_lm, template)
+
+
 SCRAPS = (
     "{{ messages[0].content }}",
     "{{ messages[-1]['content'] }}",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from caseharden.errors import CasehardenError
 
 TOLERANCE = 0.02
 """Log-probabilities, in nats, that differ by more come of another computation, not of another rounding."""
@@ -31,8 +34,8 @@ class Capabilities:
 def find_capabilities(model: Any, prompts: Sequence[list[int]], pad: int) -> Capabilities:
     """Try each way on two encoded `prompts` of different lengths, continued by tokens of the first.
 
-    A way that raises an error, whatever it is, cannot be used. Windows of attention are longer than the prompts, so
-    for `gaps` the configuration is asked as well.
+    A way that raises an error, whatever it is, cannot be used; if none can, this raises `CasehardenError`. Windows
+    of attention are longer than the prompts, so for `gaps` the configuration is asked as well.
     """
     device = next(model.parameters()).device
     short, long = ([*prompt] for prompt in prompts)
@@ -72,7 +75,13 @@ def find_capabilities(model: Any, prompts: Sequence[list[int]], pad: int) -> Cap
         cache.batch_select_indices(torch.tensor([0, 1], device=device))
         return read([token, rest], cache, mask_BT)[0]
 
-    whole = alone(short + token, long + token)
+    try:
+        whole = alone(short + token, long + token)
+    except Exception as error:
+        raise CasehardenError(
+            f"{type(model).__name__} fails at a plain question ({shorten(str(error), 200)}). Models of this "
+            "architecture are not supported."
+        ) from error
     cache = _agrees(by_cache, whole)
     rows = cache and _agrees(by_row, whole[[1, 0, 1]])
     return Capabilities(

@@ -76,6 +76,7 @@ class LM:
         model, tokenizer = load_checkpoint(source)
         with loading(source):
             lm = cls(model.to(torch.device(device)), tokenizer, str(source), precision, reasoning)
+            lm.token_rows([Example("greeting", "Hello!", "Hello!")])
             padding = lm.capabilities.padding
         if not padding:
             raise CasehardenError(
@@ -182,7 +183,7 @@ class LM:
         prompts = self.encode_prompts([e.prompt for e in examples], [e.prefix for e in examples], opened=not turn)
         opening = self.template.turn[0] if turn else ""
         completions = self._tokenize([("" if e.prefix else opening) + e.completion for e in examples])
-        end = (self.template.end or [self.tokenizer.eos_token_id]) if turn else []
+        end = self._known_to_model(self.template.end or [self.tokenizer.eos_token_id]) if turn else []
         for example, prompt, completion in zip(examples, prompts, completions, strict=True):
             row = (prompt + completion + end)[:room]
             if len(row) <= len(prompt):
@@ -225,7 +226,11 @@ class LM:
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        if (last := max(map(max, filter(None, ids)), default=0)) >= self._known:
+        return [self._known_to_model(row) for row in ids]
+
+    def _known_to_model(self, ids: list[int]) -> list[int]:
+        """`ids`, or a `CasehardenError` if one of them has no embedding."""
+        if (last := max(ids, default=0)) >= self._known:
             raise CasehardenError(
                 f"the token {self.tokenizer.convert_ids_to_tokens(last)!r} of {self.name!r} has no embedding: its "
                 f"tokenizer has more tokens than the {self._known} of the model. Take the tokenizer that the model "
@@ -308,6 +313,10 @@ class LM:
         config = getattr(self.model, "generation_config", None)
         own = getattr(config, "eos_token_id", None)
         own = own if isinstance(own, list) else [] if own is None else [own]
+        if odd := [token for token in own if not isinstance(token, int)]:
+            raise CasehardenError(
+                f"the generation config of {self.name!r} has no token ids as ends, but {odd[0]!r}."
+            )
         end = self.template.end
         return sorted({self.tokenizer.eos_token_id, *end[:1], *end[-1:], *own})
 

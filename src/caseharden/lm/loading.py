@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from caseharden.errors import CasehardenError
 
 SHOWN = 6
 """How many names of tensors an error tells."""
+INTEGERS = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"}
+UNQUANTIZED = (
+    "Quantized weights cannot be trained. Name the model that they were made from, or take them back to floating "
+    "point (Transformers' model.dequantize()) and save that."
+)
+POINTER = b"version https://git-lfs"
+"""How a file begins that stands for one which was not fetched."""
 
 
 def load_checkpoint(source: str | Path) -> tuple[Any, Any]:
@@ -40,6 +48,7 @@ def load_checkpoint(source: str | Path) -> tuple[Any, Any]:
             **common,
         )
     _check_names(told, source)
+    _check_kinds(model, folder)
     check_finite(model, str(source), "Fetch or save the model again.")
     return model, tokenizer
 
@@ -64,7 +73,7 @@ def loading(source: str | Path) -> Iterator[None]:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise `CasehardenError` if `folder` holds no model, only an adapter, or only pickled weights."""
+    """Raise `CasehardenError` if `folder` holds no model: an adapter, weights pickled or quantized, pointers."""
     if (folder / "adapter_config.json").is_file():
         raise CasehardenError(
             f"{folder} holds an adapter. Merge it into its base model (PEFT's merge_and_unload), save that, and "
@@ -72,6 +81,12 @@ def check_folder(folder: Path) -> None:
         )
     if not (folder / "config.json").is_file():
         raise CasehardenError(f"{folder} holds no model: there is no config.json in it.")
+    if "quantization_config" in _read(folder / "config.json"):
+        raise CasehardenError(f"{folder} holds a quantized model. {UNQUANTIZED}")
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise CasehardenError(f"{path} is a pointer of Git LFS. Fetch what it stands for: git lfs pull.")
     if not list(folder.glob("*.safetensors")):
         pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
         what = f"only pickled weights ({pickles[0].name}), which can run code" if pickles else "no weights"
@@ -79,6 +94,15 @@ def check_folder(folder: Path) -> None:
             f"{folder} holds {what}. Caseharden reads safetensors only; convert with "
             "model.save_pretrained(folder) in an environment that you trust."
         )
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """What a JSON file says; nothing if it is no object. Loading says what is wrong with it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def check_finite(
@@ -105,6 +129,16 @@ def _check_names(told: dict[str, Any], source: str | Path) -> None:
             f"the weights in {str(source)!r} are not those of its config.json: {'; '.join(said)}. Save the model "
             "again with save_pretrained: without torch.compile, with adapters merged, with its own configuration."
         )
+
+
+def _check_kinds(model: torch.nn.Module, folder: Path) -> None:
+    """Raise `CasehardenError` for a weight that is stored in integers: Transformers takes them for its values."""
+    real = {name for name, values in model.state_dict().items() if values.is_floating_point()}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            whole = [name for name in file.keys() if file.get_slice(name).get_dtype() in INTEGERS]  # noqa: SIM118
+        if found := real.intersection(whole):
+            raise CasehardenError(f"{path} has weights in integers ({_listed(found)}). {UNQUANTIZED}")
 
 
 def _listed(names: Iterable[str]) -> str:

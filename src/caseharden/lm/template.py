@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
@@ -72,7 +73,7 @@ class Template:
             log.warning("the chat template of %r tells the model today's date: prompts change with the day", name)
         self._given: dict[str, Any] = {"date_string": DATE}
         known = (source, *tokenizer.get_added_vocab())
-        found = [marks for marks in MARKS if any(marks[1] in place for place in known)]
+        found = [marks for marks in MARKS if any(mark in place for mark in marks for place in known)]
         self.marks = reasoning.marks or next(iter(found), None)
         self._as_parts = False
         if problem := self._problem():
@@ -174,10 +175,10 @@ class Template:
     def _problem(self) -> str:
         """Why a question would not reach the model; empty if it does."""
         try:
-            shown = QUESTION in self._render(("user", QUESTION))
+            text = self._render(("user", QUESTION))
         except TemplateError as error:
             return f"it fails ({error})"
-        return "" if shown else "every question would be the same"
+        return "" if QUESTION in text else f"{QUESTION!r} becomes {shorten(text, 120)!r}"
 
     def _render(self, *said: tuple[str, str]) -> str:
         """Messages, each of a role, in the template; ready for the assistant's turn after a user's.

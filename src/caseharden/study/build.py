@@ -157,8 +157,9 @@ def _class(name: str, kind: Any, place: str) -> type:
     module, _, attribute = name.partition(":")
     try:
         cls = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise CasehardenError(f"{place}: cannot import {name!r}: {error}. Put it on PYTHONPATH.") from None
+    except Exception as error:  # a module is a program
+        said = f"{type(error).__name__}: {error}"
+        raise CasehardenError(f"{place}: cannot import {name!r} ({said}). Put it on PYTHONPATH.") from error
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and _fits(cls, kind)):
         raise CasehardenError(f"{place}: {name!r} is no {what}: a dataclass that has all of {kind.__name__}.")
     return cls
