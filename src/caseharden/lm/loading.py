@@ -84,7 +84,7 @@ def check_folder(folder: Path) -> None:
     if "quantization_config" in _read(folder / "config.json"):
         raise CasehardenError(f"{folder} holds a quantized model. {UNQUANTIZED}")
     for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
+        with loading(folder), path.open("rb") as file:
             if file.read(len(POINTER)) == POINTER:
                 raise CasehardenError(f"{path} is a pointer of Git LFS. Fetch what it stands for: git lfs pull.")
     if not list(folder.glob("*.safetensors")):
@@ -135,7 +135,7 @@ def _check_kinds(model: torch.nn.Module, folder: Path) -> None:
     """Raise `CasehardenError` for a weight that is stored in integers: Transformers takes them for its values."""
     real = {name for name, values in model.state_dict().items() if values.is_floating_point()}
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
+        with loading(folder), safe_open(path, "pt") as file:
             whole = [name for name in file.keys() if file.get_slice(name).get_dtype() in INTEGERS]  # noqa: SIM118
         if found := real.intersection(whole):
             raise CasehardenError(f"{path} has weights in integers ({_listed(found)}). {UNQUANTIZED}")
