@@ -11,6 +11,7 @@ from textwrap import shorten
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, inspect, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from caseharden.errors import CasehardenError, nearest
@@ -81,7 +82,7 @@ def undamaged(store: Store) -> Iterator[None]:
     """Turn whatever reading damaged rows raises into a `StoreError`."""
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, SQLAlchemyError, TypeError, ValueError) as error:
         said = shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …")
         raise StoreError(
             f"what {store.folder} holds cannot be read ({said}): its database was damaged, or written by another "
