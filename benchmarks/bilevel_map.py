@@ -41,6 +41,7 @@ class Setting:
     steps: list[int]
     censored: bool
     utility: float
+    bystander: float
 
     @property
     def resistance(self) -> float:
@@ -100,6 +101,7 @@ def settings(report: dict[str, Any]) -> list[Setting]:
                 [steps for steps, _ in worst],
                 any(censored for _, censored in worst),
                 curves[0]["points"][0]["utility"]["value"],
+                curves[0]["points"][0]["readings"]["bystander"]["value"],
             )
         )
     return found
@@ -151,13 +153,15 @@ def main() -> None:
         found = settings(json.load(file))
     floor = found[0].utility - 0.02
     on = front(found[1:], floor)
-    print("| | setting | forward-backwards | steps to break, by attack | geometric mean | utility | on the front |")
-    print("|---|---|---|---|---|---|---|")
+    columns = "setting, forward-backwards, steps to break by attack, geometric mean, utility, bystander, on the front"
+    print("| |", columns.replace(", ", " | "), "|")
+    print("|---|---|---|---|---|---|---|---|")
     for number, s in enumerate(found):
         steps = " / ".join(map(str, s.steps))
         mean = f"{'> ' if s.censored else ''}{s.resistance:.1f}"
         last = "yes" if s in on else ""
-        print(f"| {number or ''} | {s.label} | {s.cost:,.0f} | {steps} | {mean} | {s.utility:.3f} | {last} |")
+        useful = f"{s.utility:.3f} | {s.bystander:.3f}"
+        print(f"| {number or ''} | {s.label} | {s.cost:,.0f} | {steps} | {mean} | {useful} | {last} |")
     draw(found, floor, sys.argv[2])
 
 

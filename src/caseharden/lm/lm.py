@@ -313,7 +313,7 @@ class LM:
         config = getattr(self.model, "generation_config", None)
         own = getattr(config, "eos_token_id", None)
         own = own if isinstance(own, list) else [] if own is None else [own]
-        if odd := [token for token in own if not isinstance(token, int)]:
+        if odd := [token for token in own if not (isinstance(token, int) and 0 <= token < 2**31)]:
             raise CasehardenError(
                 f"the generation config of {self.name!r} has no token ids as ends, but {odd[0]!r}."
             )
