@@ -153,8 +153,8 @@ def main() -> None:
         found = settings(json.load(file))
     floor = found[0].utility - 0.02
     on = front(found[1:], floor)
-    columns = "setting, forward-backwards, steps to break by attack, geometric mean, utility, bystander, on the front"
-    print("| |", columns.replace(", ", " | "), "|")
+    columns = ["setting", "forward-backwards", "steps to break by attack", "geometric mean", "utility", "bystander"]
+    print("| |", " | ".join([*columns, "on the front"]), "|")
     print("|---|---|---|---|---|---|---|---|")
     for number, s in enumerate(found):
         steps = " / ".join(map(str, s.steps))
