@@ -81,6 +81,16 @@ def test_json_and_csv(written):
     assert [row.prompt for row in load(written('prompt,note\n"a, b",n\n', "mine.csv"))] == ["a, b"]
 
 
+@pytest.mark.parametrize("header", ["prompt, completion, choices , answer", "Prompt,COMPLETION,Choices,Answer\u00a0"])
+def test_names_of_columns_are_read_without_case_and_the_space_around_them(written, header):
+    cells = '["p", "c, c", ["a", "b"], "b"]'
+    (row,) = load(written(f'{header}\np, "c, c", "[""a"", ""b""]", b\n', "mine.csv"))
+    assert (row.prompt, row.completion, row.choices, row.answer) == ("p", "c, c", ("a", "b"), "b")
+    named = dict(zip(header.split(","), json.loads(cells), strict=True))
+    (row,) = load(written(lines(named)))
+    assert (row.prompt, row.completion, row.choices, row.answer) == ("p", "c, c", ("a", "b"), "b")
+
+
 def test_choices(written):
     (row,) = load(written(lines({"question": "q", "choices": ["a", "b"], "answer": "b"})))
     assert (row.choices, row.answer) == (("a", "b"), "b")

@@ -47,7 +47,7 @@ def _json(path: Path, text: str) -> Located:
 
 
 def _csv(path: Path, text: str) -> Located:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     try:
         with _fields_of_any_length(text):
             header = reader.fieldnames or ()

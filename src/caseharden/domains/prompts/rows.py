@@ -222,10 +222,10 @@ def _completion(row: Mapping[str, Any]) -> str:
 
 
 def _choices(row: Mapping[str, Any]) -> tuple[str, ...]:
-    value = row.get("choices")
+    _, value = _cell(row, ("choices",))
     if isinstance(value, str):
         try:
-            value = decoded(value, "choices") if value.strip() else None
+            value = decoded(value, "choices")
         except CasehardenError as error:
             raise CasehardenError(
                 f'{error} A list in a cell is written as in JSON, ["one", "another"], its quotation marks doubled.'
@@ -256,8 +256,16 @@ def _kind(value: Any) -> str:
 
 
 def _cell(row: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, Any]:
-    """The first of `names` under which something stands, and what that is."""
-    return next(((name, row[name]) for name in names if row.get(name) not in (None, "")), (names[0], None))
+    """The first of `names` under which something stands, and what that is.
+
+    Names are read without case, and without the space around them.
+    """
+    found = {name.strip().lower(): value for name, value in row.items() if not _is_blank(value)}
+    return next(((name, found[name]) for name in names if name in found), (names[0], None))
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
