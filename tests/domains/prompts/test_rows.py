@@ -134,3 +134,32 @@ def test_what_the_system_says_to_all_makes_no_two_prompts_alike(tmp_path):
     (tmp_path / "b.jsonl").write_text(json.dumps({"prompt": [message("user", questions["c"].upper())]}))
     with pytest.raises(CasehardenError, match="near duplicates"):
         Prompts(harmful=harmful, evaluation={}, contrast={}).pools("attacker")
+
+
+# ---- two columns for one thing --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"prompt": "p", "question": "q"}, "'prompt' and 'question' are two columns for one thing, prompt"),
+        ({"question": "q", "instruction": [USER]}, "'instruction' and 'question' are two columns"),
+        ({"prompt": "p", "output": "b", "response": "a"}, "'response' and 'output' are two columns .*completion"),
+        ({"prompt": "p", " Prompt": "q"}, "'prompt' and ' Prompt' are two columns"),
+        ({"prompt": "p", "Answer": "a", "answer": "b"}, "'Answer' and 'answer' are two columns"),
+    ],
+)
+def test_two_columns_for_one_thing_must_say_the_same(row, said):
+    with pytest.raises(CasehardenError, match=said):
+        rows.usual(row)
+
+
+def test_columns_that_say_the_same_or_nothing_are_one():
+    row = {"prompt": "p", "question": " p ", "completion": " ", "response": "c", "output": None}
+    assert rows.usual(row) == rows.Row(id="", prompt="p", completion="c")
+    assert rows.usual({"prompt": [USER], "question": [USER]}).prompt == "hi"
+
+
+def test_a_topic_is_that_of_the_first_column_for_it():
+    assert rows.usual({"prompt": "p", "type": "t", "category": "c"}).topic == "c"
+    assert rows.usual({"prompt": "p", "question_id": 2, "ID": 1}).id == "1"

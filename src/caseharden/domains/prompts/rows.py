@@ -40,7 +40,7 @@ def usual(row: Mapping[str, Any]) -> Row:
     if not prompt:
         what = "a completion without its prompt" if completion else f"no prompt (columns: {', '.join(row)})"
         raise CasehardenError(f"{what}. Give each row a {' or '.join(map(repr, PROMPT))}.")
-    given, answer, choices = _first(row, ("input",)), _first(row, ("answer",)), _choices(row)
+    given, answer, choices = _first(row, "input"), _first(row, "answer"), _choices(row)
     if given and isinstance(prompt, Conversation):
         raise CasehardenError(
             "an input beside a prompt of several turns. Write it into the turn that it belongs to."
@@ -48,13 +48,13 @@ def usual(row: Mapping[str, Any]) -> Row:
     if choices and answer not in choices:
         raise CasehardenError(f"the answer {answer!r} is none of the choices. Write it as the choice is written.")
     return Row(
-        id=_first(row, ("id", "question_id")),
+        id=_first(row, "id", "question_id"),
         prompt=f"{prompt}\n\n{given}" if given else prompt,
         completion=completion,
         answer=answer,
-        topic=_first(row, TOPIC),
+        topic=_first(row, *TOPIC),
         choices=choices,
-        opener=_first(row, ("opener",)),
+        opener=_first(row, "opener"),
     )
 
 
@@ -258,16 +258,30 @@ def _kind(value: Any) -> str:
 def _cell(row: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, Any]:
     """The first of `names` under which something stands, and what that is.
 
-    Names are read without case, and without the space around them.
+    Names are read without case, and without the space around them. Raises `CasehardenError` if two columns have
+    these names and do not say the same.
     """
-    found = {name.strip().lower(): value for name, value in row.items() if not _is_blank(value)}
-    return next(((name, found[name]) for name in names if name in found), (names[0], None))
+    found = [(name, value) for name, value in row.items() if name.strip().lower() in names and not _is_blank(value)]
+    found.sort(key=lambda cell: names.index(cell[0].strip().lower()))
+    name, value = found[0] if found else (names[0], None)
+    for other, also in found[1:]:
+        if _stripped(also) != _stripped(value):
+            raise CasehardenError(
+                f"{name!r} and {other!r} are two columns for one thing, {names[0]}, and say different things. "
+                "Rename or drop one of them."
+            )
+    return name.strip().lower(), value
+
+
+def _stripped(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value
 
 
 def _is_blank(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    name, value = _cell(row, names)
-    return text(value, name)
+def _first(row: Mapping[str, Any], *names: str) -> str:
+    """The text under the first of `names` that has any; the others may say something else."""
+    cells = (_cell(row, (name,)) for name in names)
+    return next(filter(None, (text(value, name) for name, value in cells)), "")
