@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caseharden.data.text import is_text, normalized
+from caseharden.data.text import is_text, normalized, shows
 from strategies import many
 
 PROMPT = "How do I pick the lock of a café in Île-de-France, with 10 fine tools?"
@@ -64,3 +64,13 @@ def test_what_is_normal_stays_so(text):
 def test_half_a_character_is_no_text():
     assert is_text("whole: \U0001f642")
     assert not is_text("half: \ud83d")
+
+
+@pytest.mark.parametrize("character", ["a", "?", "\U0001f4a3", "\u0915", "\u0301", "\ue000"])
+def test_what_can_be_seen_shows(character):
+    assert shows(character) and shows(f"\u200b {character}")
+
+
+@pytest.mark.parametrize("code", [0x20, 0xA0, 0x200B, 0x2060, 0xFEFF, 0xAD, 0x2800, 0x3164, 0xFE0F, 0x34F, 0xE0041, 0])
+def test_what_shows_nothing(code):
+    assert not shows(chr(code) * 3) and not shows("")

@@ -6,13 +6,20 @@ import re
 import unicodedata
 from functools import cache
 
-NOTHING = re.compile("[\u115f\u1160\u2065\u3164\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]")
-"""Characters that show nothing and that their category does not tell: fillers, and places kept for more of them."""
+NOTHING = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
+)
+"""Characters that show nothing and that their category does not tell: fillers, selectors, and places kept for more."""
 
 
 def is_text(text: str) -> bool:
     """Whether `text` can be written as UTF-8: no half of a character (a lone surrogate) is in it."""
     return not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def shows(text: str) -> bool:
+    """Whether anything of `text` can be seen: not only space, controls, joiners and their like are in it."""
+    return any(not c.isspace() and unicodedata.category(c) not in ("Cc", "Cf") for c in NOTHING.sub("", text))
 
 
 def normalized(text: str) -> str:

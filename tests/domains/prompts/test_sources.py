@@ -112,6 +112,17 @@ BAD = {
     ),
     "same id": (lines({"id": 1, "prompt": "a"}, {"id": 1, "prompt": "b"}), "mine.jsonl", "two rows have the id"),
     "answer": (lines({"prompt": "a", "choices": ["x"], "answer": "y"}), "mine.jsonl", ":1: the answer 'y' is none"),
+    "prompt that does not show": (
+        lines({"prompt": "a"}, {"prompt": "\u200b \u2060"}),
+        "mine.jsonl",
+        r"mine.jsonl:2: prompt has only characters that show nothing, '\\u200b \\u2060'",
+    ),
+    "completion that does not show": (lines({"prompt": "a", "output": "\u200b"}), "mine.jsonl", ":1: completion has"),
+    "turn that does not show": (
+        lines({"prompt": [{"role": "system", "content": "\ufeff"}, {"role": "user", "content": "p"}]}),
+        "mine.jsonl",
+        ":1: prompt has an empty message of system",
+    ),
     "json object": ('{"prompt": "a"}', "mine.json", "no list of objects"),
     "json truncated": ('[{"prompt": "a"}', "mine.json", "not JSON .*cut off"),
     "csv truncated": ('prompt,completion\n"a","b"\n"c"\n', "mine.csv", "mine.csv:3: .*as many columns"),

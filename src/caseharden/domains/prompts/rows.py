@@ -10,6 +10,7 @@ from typing import Any
 
 from caseharden.data.conversation import Conversation, Turn
 from caseharden.data.example import Example
+from caseharden.data.text import shows
 from caseharden.domains.prompts.formats import decoded
 from caseharden.errors import CasehardenError
 
@@ -205,7 +206,7 @@ def turn(message: Any, name: str) -> Turn:
         if any(part.get("type") != "text" for part in parts):
             raise CasehardenError(f"{name} has a message with parts that are not text. Leave the row out.")
         content = "".join(text(part.get("text"), name) for part in parts)
-    if not (said := text(content, name)):
+    if not shows(said := text(content, name)):
         raise CasehardenError(f"{name} has an empty message of {who}. Give it content, or leave it out.")
     return who, said
 

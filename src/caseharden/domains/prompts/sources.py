@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
+from caseharden.data.text import shows
 from caseharden.domains.prompts import formats, rows
 from caseharden.domains.prompts.formats import FORMATS, Located
 from caseharden.domains.prompts.rows import Parser, Row
@@ -165,11 +166,16 @@ def _load(name: str, origin: Origin, stamp: Hashable) -> tuple[Row, ...]:
 
 
 def _check(row: Row, place: str) -> None:
-    """Raise `CasehardenError` if anything of a row is no text, or its prompt is empty."""
+    """Raise `CasehardenError` if anything of a row is no text or shows nothing, or its prompt is empty."""
     for field in fields(row):
         value = getattr(row, field.name)
-        if not all(isinstance(part, str) for part in (value if field.name == "choices" else [value])):
+        parts = value if field.name == "choices" else [value]
+        if not all(isinstance(part, str) for part in parts):
             raise CasehardenError(f"{place}: {field.name} is no text, but {value!r}. Mend it or take it out.")
+        if any(part.strip() and not shows(part) for part in parts):
+            raise CasehardenError(
+                f"{place}: {field.name} has only characters that show nothing, {ascii(value)}. Mend it or take it out."
+            )
     if not row.prompt.strip():
         raise CasehardenError(f"{place}: the prompt is empty. Mend it or take it out.")
 
