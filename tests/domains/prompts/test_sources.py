@@ -138,6 +138,32 @@ def test_bad_files_say_what_to_do(case, tmp_path):
         load(str(tmp_path / name))
 
 
+@pytest.mark.parametrize("name", ["mine.JSONL", "mine.Csv", "mine.JSON"])
+def test_an_ending_is_read_in_capitals_too(written, name):
+    text = {"jsonl": '{"prompt": "p"}', "csv": "prompt\np\n", "json": '[{"prompt": "p"}]'}
+    assert [row.prompt for row in load(written(text[name.split(".")[1].lower()], name))] == ["p"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("mine.tsv", r"mine.tsv is a file with the ending \.tsv, and none that is read. Save it as \.jsonl, .*\.csv"),
+        ("mine.parquet", r"the ending \.parquet"),
+        ("mine", "mine is a file without an ending"),
+    ],
+)
+def test_a_file_that_is_not_read_is_told_which_are(written, name, said):
+    with pytest.raises(CasehardenError, match=said):
+        load(written("text", name))
+
+
+@pytest.mark.parametrize("name", ["mine.jsonl", "mine"])
+def test_a_folder_is_no_file(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(CasehardenError, match=f"{name} is a folder. Give a .jsonl, .json, .csv file in it"):
+        load(str(tmp_path / name))
+
+
 # ---- names ----------------------------------------------------------------------------------------------
 
 

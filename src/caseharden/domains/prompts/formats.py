@@ -26,7 +26,7 @@ def read(path: Path) -> Located:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise CasehardenError(f"cannot read {path}: {error}. Give a text file in UTF-8.") from error
-    return FORMATS[path.suffix](path, text)
+    return FORMATS[path.suffix.lower()](path, text)
 
 
 def _jsonl(path: Path, text: str) -> Located:

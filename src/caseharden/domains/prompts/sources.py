@@ -112,14 +112,22 @@ def _locate(name: str) -> Origin:
         identity, _, split = name.removeprefix("hub:").partition(":")
         return Hub(identity, split=split or "train")
     path = Path(name)
-    if path.suffix not in FORMATS:
-        raise CasehardenError(
-            f"there is no source {name!r}.{nearest(name, TABLE)} Or give a path to a {', '.join(FORMATS)} file, "
-            "or hub:org/name[:split]."
-        )
-    if not os.path.isfile(path):  # which says so of a name that is too long for a path as well
+    is_read = path.suffix.lower() in FORMATS
+    if os.path.isdir(name):  # which, like the others, says so of a name that is too long for a path as well
+        raise CasehardenError(f"{name} is a folder. Give a {', '.join(FORMATS)} file in it.")
+    if is_read and os.path.isfile(name):
+        return File(path)
+    if is_read:
         raise CasehardenError(f"there is no file {name}. Check the path; it is taken from {Path.cwd()}.")
-    return File(path)
+    if os.path.exists(name):
+        ending = f"with the ending {path.suffix}" if path.suffix else "without an ending"
+        raise CasehardenError(
+            f"{name} is a file {ending}, and none that is read. Save it as {', '.join(FORMATS)}, whichever it is."
+        )
+    raise CasehardenError(
+        f"there is no source {name!r}.{nearest(name, TABLE)} Or give a path to a {', '.join(FORMATS)} file, "
+        "or hub:org/name[:split]."
+    )
 
 
 def _known(name: str, source: Source) -> Origin:
