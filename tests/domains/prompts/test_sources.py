@@ -98,7 +98,8 @@ def test_choices(written):
 
 BAD = {
     "missing": (None, "mine.jsonl", "there is no file .*mine.jsonl.*Check the path"),
-    "empty": ("", "mine.jsonl", "no rows.*not empty"),
+    "empty": ("", "mine.jsonl", r"^[^ (]*/mine.jsonl has no rows\. .*not empty"),
+    "header alone": ("prompt,completion\n", "mine.csv", r"^[^ (]*/mine.csv has no rows\. "),
     "blank": ("\n \n", "mine.jsonl", "no rows"),
     "truncated": ('{"prompt": "a"}\n{"prompt": "b', "mine.jsonl", r"mine.jsonl:2: .*not JSON.*cut off, fetch it"),
     "malformed": ('{"prompt": "a"}\nb\n{"prompt": "c"}', "mine.jsonl", r"mine.jsonl:2: .*mend or take out"),
@@ -189,7 +190,7 @@ def test_data_folder_comes_before_the_hub(hub, monkeypatch, tmp_path):
     there.write_text(lines({"prompt": "p", "source": "advbench", "opener": "Sure"}, {"prompt": "q", "source": "x"}))
     monkeypatch.setenv("CASEHARDEN_DATA", str(tmp_path))
     assert [(row.prompt, row.opener) for row in load("advbench")] == [("p", "Sure")]
-    with pytest.raises(CasehardenError, match="no rows with source = 'dangerousqa'"):
+    with pytest.raises(CasehardenError, match=r"/harmful_prompts.jsonl has no rows with source = 'dangerousqa'\."):
         load("dangerousqa")
     assert hub["asked"] == []
 
@@ -265,6 +266,10 @@ def test_any_hub_set_with_the_usual_columns(hub):
     hub["org/mine"] = [{"instruction": "p", "output": "c"}]
     assert [row.completion for row in load("hub:org/mine:validation")] == ["c"]
     load("hub:org/mine")
+    hub["org/mine"] = []
+    with pytest.raises(CasehardenError, match=r"^org/mine on the Hugging Face hub \(no\) has no rows"):
+        load("hub:org/mine:no")
+    hub["asked"].pop()
     assert hub["asked"] == [("org/mine", None, "validation"), ("org/mine", None, "train")]
     hub["org/mine"] = [{"text": "t"}]
     with pytest.raises(CasehardenError, match="org/mine, row 0: no prompt"):

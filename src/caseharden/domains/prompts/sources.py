@@ -24,7 +24,7 @@ RESOURCES = Path(__file__).parent / "resources"
 
 
 class Origin(Hashable, Protocol):
-    """Somewhere to read rows from. A frozen dataclass."""
+    """Somewhere to read rows from. A frozen dataclass, which as a text is what people call it."""
 
     @property
     def parse(self) -> Parser: ...
@@ -55,6 +55,9 @@ class File:
         status = self.path.stat()
         return status.st_mtime_ns, status.st_size
 
+    def __str__(self) -> str:
+        return str(self.path)
+
     def read(self) -> Located:
         return formats.read(self.path)
 
@@ -69,6 +72,9 @@ class Hub:
     parse: Parser = rows.usual
     only: tuple[str, object] | None = None
     stamp: Hashable = None
+
+    def __str__(self) -> str:
+        return f"{self.id} on the Hugging Face hub ({self.split})"
 
     def read(self) -> Located:
         import datasets
@@ -168,7 +174,7 @@ def _load(name: str, origin: Origin, stamp: Hashable) -> tuple[Row, ...]:
         found.setdefault(content, replace(parsed, id=f"{name}/{parsed.id or digest}"))
     if not found:
         which = f" with {origin.only[0]} = {origin.only[1]!r}" if origin.only else ""
-        raise CasehardenError(f"{name} has no rows{which}: {origin}. Give a source that is not empty.")
+        raise CasehardenError(f"{origin} has no rows{which}. Give a source that is not empty.")
     _refuse_repeated_ids(found.values())
     return tuple(found.values())
 
