@@ -71,6 +71,8 @@ def test_what_can_be_seen_shows(character):
     assert shows(character) and shows(f"\u200b {character}")
 
 
-@pytest.mark.parametrize("code", [0x20, 0xA0, 0x200B, 0x2060, 0xFEFF, 0xAD, 0x2800, 0x3164, 0xFE0F, 0x34F, 0xE0041, 0])
+@pytest.mark.parametrize(
+    "code", [0x20, 0xA0, 0x200B, 0x2060, 0xFEFF, 0xAD, 0x2800, 0x3164, 0xFE0F, 0x34F, 0xE0041, 0]
+)
 def test_what_shows_nothing(code):
     assert not shows(chr(code) * 3) and not shows("")

@@ -9,7 +9,7 @@ from functools import cache
 NOTHING = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
 )
-"""Characters that show nothing and that their category does not tell: fillers, selectors, and places kept for more."""
+"""Characters that show nothing, though their category does not say so: fillers, selectors, places kept for more."""
 
 
 def is_text(text: str) -> bool:

@@ -67,6 +67,31 @@ BAD = {
     "half in a list": ('[{"prompt": "a", "choices": ["\\ud83d", "b"]}]', "mine.json", "half of a character"),
     "key twice": ('{"prompt": "a"}\n{"prompt": "b", "prompt": "c"}', "mine.jsonl", ":2: .*key comes twice"),
     "column twice": ("prompt,prompt\na,b\n", "mine.csv", ":1: a column comes twice"),
+    "semicolons": (
+        "prompt;completion\na;b, c\n",
+        "mine.csv",
+        ":1: the columns are separated by semicolons. .*commas",
+    ),
+    "tabs": ("prompt\tcompletion\na\tb\n", "mine.csv", ":1: the columns are separated by tabs"),
+    "bars": ("prompt|completion\na|b\n", "mine.csv", ":1: the columns are separated by vertical bars"),
+    "a list over lines": (
+        json.dumps([{"prompt": "a"}], indent=1),
+        "mine.jsonl",
+        ":1: what begins here goes on over several lines. Write one object on each line, .* ending .json",
+    ),
+    "objects over lines": (json.dumps({"prompt": "a"}, indent=1) * 2, "mine.jsonl", ":1: what begins here goes on"),
+    "a list on one line": ('[{"prompt": "a"}]', "mine.jsonl", ":1: this is no JSON object. .* ending .json"),
+    "lines": (
+        '{"prompt": "a"}\n{"prompt": "b"}\n',
+        "mine.json",
+        r"not JSON \(Extra data at line 2, column 1\). One object on each line is read from a .jsonl file",
+    ),
+    "open text": ('{"prompt": "a', "mine.jsonl", r"not JSON \(Unterminated string at column 12\)"),
+    "line break in a text": (
+        '[{"prompt": "\n"}]',
+        "mine.json",
+        r"\(Invalid control character at line 1, column 14\)",
+    ),
     "open quotation": ('prompt\na\n"b\nc\n', "mine.csv", ":3: this is not CSV .*unexpected end"),
     "text after a quotation": ('prompt\n"a"b\n', "mine.csv", ":2: this is not CSV"),
 }

@@ -81,7 +81,9 @@ def test_json_and_csv(written):
     assert [row.prompt for row in load(written('prompt,note\n"a, b",n\n', "mine.csv"))] == ["a, b"]
 
 
-@pytest.mark.parametrize("header", ["prompt, completion, choices , answer", "Prompt,COMPLETION,Choices,Answer\u00a0"])
+@pytest.mark.parametrize(
+    "header", ["prompt, completion, choices , answer", "Prompt,COMPLETION,Choices,Answer\u00a0"]
+)
 def test_names_of_columns_are_read_without_case_and_the_space_around_them(written, header):
     cells = '["p", "c, c", ["a", "b"], "b"]'
     (row,) = load(written(f'{header}\np, "c, c", "[""a"", ""b""]", b\n', "mine.csv"))
@@ -118,7 +120,11 @@ BAD = {
         "mine.jsonl",
         r"mine.jsonl:2: prompt has only characters that show nothing, '\\u200b \\u2060'",
     ),
-    "completion that does not show": (lines({"prompt": "a", "output": "\u200b"}), "mine.jsonl", ":1: completion has"),
+    "completion that does not show": (
+        lines({"prompt": "a", "output": "\u200b"}),
+        "mine.jsonl",
+        ":1: completion has",
+    ),
     "turn that does not show": (
         lines({"prompt": [{"role": "system", "content": "\ufeff"}, {"role": "user", "content": "p"}]}),
         "mine.jsonl",
@@ -148,7 +154,10 @@ def test_an_ending_is_read_in_capitals_too(written, name):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("mine.tsv", r"mine.tsv is a file with the ending \.tsv, and none that is read. Save it as \.jsonl, .*\.csv"),
+        (
+            "mine.tsv",
+            r"mine.tsv is a file with the ending \.tsv, and none that is read. Save it as \.jsonl, .*\.csv",
+        ),
         ("mine.parquet", r"the ending \.parquet"),
         ("mine", "mine is a file without an ending"),
     ],

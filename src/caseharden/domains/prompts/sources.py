@@ -188,7 +188,7 @@ def _check(row: Row, place: str) -> None:
             raise CasehardenError(f"{place}: {field.name} is no text, but {value!r}. Mend it or take it out.")
         if any(part.strip() and not shows(part) for part in parts):
             raise CasehardenError(
-                f"{place}: {field.name} has only characters that show nothing, {ascii(value)}. Mend it or take it out."
+                f"{place}: {field.name} has only characters that show nothing, {value!a}. Mend it or take it out."
             )
     if not row.prompt.strip():
         raise CasehardenError(f"{place}: the prompt is empty. Mend it or take it out.")
