@@ -96,7 +96,24 @@ def test_a_chain_whose_end_is_not_known_may_reach_any_budget(stage):
 
 # ---- YAML -----------------------------------------------------------------------------------------------
 
-AS_WRITTEN = ["010", "1:30", "-1:30:15", "1:30.5", "0o17", "0b11", "2024-01-01", "yes", "No", "ON", "off", "y", "="]
+AS_WRITTEN = [
+    *(
+        "010",
+        "1:30",
+        "-1:30:15",
+        "1:30.5",
+        "0b11",
+        "-0b1",
+        "1_0",
+        "0x1_0",
+        "1_000.0",
+        "1_0e3",
+        "1._5",
+        ".1_0",
+        "-0x1F",
+    ),
+    *("+0o17", "0o18", "+.nan", "2024-01-01", "yes", "No", "ON", "off", "y", "="),
+]
 
 
 @pytest.mark.parametrize("text", AS_WRITTEN)
@@ -107,14 +124,14 @@ def test_what_yaml_of_old_made_something_else_of_is_read_as_it_is_written(text):
 
 
 def test_what_yaml_has_of_its_own_stays():
-    assert read_yaml("[10, -3, 0, 1_000, 0x1F, 1.5, .5, 2., -1E-4, true, False, ~, null, '010']") == [
-        *(10, -3, 0, 1000, 31, 1.5, 0.5, 2.0, -1e-4, True, False, None, None, "010")
+    assert read_yaml("[10, -3, +4, 0, 0o17, 0x1F, 1.5, .5, 2., -1E-4, true, False, ~, null, '010']") == [
+        *(10, -3, 4, 0, 15, 31, 1.5, 0.5, 2.0, -1e-4, True, False, None, None, "010")
     ]
-    assert read_yaml("[.inf, -.inf]") == [math.inf, -math.inf] and math.isnan(read_yaml(".nan"))
+    assert read_yaml("[.inf, -.inf, +.INF]") == [math.inf, -math.inf, math.inf] and math.isnan(read_yaml(".nan"))
     assert read_yaml("a:\nb: ''") == {"a": None, "b": ""}
 
 
-@pytest.mark.parametrize("name", ["1e5", "010", "1:30", "yes", "0x1F", "-.5E3", "null", "2026-01-01", "<<"])
+@pytest.mark.parametrize("name", ["1e5", "010", "1_0", "0o7", "1:30", "yes", "-.5E3", "null", "2026-01-01", "<<"])
 def test_a_text_that_looks_like_something_else_survives_writing(name):
     spec = parse({**STUDY, "name": name})
     assert parse(read_yaml(spec.to_yaml())).name == name
