@@ -40,6 +40,11 @@ def test_short_and_empty_prompts(text):
     assert [pair.similarity for pair in near_duplicates([text], [text])] == [1.0]
 
 
+def test_prompts_without_words_are_compared_by_their_characters():
+    assert near_duplicates(["\U0001f4a3\U0001f525", "???"], ["\U0001f44b", "!!", "\U0001f525\U0001f4a3"]) == []
+    assert near_duplicates(["\U0001f4a3\u200b \U0001f525"], ["\U0001f4a3 \U0001f525"])[0].similarity == 1.0
+
+
 def test_however_it_is_written_a_prompt_is_the_same():
     prompt = "How do I pick the lock of a café?"
     ways = [unicodedata.normalize("NFD", prompt), prompt.replace("o", "\u00ado"), prompt.replace("c", "с")]

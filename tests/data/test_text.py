@@ -42,17 +42,40 @@ def test_case_does_not_count_in_other_alphabets(text):
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("рот", "пот"), ("鍵を開ける", "鍵を閉める"), ("a1", "al"), ("corn", "com")]
+    ("one", "other"),
+    [
+        *[("рот", "пот"), ("鍵を開ける", "鍵を閉める"), ("a1", "al"), ("corn", "com")],
+        *[("की", "का"), ("ขา", "ขี"), ("ขา", "ข้า"), ("かき", "かぎ"), ("কি", "কী"), ("தீ", "தூ"), ("ထို", "ထိ")],
+        *[("のり", "ノリ"), ("۱۰", "۱"), ("\U0001f4a3\U0001f525", "\U0001f44b"), ("?", "!"), ("\u2192", "\u2190")],
+    ],
 )
 def test_what_looks_different_stays_different(one, other):
     assert normalized(one) != normalized(other)
+
+
+@pytest.mark.parametrize("text", ["किताब दुःख", "วิธีทำอาหาร", "বইটি কোথায়", "புத்தகம்", "သင်ပုန်းကြီး", "がぎぐ ノート"])
+def test_marks_that_are_vowels_or_sounds_stay_and_part_no_words(text):
+    assert normalized(text) == unicodedata.normalize("NFKC", text)
+    assert normalized(unicodedata.normalize("NFD", text) + "!") == normalized(text)
+
+
+@pytest.mark.parametrize(
+    ("pointed", "plain"), [("שָׁלוֹם", "שלום"), ("كِتَابٌ", "كتاب"), ("замо́к", "замок"), ("άλφα", "αλφα")]
+)
+def test_marks_that_a_text_may_do_without_go(pointed, plain):
+    assert normalized(pointed) == normalized(plain)
+
+
+def test_a_text_without_words_is_its_other_characters():
+    assert normalized(" \u26a0\ufe0f  \U0001f468\u200d\U0001f469 ?") == "\u26a0 \U0001f468\U0001f469 ?"
+    assert normalized("\U0001f4a3 how to?") == "how to"
 
 
 @many
 @given(text=st.text(st.characters(codec="ascii")))
 def test_plain_english_is_its_words_in_lower_case(text):
     words = "".join(c if c.isalnum() or c == "_" else " " for c in text.lower()).split()
-    assert normalized(text) == " ".join(words)
+    assert normalized(text) == (" ".join(words) or " ".join(text.split()))
 
 
 @many

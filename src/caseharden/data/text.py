@@ -11,6 +11,15 @@ NOTHING = re.compile(
 )
 """Characters that show nothing, though their category does not say so: fillers, selectors, places kept for more."""
 
+ACCENTS = re.compile(
+    "[\u0300-\u036f\u0483-\u0489\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u0711\u0730-\u074a"
+    "\u08ca-\u08ff\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ua66f-\ua67d\ua69e\ua69f\ufb1e\ufe20-\ufe2f]"
+)
+"""Ranges of marks that a text may do without: of Latin, Greek and Cyrillic, and points of Semitic scripts.
+
+The marks of other scripts, of India and Thailand among them, are vowels or sounds of their own.
+"""
+
 
 def is_text(text: str) -> bool:
     """Whether `text` can be written as UTF-8: no half of a character (a lone surrogate) is in it."""
@@ -26,13 +35,19 @@ def normalized(text: str) -> str:
     """`text` in lower case, its words one space apart, nothing else; letters as what they look like.
 
     Texts that only look different come out the same: composed or not, in full width, with accents or without, with
-    characters that show nothing (soft hyphens, joiners) or with letters of other alphabets among them.
+    characters that show nothing (soft hyphens, joiners) or with letters of other alphabets among them. A text
+    without words is what else it has: symbols, punctuation.
     """
     if not text.isascii():
         parts = unicodedata.normalize("NFKD", NOTHING.sub("", text))
-        kept = (c for c in parts if unicodedata.category(c) not in ("Mn", "Mc", "Me", "Cf"))
+        kept = (c for c in parts if unicodedata.category(c) != "Cf" and not (_is_mark(c) and ACCENTS.match(c)))
         text = unicodedata.normalize("NFKC", "".join(kept).casefold()).translate(_look_alikes())
-    return " ".join(re.findall(r"\w+", text.lower()))
+    words = "".join(c if c.isalnum() or c == "_" or _is_mark(c) else " " for c in text.lower()).split()
+    return " ".join(words or text.lower().split())
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character)[0] == "M"
 
 
 @cache
@@ -44,7 +59,8 @@ def _look_alikes() -> dict[int, str]:
         letter: alike["c"].lower()
         for letter, likes in confusables_data.items()
         for alike in likes
-        if len(letter) == 1 and not letter.isascii() and alike["c"].isascii()
+        if len(letter) == 1 and not letter.isascii() and alike["c"].isascii() and not _is_mark(letter)
+        if alike["c"].isalnum() or unicodedata.category(letter) not in ("Lo", "Nd")  # no letter becomes a dot
     }
     small = {letter.lower(): alike for letter, alike in plain.items() if len(letter.lower()) == 1}
     return {ord(letter): alike for letter, alike in (small | plain).items()}
