@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +30,28 @@ def test_a_method_is_called_by_its_name_and_its_own_fields(name, fields, short):
     assert called(name, fields) == short
 
 
-VALUES = (True, False, None, 1, 2.5, "1", "true", "a", "a b", "a, b=1", "", ("a", "b"), {"a": 1}, {"a": {"b": 1}})
+VALUES = (
+    True,
+    False,
+    None,
+    1,
+    2.5,
+    math.inf,
+    -math.inf,
+    math.nan,
+    "inf",
+    "-inf",
+    "nan",
+    "1",
+    "true",
+    "a",
+    "a b",
+    "a, b=1",
+    "",
+    ("a", "b"),
+    {"a": 1},
+    {"a": {"b": 1}},
+)
 
 
 def test_other_values_make_another_name():

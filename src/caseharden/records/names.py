@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-WORD = re.compile(r"(?!(?:true|false|none)$)[A-Za-z_./][\w./:@-]*")
+WORD = re.compile(r"(?!(?:true|false|none|inf|nan)$)[A-Za-z_./][\w./:@-]*")
 """Text that can stand without quotation marks, and is taken for nothing else."""
 
 
