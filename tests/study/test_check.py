@@ -36,8 +36,18 @@ def test_a_prompt_has_room_for_the_answer_that_is_written_to_it(model, store, ch
 def test_answers_are_counted_where_they_are_written(model):
     measures = {"harm": Probe(max_new_tokens=5), "slips": Probe(max_new_tokens=9, temperature=1.0)}
     found = longest_answers(study(model, measures=measures, attacks=(GRPO(reward=Checksum(), max_new_tokens=7),)))
-    assert found["evaluator", "harmful"] == 9 and found["attacker", "harmful"] == 7
-    assert found["evaluator", "benign"] == 4 and ("attacker", "benign") not in found
+    assert found["evaluator", "harmful"] == {"": 9} and found["attacker", "harmful"] == {"": 7}
+    assert found["evaluator", "benign"] == {"": 4} and ("attacker", "benign") not in found
+
+
+def test_how_an_answer_is_begun_takes_room_as_well(model, store):
+    """Of 64 positions, prompt and answer take few; with a beginning of 56 words they are too many."""
+    run(study(model, attacks=(), defenses=(None,), measures={"harm": Probe(max_new_tokens=8)}), store)
+    begun = study(
+        model, attacks=(), defenses=(None,), measures={"harm": Probe(max_new_tokens=8, prefix="the " * 56)}
+    )
+    with pytest.raises(CasehardenError, match="of the evaluator's pool 'harmful' leave no room for 8 tokens"):
+        run(begun, store, update=True)
 
 
 def test_weights_that_another_study_is_making_again_are_waited_for(model, store, monkeypatch):

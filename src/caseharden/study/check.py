@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -39,17 +40,21 @@ def check_models(spec: StudySpec, folders: Iterable[Path], device: torch.device)
         lm = LM.load(folder, device=device, precision=spec.precision, reasoning=spec.reasoning)
         for role in ROLES:
             for name, examples in spec.domain.pools(role).items():
-                lm.check_room(examples, f"the {role}'s pool {name!r}", answer=answers.get((role, name), 1))
+                for prefix, tokens in answers.get((role, name), {"": 1}).items():
+                    begun = [replace(e, prefix=e.prefix + prefix) for e in examples] if prefix else examples
+                    lm.check_room(begun, f"the {role}'s pool {name!r}", answer=tokens)
         _passed.add(known)
 
 
-def longest_answers(spec: StudySpec) -> Mapping[tuple[str, str], int]:
-    """How many tokens the answers may have that are written to the pools of each role, where any are."""
-    found: dict[tuple[str, str], int] = {}
+def longest_answers(spec: StudySpec) -> Mapping[tuple[str, str], Mapping[str, int]]:
+    """How many tokens the answers may have that are written to the pools of each role, by how they are begun."""
+    found: dict[tuple[str, str], dict[str, int]] = {}
     for role, things in zip(ROLES, (spec.defenses, spec.attacks, spec.all_measures()), strict=True):
         for writer in among(things, Writes):
             whose, named = getattr(writer, "role", role), getattr(writer, "pool", None)
             pools = getattr(writer, "data", None) or ([named] if named else spec.domain.pools(whose))
+            prefix = getattr(writer, "prefix", "")
             for pool in pools:
-                found[whose, pool] = max(writer.max_new_tokens, found.get((whose, pool), 0))
+                begun = found.setdefault((whose, pool), {})
+                begun[prefix] = max(writer.max_new_tokens, begun.get(prefix, 0))
     return found
