@@ -1,16 +1,20 @@
 """The calls that `caseharden` offers to Python."""
 
 import logging
+import shutil
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
+from safetensors.torch import save_file
 
 import caseharden
 from caseharden import domains
 from caseharden.attacks import SFT
 from caseharden.errors import CasehardenError
 from caseharden.lm import sources
+from caseharden.store.results import results
 from caseharden.store.store import Store
 from caseharden.suites import suite
 from study_toys import Fails
@@ -97,6 +101,16 @@ def test_a_failed_attack_is_told_of_and_a_failed_hardening_raised(tiny, caplog):
     with pytest.raises(CasehardenError, match="was not hardened: it diverged"):
         caseharden.harden(tiny, Fails(max_steps=5), domain=ToyDomain(), output="hard")
     assert not (tiny.parent / "hard").exists()
+
+
+def test_a_model_that_cannot_be_loaded_hides_no_study_that_ran(tiny, caplog):
+    found = caseharden.attack(tiny, "sft", domain=ToyDomain(), budgets=[2])
+    broken = tiny.parent / "broken"
+    shutil.copytree(tiny, broken)
+    save_file({}, broken / "model.safetensors")
+    with pytest.raises(CasehardenError, match="broken"):
+        caseharden.attack(broken, "sft", domain=ToyDomain(), budgets=[2])
+    assert results(Store(Path("out/attack"), create=False)).study == found.study
 
 
 def test_a_hardened_model_is_copied_out_only_if_asked_for(tiny):

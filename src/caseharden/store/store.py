@@ -132,6 +132,18 @@ class Store:
 
     # ---- studies and their cells --------------------------------------------------------------------
 
+    def refuse_another(self, study: str, spec: dict[str, Any]) -> None:
+        """Raise `CasehardenError` if the study was entered with another spec than `spec`, which has every field."""
+        with self.session() as session:
+            row = session.get(StudyRow, study)
+            if row and (changed := list(differences(row.spec, spec))):
+                raise CasehardenError(
+                    f"study {study!r} is stored in {self.folder} with another spec:\n  "
+                    + "\n  ".join(changed)
+                    + "\nPass --update to run the new one (what is measured stays stored and is used where it "
+                    "still fits), or give the new study a name of its own."
+                )
+
     def adopt(
         self,
         study: str,
@@ -148,16 +160,10 @@ class Store:
         Raises `CasehardenError` if it was entered with another spec, unless `update` says to replace it:
         cells that no longer belong to it stay stored.
         """
+        if not update:
+            self.refuse_another(study, spec)
         with self.session("entering the study") as session:
             row = session.get(StudyRow, study)
-            changed = list(differences(row.spec, spec)) if row else []
-            if changed and not update:
-                raise CasehardenError(
-                    f"study {study!r} is stored in {self.folder} with another spec:\n  "
-                    + "\n  ".join(changed)
-                    + "\nPass --update to run the new one (what is measured stays stored and is used where it "
-                    "still fits), or give the new study a name of its own."
-                )
             if row is None:
                 session.add(row := StudyRow(name=study))
             row.spec, row.source, row.updated = spec, source, now()

@@ -62,7 +62,9 @@ def run_study(
         raise CasehardenError(f"checkpoints are every so many seconds, 0 or more, not every {checkpoint_every}.")
     device = device_of(spec.device)
     with store.exclusive(spec.name), _torch(device, threads or spec.threads):
-        yield from _Study(spec, store, device, update, checkpoint_every).run(retry_failed)
+        study = _Study(spec, store, device, checkpoint_every)
+        study.enter(update, retry_failed)
+        yield from study.run(retry_failed)
 
 
 @contextmanager
@@ -83,9 +85,7 @@ def _torch(device: torch.device, threads: int | None) -> Iterator[None]:
 class _Study:
     """A study under way."""
 
-    def __init__(
-        self, spec: StudySpec, store: Store, device: torch.device, update: bool, checkpoint_every: float
-    ) -> None:
+    def __init__(self, spec: StudySpec, store: Store, device: torch.device, checkpoint_every: float) -> None:
         self.spec = spec
         self.store = store
         self.device = device
@@ -96,14 +96,28 @@ class _Study:
         self.weights = Weights(store.folder / "weights")
         self.sources = {model: models.resolve(model) for model in (*spec.models, *spec.controls)}
         self.marks = {model: fingerprint(folder) for model, folder in self.sources.items()}
-        labels = [{**cell.labels(), "better": directions(spec)} for cell in self.cells]
-        store.adopt(spec.name, spec.to_dict(), spec.to_yaml(), labels, update=update)
         self.hardened: dict[int, str] = {}
         self.keys = self._known_keys()
         self.checked = False
 
+    def enter(self, update: bool, retry_failed: bool) -> None:
+        """Enter the study in the store, unless something of it is to run and its models cannot be measured."""
+        if not update:  # before models are loaded
+            self.store.refuse_another(self.spec.name, self.spec.to_dict())
+        if any(self._state(position, retry_failed) == "missing" for position in self.keys):
+            self._check()
+        labels = [{**cell.labels(), "better": directions(self.spec)} for cell in self.cells]
+        self.store.adopt(self.spec.name, self.spec.to_dict(), self.spec.to_yaml(), labels, update=update)
+        self.store.place(self.spec.name, self.keys)
+
+    def _check(self) -> None:
+        """Check the models, once. Only where something is to run: what is stored may have outlived them."""
+        if not self.checked:
+            check_models(self.spec, self.sources.values(), self.device)
+            self.checked = True
+
     def _known_keys(self) -> dict[int, str]:
-        """Keys of the cells whose starting weights are known, by position; entered in the store as well."""
+        """Keys of the cells whose starting weights are known, by position."""
         keys: dict[int, str] = {}
         for position, cell in enumerate(self.cells):
             mark = self.marks[cell.model] if cell.parent is None else self._made(keys[cell.parent])
@@ -111,7 +125,6 @@ class _Study:
                 self.hardened[cell.parent] = mark
             if mark is not None:
                 keys[position] = hashed(self.environment.inputs(cell, mark))
-        self.store.place(self.spec.name, keys)
         return keys
 
     def _made(self, key: str) -> str | None:
@@ -129,19 +142,27 @@ class _Study:
                 yield from self._do(position, retry_failed)
             if cell.kind == "harden" and position + 1 not in self.keys:  # what comes next starts from its weights
                 self.keys = self._known_keys()
+                self.store.place(self.spec.name, self.keys)
 
     def _do(self, position: int, retry_failed: bool) -> Events:
         """What is to be done of one cell, as it is stored now."""
-        cell, row = self.cells[position], self.store.cell(self.keys[position])
-        if row is None or row.status == "running":
-            yield from self._execute(position)
-        elif self._job(position).is_stored() if cell.kind == "attack" else row.status == "done":
+        cell, state = self.cells[position], self._state(position, retry_failed)
+        if state == "stored":
             self._clear(position)
             yield Event(position, cell, "stored", 1.0)
-        elif row.status == "failed" and not retry_failed:
-            yield Event(position, cell, "failed", 1.0, f"{row.reason} (earlier; --retry-failed tries it again)")
-        else:
+        elif state == "missing":
             yield from self._execute(position)
+        else:
+            yield Event(position, cell, "failed", 1.0, f"{state} (earlier; --retry-failed tries it again)")
+
+    def _state(self, position: int, retry_failed: bool) -> str:
+        """Whether a cell is ``stored`` or ``missing``, or why it failed, if it is not to be tried again."""
+        row = self.store.cell(self.keys[position])
+        if row is None or row.status == "running":
+            return "missing"
+        if self._job(position).is_stored() if self.cells[position].kind == "attack" else row.status == "done":
+            return "stored"
+        return f"{row.reason}" if row.status == "failed" and not retry_failed else "missing"
 
     def _job(self, position: int, source: Path = Path()) -> Job:
         """The cell at `position`, with what the store holds of it."""
@@ -160,9 +181,7 @@ class _Study:
 
     def _execute(self, position: int) -> Events:
         """Run one cell to its end, store what it finds and mark it."""
-        if not self.checked:  # not before: where everything is stored, the models may be gone
-            check_models(self.spec, self.sources.values(), self.device)
-            self.checked = True
+        self._check()
         cell, key = self.cells[position], self.keys[position]
         source = yield from self._source(cell)
         mark = self.marks[cell.model] if cell.parent is None else source.name
