@@ -117,4 +117,8 @@ def test_every_reading_is_in_the_table_of_an_attack_at_40_columns(results: Resul
 
 def test_nothing_finished(empty: Results) -> None:
     assert rows(empty) == []
-    assert "Failed runs, never evidence of resistance: 1" in printed(empty)
+    for table in (printed(empty), "".join(str(part) for part in readings(empty).renderables), str(empty)):
+        assert "No run of 'nothing yet' is measured to its end: 1 failed." in table
+        assert "failed: m · tar · sft(lr=1) seed=0: out of memory" in table
+    begun = replace(empty, failures=(), progress={"done": 0, "failed": 0, "missing": 2})
+    assert printed(begun) == "No run of 'nothing yet' is measured to its end: 2 missing.\n"

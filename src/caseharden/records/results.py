@@ -186,7 +186,15 @@ class Results:
         """Whether every cell is done."""
         return all(state == "done" or not number for state, number in self.progress.items())
 
+    @property
+    def nothing(self) -> str:
+        """That nothing is measured to its end, and how far it is; empty if something is."""
+        states = [f"{number} {state}" for state, number in self.progress.items() if number]
+        return "" if self.curves else f"No run of {self.study!r} is measured to its end: {', '.join(states)}."
+
     def __str__(self) -> str:
+        if self.nothing:
+            return "\n".join([self.nothing, *(f"failed: {one}" for one in self.failures)])
         names = list(dict.fromkeys(name for c in self.curves for point in c.points for name in point.readings))
         rows = [("model", "attack", "steps", *names)]
         for curve in self.curves:

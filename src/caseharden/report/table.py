@@ -108,6 +108,8 @@ def _peak(runs: AttackRuns) -> tuple[int, Reading] | None:
 
 def scoreboard(results: Results) -> Group:
     """The scoreboard for the terminal, a section for each model."""
+    if results.nothing:
+        return readings(results)
     lines = rows(results)
     measures = [name for name in ("harm", "utility", "bystander") if any(name in row.before for row in lines)]
     numbers = ("steps to\nbreak", "times\ncontrol", *measures, "n")
@@ -135,7 +137,7 @@ def readings(results: Results) -> Group:
             shown = (_with_interval(point.readings.get(name)) for name in names)
             section.append((str(point.budget), *shown))
     failures = [Text(f"failed: {failure}", style="red") for failure in results.failures]
-    return Group(*([grid] if results.curves else []), *failures)
+    return Group(Text(results.nothing) if results.nothing else grid, *failures)
 
 
 def _short(reading: Reading | None) -> str:
