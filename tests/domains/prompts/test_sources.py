@@ -156,7 +156,7 @@ def test_an_ending_is_read_in_capitals_too(written, name):
     [
         (
             "mine.tsv",
-            r"mine.tsv is a file with the ending \.tsv, and none that is read. Save it as \.jsonl, .*\.csv",
+            r"mine.tsv is a file with the ending \.tsv, which is not read. Save it as one of \.jsonl, .*\.csv",
         ),
         ("mine.parquet", r"the ending \.parquet"),
         ("mine", "mine is a file without an ending"),

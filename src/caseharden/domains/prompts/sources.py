@@ -128,7 +128,7 @@ def _locate(name: str) -> Origin:
     if os.path.exists(name):
         ending = f"with the ending {path.suffix}" if path.suffix else "without an ending"
         raise CasehardenError(
-            f"{name} is a file {ending}, and none that is read. Save it as {', '.join(FORMATS)}, whichever it is."
+            f"{name} is a file {ending}, which is not read. Save it as one of {', '.join(FORMATS)}."
         )
     raise CasehardenError(
         f"there is no source {name!r}.{nearest(name, TABLE)} Or give a path to a {', '.join(FORMATS)} file, "
