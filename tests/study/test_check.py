@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import select
@@ -10,6 +11,7 @@ from sqlalchemy import select
 from caseharden.attacks import GRPO
 from caseharden.errors import CasehardenError
 from caseharden.measures.probe import Probe
+from caseharden.store.results import results
 from caseharden.store.tables import CellRow
 from caseharden.study.check import longest_answers
 from caseharden.study.run import Events, _Study
@@ -48,6 +50,24 @@ def test_how_an_answer_is_begun_takes_room_as_well(model, store):
     )
     with pytest.raises(CasehardenError, match="of the evaluator's pool 'harmful' leave no room for 8 tokens"):
         run(begun, store, update=True)
+
+
+def test_what_is_stored_is_not_loaded_again_to_be_entered(model, store, monkeypatch):
+    spec = study(model)
+    run(spec, store)
+    for change in ({}, {"name": "same"}):
+        monkeypatch.setattr("caseharden.study.run.check_models", lambda *_: pytest.fail("a model was loaded"))
+        assert outcomes(run(replace(spec, **change), store)) == ["stored"] * 5
+
+
+def test_a_study_of_models_that_cannot_be_measured_is_not_entered(model, store):
+    run(study(model), store)
+    for name in ("toy", "other"):
+        with pytest.raises(CasehardenError, match="leave no room"):
+            run(study(model, name=name, measures={"harm": Probe(max_new_tokens=64)}), store, update=True)
+        assert store.studies() == ["toy"] and results(store).complete
+    with pytest.raises(CasehardenError, match="with another spec"):
+        run(study(model, measures={"harm": Probe(max_new_tokens=64)}), store)
 
 
 def test_weights_that_another_study_is_making_again_are_waited_for(model, store, monkeypatch):

@@ -353,24 +353,6 @@ def test_another_judge_scores_stored_answers_without_a_model(model, store):
         rescore(store, "toy", "harn", judge)
 
 
-def test_what_is_stored_is_not_loaded_again_to_be_entered(model, store, monkeypatch):
-    spec = study(model)
-    run(spec, store)
-    for change in ({}, {"name": "same"}):
-        monkeypatch.setattr("caseharden.study.run.check_models", lambda *_: pytest.fail("a model was loaded"))
-        assert outcomes(run(replace(spec, **change), store)) == ["stored"] * 5
-
-
-def test_a_study_of_models_that_cannot_be_measured_is_not_entered(model, store):
-    run(study(model), store)
-    for name in ("toy", "other"):
-        with pytest.raises(CasehardenError, match="leave no room"):
-            run(study(model, name=name, measures={"harm": Probe(max_new_tokens=64)}), store, update=True)
-        assert store.studies() == ["toy"] and results(store).complete
-    with pytest.raises(CasehardenError, match="with another spec"):
-        run(study(model, measures={"harm": Probe(max_new_tokens=64)}), store)
-
-
 def test_the_study_run_last_is_the_last_one(model, store):
     first, second = (study(model, name=name, defenses=(None,), attacks=()) for name in ("first", "second"))
     for spec in (first, second, first):
