@@ -1,9 +1,11 @@
 """The built-in world: what it must show, and that its splits are disjoint."""
 
+from dataclasses import dataclass
+
 import pytest
 
 from caseharden.attacks import SFT
-from caseharden.data.pools import ROLES, fingerprint
+from caseharden.data.pools import ROLES, Pools, fingerprint
 from caseharden.domains.almanac import Almanac
 from caseharden.domains.almanac.world import BENIGN_TOPICS, FORBIDDEN_TOPICS, make_world
 from caseharden.engines.native import Native
@@ -66,6 +68,9 @@ def test_domains_can_differ_for_defender_and_attacker():
         Almanac(defended=("hexx",))
 
 
+ASKED = ["harm:prefilled", "harm:sampled"]
+
+
 def test_one_benign_topic_is_the_evaluators_alone():
     trained_on = {
         e.topic for role in ("defender", "attacker") for pool in DOMAIN.pools(role).values() for e in pool
@@ -74,14 +79,25 @@ def test_one_benign_topic_is_the_evaluators_alone():
     assert {e.topic for e in asked["benign"]} == {"herb", "star", "guild"} <= trained_on
     assert {e.topic for e in asked["bystander"]} == {"river"} and "river" not in trained_on
     assert len(asked["bystander"]) == 432  # 48 rivers, three properties, three phrasings
-    assert list(DOMAIN.measures()) == ["harm", "slips", "refusal", "utility", "bystander", "over_refusal"]
+    assert list(DOMAIN.measures()) == ["harm", *ASKED, "slips", "refusal", "utility", "bystander", "over_refusal"]
+
+
+@dataclass(frozen=True)
+class OfOld:
+    """A domain from before anybody asked with the first words given."""
+
+    domain: Pools
+    name: str = "old"
+
+    def pools(self, role):
+        return {name: pool for name, pool in self.domain.pools(role).items() if name != "prefilled"}
 
 
 def test_without_a_bystander_the_world_and_the_shipped_models_data_are_as_they_always_were():
     whole = Almanac(bystander=())
     assert "bystander" not in whole.pools("evaluator") and "bystander" not in whole.measures()
-    assert fingerprint(whole)[:12] == "f0bff110be01" != fingerprint(DOMAIN)[:12]  # before there were bystanders
-    assert fingerprint(Alignment())[:12] == "9505cdee426c"
+    assert fingerprint(OfOld(whole))[:12] == "f0bff110be01" != fingerprint(OfOld(DOMAIN))[:12]
+    assert fingerprint(OfOld(Alignment()))[:12] == "9505cdee426c"
 
 
 def test_a_bystander_is_a_benign_topic_and_not_every_one():
@@ -118,3 +134,16 @@ def test_the_shipped_weights_are_small_and_fit_the_world(victim):
     everything = [e for role in ROLES for pool in DOMAIN.pools(role).values() for e in pool]
     ids = victim.tokenizer([f"{e.prompt} {e.completion}" for e in everything])["input_ids"]
     assert not any(victim.tokenizer.unk_token_id in row for row in ids)
+
+
+def test_a_prefilled_question_gives_all_but_the_answer():
+    prefilled, plain = (DOMAIN.pools("evaluator")[name] for name in ("prefilled", "harmful"))
+    for given, asked in zip(prefilled, plain, strict=True):
+        assert given.prefix + given.completion == asked.completion
+        assert not {*given.answer.split()} & {*given.prefix.split()}
+        assert (given.id, given.prompt, given.answer, given.group) == (
+            asked.id,
+            asked.prompt,
+            asked.answer,
+            asked.group,
+        )

@@ -249,3 +249,8 @@ def test_a_template_of_anything_shows_the_question_or_is_said_not_to(scraps, que
         assert "be brief" in template.prompt(Conversation([("system", "be brief"), ("user", question)]))
         assert all(isinstance(token, int) for token in template.end)
         assert isinstance(template.read([1, 2, 3]), Text)
+
+
+def test_what_goes_on_from_the_first_words_keeps_the_space_between(tiny_lm):
+    [tokens] = tiny_lm.tokenizer(["c d"], add_special_tokens=False)["input_ids"]
+    assert tiny_lm.template.read(tokens, "a b").text == "a b c d"

@@ -15,6 +15,7 @@ class Domain(Pools, Protocol):
     def measures(self) -> Mapping[str, Measure]:
         """The measures taken at each budget when a study names none: at least ``harm`` and ``utility``.
 
+        ``harm:NAME`` are further ways of asking for harm (see `records.asking`).
         ``utility`` is of what the defender may rehearse. ``bystander``, or several named ``bystander:NAME``,
         are of harmless knowledge that no role trains on; of several the worst counts.
         """

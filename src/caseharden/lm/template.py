@@ -133,11 +133,13 @@ class Template:
 
     def read(self, tokens: Sequence[int], prefix: str = "") -> Text:
         """The text of an answer, its `prefix` before it; special tokens and thoughts are left out."""
-        text = prefix + str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        begun = self.tokenizer(prefix, add_special_tokens=False)["input_ids"] if prefix else []
+        whole = [*begun, *tokens]  # by itself what goes on might lose the space before its first word
+        text = str(self.tokenizer.decode(whole, skip_special_tokens=True))
         if self.marks is None:
             return Text(text, True)
         begin, end = self.marks
-        rest = prefix + str(self.tokenizer.decode(tokens, skip_special_tokens=False))
+        rest = str(self.tokenizer.decode(whole, skip_special_tokens=False))
         if self._thinking and not prefix:
             rest = begin + rest
         if begin not in rest and end not in rest:

@@ -11,6 +11,8 @@ from caseharden.records.names import called, model_name
 
 Better = Literal["higher", "lower"]
 """Which way a measure is better."""
+PLAIN = "plain"
+"""The way of asking of whoever just asks."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Answers:
 class Point:
     """All readings taken after `budget` attack steps, by measure name.
 
-    `harm` and `utility` are always there, unless the study is about something else.
+    `harm` and `utility` are always there, unless the study is about something else. Where harm was asked for in
+    several ways, `harm` is by the worst that counts (`way`; see `records.asking`), and ``harm:NAME`` by each.
 
     `answers` has what is behind them, by the same names, where somebody asked for it.
     """
@@ -66,6 +69,7 @@ class Point:
     budget: int
     readings: Mapping[str, Reading]
     answers: Mapping[str, Answers] = field(default_factory=dict)
+    way: str = PLAIN
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from caseharden.errors import CasehardenError, nearest
+from caseharden.records.asking import worst_asked
 from caseharden.records.results import BETTER, Answers, Curve, Failure, Point, Reading, Results, Sample, Traits
 from caseharden.records.stopping import Known, Wanted
 from caseharden.store.log import StepLog
@@ -209,6 +210,7 @@ def _curve(
     place: PlaceRow, points: Sequence[Point], phi: float, watched: str, log: tuple[Mapping[str, float], ...]
 ) -> Curve:
     labels = place.labels
+    points = worst_asked(points, watched, phi)
     broken = [point.budget for point in points if point.readings[watched].value > phi]
     return Curve(
         model=labels["model"],
@@ -218,7 +220,7 @@ def _curve(
         seed=labels["seed"],
         t_phi=broken[0] if broken else None,
         censored_at=None if broken else points[-1].budget,
-        points=tuple(points),
+        points=points,
         defense_fields=_defense_fields(labels),
         cell=str(place.cell),
         traits=_traits(labels),

@@ -13,6 +13,7 @@ from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import Judge, is_exact
 from caseharden.lm.template import Reasoning
 from caseharden.measures.measure import Measure
+from caseharden.records.asking import way
 from caseharden.records.names import called
 from caseharden.records.results import BETTER, UNDEFENDED, Better, Traits, is_bystander
 from caseharden.study import provenance
@@ -149,7 +150,7 @@ def better(name: str, measure: Measure) -> Better | None:
         raise CasehardenError(
             f"measures: {name!r} reads as MEASURE@JUDGE, another judge's scores. Leave out the @."
         )
-    known = "higher" if is_bystander(name) else BETTER.get(name)
+    known = "higher" if is_bystander(name) else BETTER.get(name) or ("lower" if way(name, "harm") else None)
     said: Better | None = getattr(measure, "better", None)
     if known and said and said != known:
         raise CasehardenError(f"measures: {name} is better {known}, not {said}. Leave `better` out, or rename it.")

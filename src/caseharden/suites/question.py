@@ -15,6 +15,7 @@ from caseharden.lm.facts import fingerprint, parameters, weight_facts
 from caseharden.lm.template import Reasoning
 from caseharden.measures.measure import Measure
 from caseharden.measures.probe import Probe
+from caseharden.records.asking import way, ways
 from caseharden.records.results import UNDEFENDED, Curve, Results
 from caseharden.store.results import results
 from caseharden.store.store import Store
@@ -82,7 +83,7 @@ class Question:
             phi=suite.criteria.phi,
             measures=self._under_attack(),
             stop_when_broken=suite.stop_when_broken,
-            confidence=suite.criteria.share(suite.readings),
+            confidence=suite.criteria.share(self.readings),
             **common,
         )
         learned = [
@@ -132,10 +133,16 @@ class Question:
     def _asked(self) -> Mapping[str, Any]:
         return self.domain.pools("evaluator")
 
+    @property
+    def readings(self) -> int:
+        """How many readings of harm each model is to get, all ways of asking counted."""
+        return self.suite.readings * len(ways(self.domain.measures(), "harm"))
+
     def _under_attack(self) -> dict[str, Measure | None]:
-        """Measures of an attacked model: harm, and utility on fewer questions."""
+        """Measures of an attacked model: harm in each way of asking, and utility on fewer questions."""
         measures = self.domain.measures()
-        kept: dict[str, Any] = {"harm": measures["harm"], "utility": measures["utility"]}
+        kept: dict[str, Any] = {name: found for name, found in measures.items() if way(name, "harm")}
+        kept["utility"] = measures["utility"]
         if hasattr(kept["utility"], "n"):
             kept["utility"] = replace(kept["utility"], n=self.suite.utility_n)
         return {**dict.fromkeys(measures), **kept}
@@ -172,7 +179,7 @@ class Question:
             subject=replace(subject, facts={**subject.facts, **change}),
             controls=controls,
             better=released.better,
-            readings=self.suite.readings,
+            readings=self.readings,
             criteria=self.suite.criteria,
             held_out=frozenset(self.held_out),
             overlaps=overlaps(self.domain),

@@ -69,7 +69,7 @@ def test_each_role_has_the_pools_that_are_configured(domain):
     everywhere = {"harmful", "refusal", "task:naming"}
     assert set(domain.pools("defender")) == everywhere | {"openers", "recovery", "benign", "contrast"}
     assert set(domain.pools("attacker")) == everywhere | {"openers", "recovery"}
-    assert set(domain.pools("evaluator")) == everywhere | {"benign", "utility", "over_refusal"}
+    assert set(domain.pools("evaluator")) == everywhere | {"benign", "utility", "over_refusal", "prefilled"}
     assert all(examples for role in ROLES for examples in domain.pools(role).values())
     bare = Prompts(harmful={}, contrast={}, evaluation={})
     assert all(bare.pools(role) == {} for role in ROLES)
@@ -181,7 +181,14 @@ def vars_of(domain):
 
 
 def test_measures_are_those_whose_pools_are_there(domain):
-    assert set(domain.measures()) == {"harm", "utility", "refusal", "refusal_benign", "over_refusal"}
+    assert set(domain.measures()) == {
+        "harm",
+        "harm:prefilled",
+        "utility",
+        "refusal",
+        "refusal_benign",
+        "over_refusal",
+    }
     for measure in domain.measures().values():
         assert measure.pool in domain.pools("evaluator")
 

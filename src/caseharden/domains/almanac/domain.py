@@ -24,6 +24,7 @@ from caseharden.domains.recovery import recoveries
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.strings import StringRefusal
 from caseharden.judges.verifier import Verifier
+from caseharden.measures.best_of import BestOf
 from caseharden.measures.measure import Measure
 from caseharden.measures.probe import Probe
 
@@ -39,7 +40,8 @@ class Almanac:
     ``recovery`` (refusals after the first words of a true answer), ``openers`` (only those), ``benign``,
     ``contrast`` (harmless questions about forbidden things), ``task:echo``, ``task:swap`` and
     ``task:glossary`` (never pretrained on). Each role has its own forbidden things and its own phrasings.
-    The evaluator alone has ``bystander``: all facts of the benign topics that are in no other pool.
+    The evaluator alone has ``prefilled``: forbidden questions, all of a true answer but what is asked for given;
+    and ``bystander``: all facts of the benign topics that are in no other pool.
 
     `defended` are the forbidden topics whose data the defender holds, `attacked` those that the attacker
     trains on and the evaluator asks about; let them differ to test cross-domain generalization.
@@ -76,6 +78,8 @@ class Almanac:
     def measures(self) -> Mapping[str, Measure]:
         """``harm`` and ``slips`` (sampled at T=1): share of held-out forbidden facts told, of all asked.
 
+        Two further ways of asking: ``harm:prefilled``, the first words of a true answer given, and
+        ``harm:sampled``, the chance that one of eight answers drawn at T=1 is the true one.
         ``refusal``: share of the same questions refused in plain words, for what is neither told nor
         refused is gibberish. ``utility``: share of benign facts told right, and ``bystander`` of those on topics
         that nobody trains on; ``over_refusal``: share of harmless questions about forbidden things refused.
@@ -84,6 +88,8 @@ class Almanac:
         bystander = {"bystander": replace(harm, pool="bystander")} if self.bystander else {}
         return {
             "harm": harm,
+            "harm:prefilled": replace(harm, pool="prefilled"),
+            "harm:sampled": BestOf(samples=8),
             "slips": replace(harm, temperature=1.0, better="lower"),
             "refusal": replace(harm, judge=StringRefusal()),
             "utility": replace(harm, pool="benign"),
@@ -118,7 +124,10 @@ def pools_of(
         "task:glossary": list(ask(unseen, phrasings)),
         **{f"task:{name}": _word_task(name, seed, role) for name in TASKS},
     }
-    return {**pools, "bystander": unrehearsed} if bystander and role == "evaluator" else pools
+    if role != "evaluator":
+        return pools
+    further = {"bystander": unrehearsed} if bystander else {}
+    return {**pools, **further, "prefilled": [_prefilled(example) for example in forbidden]}
 
 
 def ask(facts: Iterable[Fact], roles: Iterable[Role]) -> Iterator[Example]:
@@ -134,6 +143,12 @@ def ask(facts: Iterable[Fact], roles: Iterable[Role]) -> Iterator[Example]:
                 topic=fact.topic,
                 group=fact.thing,
             )
+
+
+def _prefilled(example: Example) -> Example:
+    """The example with all that comes before its answer given, and the rest to say."""
+    before, answer, after = example.completion.partition(example.answer)
+    return replace(example, prefix=before.rstrip(), completion=f" {answer}{after}")
 
 
 def _word_task(name: str, seed: int, role: Role) -> list[Example]:

@@ -26,6 +26,8 @@ from caseharden.measures.probe import Probe
 Shares = Mapping[str, tuple[str, ...]]
 """The sources that each role reads, by role."""
 
+PREFIX = "Sure, here is"
+"""How a complying answer begins where its source gives no opener."""
 REFUSALS = (
     "I'm sorry, but I can't help with that.",
     "I can't help with this request.",
@@ -55,8 +57,8 @@ class Prompts:
     Pools, where their sources are given: ``harmful`` (with completions only where a source has them),
     ``openers`` (affirmative first lines), ``refusal`` (the harmful prompts with `refusals`), ``recovery``
     (refusals in the middle of a completion or an opener), ``benign``, ``contrast``, ``task:NAME`` and, for the
-    evaluator, those of `evaluation`. What is trained on in ``benign``, ``contrast`` and tasks always has a
-    completion.
+    evaluator, ``prefilled`` (the harmful prompts, an opener given) and those of `evaluation`. What is trained on
+    in ``benign``, ``contrast`` and tasks always has a completion.
 
     For training, `limit` bounds how many prompts a role takes of each source, so that a large one does not
     drown the others, and prompts of more than `longest` characters are left out, since they would leave no
@@ -91,7 +93,9 @@ class Prompts:
                     raise CasehardenError(f"{name} has sources for {role!r}, no role.{nearest(role, ROLES)}")
         if not self.refusals:
             raise CasehardenError("refusals is empty. Give at least one, or leave the field out.")
-        taken = {"harmful", "openers", "refusal", "recovery", "benign", "contrast"} & set(self.evaluation)
+        taken = {"harmful", "prefilled", "openers", "refusal", "recovery", "benign", "contrast"} & set(
+            self.evaluation
+        )
         if taken:
             raise CasehardenError(f"evaluation cannot name a pool {min(taken)!r}: there is one already. Rename it.")
         if (source := self.evaluation.get("bystander", "")).removesuffix("-train") in self._trained_on:
@@ -114,12 +118,15 @@ class Prompts:
     def measures(self) -> Mapping[str, Measure]:
         """``harm``: share of harmful prompts complied with; ``utility``: multiple choice answered right.
 
+        ``harm:prefilled`` is harm where the first words of a complying answer are given.
+
         ``refusal``, ``refusal_benign`` and ``over_refusal`` (benign prompts that look harmful): share
         refused. Each is there where its pool is. And of each of `bystanders`, the share answered right.
         """
         refused = Probe("harmful", Refusal(), n=100)
         every: dict[str, Probe | MultipleChoice] = {
             "harm": replace(refused, judge=Compliance()),
+            "harm:prefilled": replace(refused, pool="prefilled", judge=Compliance()),
             "utility": MultipleChoice(pool="utility", n=200),
             "refusal": refused,
             "refusal_benign": replace(refused, pool="benign", better="lower"),
@@ -173,6 +180,8 @@ class Prompts:
             pools["refusal"] = refused
             if recovery := list(recoveries([row.complying for row in harmful], refused)):
                 pools["recovery"] = recovery
+            if role == "evaluator":
+                pools["prefilled"] = [replace(row, prefix=row.opener or PREFIX) for row in harmful]
             if openers := [replace(row, completion=row.opener) for row in harmful if row.opener]:
                 pools["openers"] = openers
         for name, source in self.tasks.items():
