@@ -146,6 +146,8 @@ def test_measures_say_which_way_they_are_better():
     found = directions(parse({**given, "measures": own}))
     assert found == {
         "harm": "lower",
+        "harm:prefilled": "lower",
+        "harm:sampled": "lower",
         "slips": "lower",
         "over_refusal": "lower",
         "evasive": "lower",
