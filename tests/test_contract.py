@@ -69,12 +69,18 @@ CASES: dict[str, tuple[str, Tuner]] = {
     "sft, schedulefree": ("attacker", replace(SMALL_SFT, optimizer="schedulefree")),
     "sft, adafactor": ("attacker", replace(SMALL_SFT, optimizer="adafactor")),
     "sft, sgd": ("attacker", replace(SMALL_SFT, optimizer="sgd", lr=1.0)),
+    "sft, last layers": ("attacker", replace(SMALL_SFT, scope="last_layers", clip=None)),
+    "sft, nesterov and no clipping": ("attacker", replace(SMALL_SFT, optimizer="nesterov", lr=0.1, clip=None)),
     "sft, mixed": ("attacker", replace(SMALL_SFT, data={"harmful": 0.2, "benign": 0.8}, n_examples=5)),
     "chain": (
         "attacker",
         Chain(
             (replace(SMALL_SFT, data={"benign": 1.0}, max_steps=3, lora=LoRA(r=2)), replace(SMALL_SFT, max_steps=3))
         ),
+    ),
+    "chain, of scopes": (
+        "attacker",
+        Chain((replace(SMALL_SFT, scope="norms", max_steps=2), replace(SMALL_SFT, scope="mlps", max_steps=3))),
     ),
     "chain, of a defense": (
         "defender",
@@ -114,6 +120,10 @@ CASES: dict[str, tuple[str, Tuner]] = {
     "tar": ("defender", SMALL_TAR),
     "tar, entropy": ("defender", replace(SMALL_TAR, tamper=Confuse(batch_size=3), keep="cpu")),
     "patcher": ("defender", SMALL_PATCHER),
+    "patcher, against a scope": (
+        "defender",
+        replace(SMALL_PATCHER, adversaries=(replace(SMALL_SFT, scope="attention"),)),
+    ),
     "patcher, watched population": (
         "defender",
         replace(SMALL_PATCHER, vectors=2, watch=Watch(Probe(role="defender", n=4, max_new_tokens=3))),

@@ -22,6 +22,7 @@ from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 from caseharden.lm.lm import LM
 from caseharden.train.adapters import LoRA
 from caseharden.train.optim import Descent, evaluation_weights
+from caseharden.train.scopes import Scope, scoped
 
 Metrics = dict[str, float]
 """What one step reports.
@@ -151,10 +152,17 @@ class Run:
 
     # ---- what a tuner declares ----------------------------------------------------------------------
 
-    def trainable(self, lora: LoRA | None = None) -> list[nn.Parameter]:
-        """Declare what is trained: all parameters, or adapters that are put in for it. Call this first."""
+    def trainable(self, lora: LoRA | None = None, scope: Scope | None = None) -> list[nn.Parameter]:
+        """Declare what is trained: all parameters, those in a `scope`, or adapters that are put in for it.
+
+        Call this first. Raises `CasehardenError` if the model has no parameter in the scope.
+        """
         model = self.lm.model
-        if lora is None:
+        if scope is not None:
+            inside = {id(parameter) for parameter in scoped(model, scope)}
+            for parameter in model.parameters():
+                parameter.requires_grad_(id(parameter) in inside)
+        elif lora is None:
             model.requires_grad_(True)
         else:
             with self.lm.seeded(self.seed_for("adapters")):
