@@ -18,10 +18,15 @@ from caseharden.attacks import (
     Chain,
     DrGRPO,
     GRPObliteration,
+    Noise,
     OnlineDPO,
+    Prune,
+    Quantize,
     Reinforce,
     ReinforcePP,
     ReinforcePPBaseline,
+    Reparameterize,
+    Strip,
 )
 from caseharden.bilevel.watch import Watch
 from caseharden.defenses import (
@@ -42,6 +47,7 @@ from caseharden.study.build import build, written
 from caseharden.train.adapters import LoRA
 from caseharden.train.objectives import Confuse, Imitate, MapToRandom, Prefer, StayNear
 from caseharden.train.tuner import Attack, Run, Tuner
+from factories import copy_of
 
 SMALL_SFT = SFT(lr=1e-2, batch_size=3, max_steps=6)
 SMALL_TAR = TAR(
@@ -100,6 +106,13 @@ CASES: dict[str, tuple[str, Tuner]] = {
     "online_dpo": ("attacker", OnlineDPO(**SMALL_RL)),
     "ppo": ("attacker", PPO(**{**SMALL_RL, "max_steps": 5}, updates=2, kl=0.1)),
     "chain, sft and then rl": ("attacker", Chain((replace(SMALL_SFT, max_steps=2), GRPO(**SMALL_RL)))),
+    "strip": ("attacker", Strip("toys/other", 0.3)),
+    "strip, some directions": ("attacker", Strip("toys/other", rank=2)),
+    "noise": ("attacker", Noise()),
+    "prune": ("attacker", Prune()),
+    "quantize": ("attacker", Quantize()),
+    "reparameterize": ("attacker", Reparameterize()),
+    "chain, one step and then sft": ("attacker", Chain((Noise(), Prune(), replace(SMALL_SFT, max_steps=2)))),
     "token_buncher": ("defender", TokenBuncher(**SMALL_DEFENSE, refusal_gate=None, warmup_share=0.25)),
     "token_buncher, noise alone": (
         "defender",
@@ -132,9 +145,20 @@ CASES: dict[str, tuple[str, Tuner]] = {
     "gibberish": ("defender", Gibberish()),
     "patcher, control": ("defender", replace(SMALL_PATCHER, random_vector=True, benign=None, schedule="cosine")),
 }
-SEEDLESS = (DeadWeights,)
+SEEDLESS = (DeadWeights, Strip, Prune, Quantize, Reparameterize)
 """Tuners that draw nothing at random."""
 each_tuner = pytest.mark.parametrize(("role", "tuner"), CASES.values(), ids=CASES)
+
+
+@pytest.fixture(autouse=True)
+def other_model(tiny_lm, tmp_path, monkeypatch):
+    """A model called toys/other, for those that work with another than the one they change."""
+    monkeypatch.setenv("CASEHARDEN_CACHE", str(tmp_path))
+    other = copy_of(tiny_lm)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in other.model.parameters():
+        parameter.data.add_(torch.randn(parameter.shape, generator=generator), alpha=0.02)
+    other.save(tmp_path / "models" / "toys" / "other")
 
 
 def losses(run: Run, tuner: Tuner, upto: int | None = None) -> list[float]:

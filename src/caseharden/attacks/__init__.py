@@ -15,6 +15,7 @@ from caseharden.attacks.policy_gradient import (
 )
 from caseharden.attacks.ppo import PPO
 from caseharden.attacks.sft import SFT
+from caseharden.attacks.weights import Noise, Prune, Quantize, Reparameterize, Strip
 
 TABLE: dict[str, type] = {
     "chain": Chain,
@@ -23,11 +24,16 @@ TABLE: dict[str, type] = {
     "dr_grpo": DrGRPO,
     "grp_obliteration": GRPObliteration,
     "grpo": GRPO,
+    "noise": Noise,
     "online_dpo": OnlineDPO,
     "ppo": PPO,
+    "prune": Prune,
+    "quantize": Quantize,
     "reinforce": Reinforce,
     "reinforce_pp": ReinforcePP,
     "reinforce_pp_baseline": ReinforcePPBaseline,
+    "reparameterize": Reparameterize,
     "rloo": RLOO,
     "sft": SFT,
+    "strip": Strip,
 }
