@@ -15,6 +15,7 @@ from caseharden.attacks import (
     PPO,
     RLOO,
     SFT,
+    Abliterate,
     Chain,
     DrGRPO,
     GRPObliteration,
@@ -112,6 +113,7 @@ CASES: dict[str, tuple[str, Tuner]] = {
     "prune": ("attacker", Prune()),
     "quantize": ("attacker", Quantize()),
     "reparameterize": ("attacker", Reparameterize()),
+    "abliterate": ("attacker", Abliterate(n_examples=6)),
     "chain, one step and then sft": ("attacker", Chain((Noise(), Prune(), replace(SMALL_SFT, max_steps=2)))),
     "token_buncher": ("defender", TokenBuncher(**SMALL_DEFENSE, refusal_gate=None, warmup_share=0.25)),
     "token_buncher, noise alone": (

@@ -1,5 +1,6 @@
 """Attacks, by the name that a spec file gives them."""
 
+from caseharden.attacks.abliterate import Abliterate
 from caseharden.attacks.chain import Chain
 from caseharden.attacks.dpo import DPO
 from caseharden.attacks.policy_gradient import (
@@ -18,6 +19,7 @@ from caseharden.attacks.sft import SFT
 from caseharden.attacks.weights import Noise, Prune, Quantize, Reparameterize, Strip
 
 TABLE: dict[str, type] = {
+    "abliterate": Abliterate,
     "chain": Chain,
     "dapo": DAPO,
     "dpo": DPO,
