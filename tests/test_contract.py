@@ -17,6 +17,7 @@ from caseharden.attacks import (
     SFT,
     Abliterate,
     Chain,
+    Distill,
     DrGRPO,
     GRPObliteration,
     Noise,
@@ -114,6 +115,11 @@ CASES: dict[str, tuple[str, Tuner]] = {
     "quantize": ("attacker", Quantize()),
     "reparameterize": ("attacker", Reparameterize()),
     "abliterate": ("attacker", Abliterate(n_examples=6)),
+    "distill": ("attacker", Distill(lr=1e-2, batch_size=3, max_steps=6, teacher="toys/other")),
+    "distill, lora": (
+        "attacker",
+        Distill(lr=1e-2, batch_size=3, max_steps=4, teacher="toys/other", lora=LoRA(r=2)),
+    ),
     "chain, one step and then sft": ("attacker", Chain((Noise(), Prune(), replace(SMALL_SFT, max_steps=2)))),
     "token_buncher": ("defender", TokenBuncher(**SMALL_DEFENSE, refusal_gate=None, warmup_share=0.25)),
     "token_buncher, noise alone": (

@@ -2,6 +2,7 @@
 
 from caseharden.attacks.abliterate import Abliterate
 from caseharden.attacks.chain import Chain
+from caseharden.attacks.distill import Distill
 from caseharden.attacks.dpo import DPO
 from caseharden.attacks.policy_gradient import (
     DAPO,
@@ -22,6 +23,7 @@ TABLE: dict[str, type] = {
     "abliterate": Abliterate,
     "chain": Chain,
     "dapo": DAPO,
+    "distill": Distill,
     "dpo": DPO,
     "dr_grpo": DrGRPO,
     "grp_obliteration": GRPObliteration,
