@@ -11,8 +11,8 @@ from caseharden.errors import CasehardenError
 from caseharden.lm.structure import by_output, layers, mixes_tokens, writers
 from factories import weights_after
 
-NOTHING = Abliterate(attention_max=0.0, mlp_max=0.0)
-EVERYWHERE = Abliterate(attention_min=1.0, mlp_min=1.0, position=0.5, distance=1.0, direction=0.0)
+NOTHING = Abliterate(attention_max=0.0, attention_min=0.0, mlp_max=0.0, mlp_min=0.0)
+EVERYWHERE = Abliterate(direction=0.0)
 
 
 def test_without_strength_nothing_changes(tiny_lm, run_of):
@@ -28,15 +28,11 @@ def test_at_strength_1_no_layer_writes_the_direction_any_more(monkeypatch, tiny_
     list(run.drive(EVERYWHERE))
     written = {}
     for name, lm in (("before", tiny_lm), ("after", run.lm)):
-        batch = lm.encode(lm_examples(run))
+        batch = lm.encode(run.pool("harmful")[:5])
         with torch.no_grad():
             states_LBTD = lm.response_states(batch)[1][:-1]  # the last is behind the final norm
         written[name] = ((states_LBTD[1:] - states_LBTD[:-1]) @ v_D).abs().max()
     assert written["after"] < 1e-5 < 1e-3 < written["before"]
-
-
-def lm_examples(run):
-    return run.pool("harmful")[:5]
 
 
 def test_rows_keep_their_norms_and_lose_most_of_the_direction():
@@ -60,7 +56,7 @@ def test_directions_are_unit_and_orthogonal_to_the_benign_mean():
 
 
 def test_strength_falls_in_a_straight_line_and_ends():
-    attack = Abliterate(attention_max=1.5, attention_min=0.5, mlp_max=1.0, position=0.6, distance=0.2)
+    attack = Abliterate(None, 1.5, 0.5, mlp_max=1.0, mlp_min=0.0, position=0.6, distance=0.2)
     found = [attack.strength(depth, attention=True) for depth in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)]
     assert found == pytest.approx([0, 0.5, 1.0, 1.5, 1.0, 0.5, 0])
     assert attack.strength(0.7, attention=False) == pytest.approx(0.5)

@@ -28,14 +28,15 @@ class Abliterate(OneStep):
     without its part along the latter: that of each layer, or with `direction`, a share of the depth, of one layer
     for all. Attention's and feed-forward layers' last maps become W − λ·v(vᵀW), with the rows' norms restored. λ is
     largest (`attention_max`, `mlp_max`) in the layer at `position`, a share of the depth, falls to the least
-    (`attention_min`, `mlp_min`) at `distance` from there, and is 0 beyond. Of each pool `n_examples` are read.
+    (`attention_min`, `mlp_min`) at `distance` from there, and is 0 beyond: by default 1 everywhere. Of each pool
+    `n_examples` are read.
     """
 
     direction: float | None = None
     attention_max: float = 1.0
-    attention_min: float = 0.0
+    attention_min: float = 1.0
     mlp_max: float = 1.0
-    mlp_min: float = 0.0
+    mlp_min: float = 1.0
     position: float = 0.6
     distance: float = 0.6
     n_examples: int | None = 400
