@@ -75,7 +75,7 @@ def test_noise_is_as_large_as_it_says_and_its_seeds(tiny_lm, run_of):
     first, again, other = (attacked(run_of("attacker", seed), Noise(0.5)) for seed in (0, 0, 1))
     assert first.weights_hash() == again.weights_hash() != other.weights_hash()
     before, after = (lm.model.get_input_embeddings().weight for lm in (tiny_lm, first))
-    assert float((after - before).norm()) == pytest.approx(0.5 * float(before.norm()), rel=0.1)
+    assert (after - before).norm().item() == pytest.approx(0.5 * before.norm().item(), rel=0.1)
     assert torch.equal(first.model.model.norm.weight, tiny_lm.model.model.norm.weight)
 
 

@@ -184,4 +184,4 @@ def test_the_weights_of_a_model_that_an_attack_names_are_part_of_its_key(tiny_lm
 def test_a_base_that_is_nowhere_is_an_error_before_anything_runs():
     given = {"name": "x", "domain": "almanac", "models": ["almanac-victim"]}
     with pytest.raises(CasehardenError, match="no model 'nowhere'"):
-        Environment.of(parse({**given, "attacks": [{"strip": {"base": "nowhere"}}]}), "cpu")
+        Environment.of(parse({**given, "attacks": [{"strip": {"base": "nowhere"}}], "budgets": [0, 1]}), "cpu")
