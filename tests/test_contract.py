@@ -15,13 +15,20 @@ from caseharden.attacks import (
     PPO,
     RLOO,
     SFT,
+    Abliterate,
     Chain,
+    Distill,
     DrGRPO,
     GRPObliteration,
+    Noise,
     OnlineDPO,
+    Prune,
+    Quantize,
     Reinforce,
     ReinforcePP,
     ReinforcePPBaseline,
+    Reparameterize,
+    Strip,
 )
 from caseharden.bilevel.watch import Watch
 from caseharden.defenses import (
@@ -42,6 +49,7 @@ from caseharden.study.build import build, written
 from caseharden.train.adapters import LoRA
 from caseharden.train.objectives import Confuse, Imitate, MapToRandom, Prefer, StayNear
 from caseharden.train.tuner import Attack, Run, Tuner
+from factories import copy_of
 
 SMALL_SFT = SFT(lr=1e-2, batch_size=3, max_steps=6)
 SMALL_TAR = TAR(
@@ -69,12 +77,18 @@ CASES: dict[str, tuple[str, Tuner]] = {
     "sft, schedulefree": ("attacker", replace(SMALL_SFT, optimizer="schedulefree")),
     "sft, adafactor": ("attacker", replace(SMALL_SFT, optimizer="adafactor")),
     "sft, sgd": ("attacker", replace(SMALL_SFT, optimizer="sgd", lr=1.0)),
+    "sft, last layers": ("attacker", replace(SMALL_SFT, scope="last_layers", clip=None)),
+    "sft, nesterov and no clipping": ("attacker", replace(SMALL_SFT, optimizer="nesterov", lr=0.1, clip=None)),
     "sft, mixed": ("attacker", replace(SMALL_SFT, data={"harmful": 0.2, "benign": 0.8}, n_examples=5)),
     "chain": (
         "attacker",
         Chain(
             (replace(SMALL_SFT, data={"benign": 1.0}, max_steps=3, lora=LoRA(r=2)), replace(SMALL_SFT, max_steps=3))
         ),
+    ),
+    "chain, of scopes": (
+        "attacker",
+        Chain((replace(SMALL_SFT, scope="norms", max_steps=2), replace(SMALL_SFT, scope="mlps", max_steps=3))),
     ),
     "chain, of a defense": (
         "defender",
@@ -94,6 +108,19 @@ CASES: dict[str, tuple[str, Tuner]] = {
     "online_dpo": ("attacker", OnlineDPO(**SMALL_RL)),
     "ppo": ("attacker", PPO(**{**SMALL_RL, "max_steps": 5}, updates=2, kl=0.1)),
     "chain, sft and then rl": ("attacker", Chain((replace(SMALL_SFT, max_steps=2), GRPO(**SMALL_RL)))),
+    "strip": ("attacker", Strip("toys/other", 0.3)),
+    "strip, some directions": ("attacker", Strip("toys/other", rank=2)),
+    "noise": ("attacker", Noise()),
+    "prune": ("attacker", Prune()),
+    "quantize": ("attacker", Quantize()),
+    "reparameterize": ("attacker", Reparameterize()),
+    "abliterate": ("attacker", Abliterate(n_examples=6)),
+    "distill": ("attacker", Distill(lr=1e-2, batch_size=3, max_steps=6, teacher="toys/other")),
+    "distill, lora": (
+        "attacker",
+        Distill(lr=1e-2, batch_size=3, max_steps=4, teacher="toys/other", lora=LoRA(r=2)),
+    ),
+    "chain, one step and then sft": ("attacker", Chain((Noise(), Prune(), replace(SMALL_SFT, max_steps=2)))),
     "token_buncher": ("defender", TokenBuncher(**SMALL_DEFENSE, refusal_gate=None, warmup_share=0.25)),
     "token_buncher, noise alone": (
         "defender",
@@ -114,6 +141,10 @@ CASES: dict[str, tuple[str, Tuner]] = {
     "tar": ("defender", SMALL_TAR),
     "tar, entropy": ("defender", replace(SMALL_TAR, tamper=Confuse(batch_size=3), keep="cpu")),
     "patcher": ("defender", SMALL_PATCHER),
+    "patcher, against a scope": (
+        "defender",
+        replace(SMALL_PATCHER, adversaries=(replace(SMALL_SFT, scope="attention"),)),
+    ),
     "patcher, watched population": (
         "defender",
         replace(SMALL_PATCHER, vectors=2, watch=Watch(Probe(role="defender", n=4, max_new_tokens=3))),
@@ -122,9 +153,20 @@ CASES: dict[str, tuple[str, Tuner]] = {
     "gibberish": ("defender", Gibberish()),
     "patcher, control": ("defender", replace(SMALL_PATCHER, random_vector=True, benign=None, schedule="cosine")),
 }
-SEEDLESS = (DeadWeights,)
+SEEDLESS = (DeadWeights, Strip, Prune, Quantize, Reparameterize)
 """Tuners that draw nothing at random."""
 each_tuner = pytest.mark.parametrize(("role", "tuner"), CASES.values(), ids=CASES)
+
+
+@pytest.fixture(autouse=True)
+def other_model(tiny_lm, tmp_path, monkeypatch):
+    """A model called toys/other, for those that work with another than the one they change."""
+    monkeypatch.setenv("CASEHARDEN_CACHE", str(tmp_path))
+    other = copy_of(tiny_lm)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in other.model.parameters():
+        parameter.data.add_(torch.randn(parameter.shape, generator=generator), alpha=0.02)
+    other.save(tmp_path / "models" / "toys" / "other")
 
 
 def losses(run: Run, tuner: Tuner, upto: int | None = None) -> list[float]:

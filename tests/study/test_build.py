@@ -42,7 +42,8 @@ def test_a_spec_survives_writing_in_short_and_in_full():
 
 @pytest.mark.parametrize("name", {**attacks.TABLE, **defenses.TABLE})
 def test_every_tuner_of_the_tables_survives_writing(name):
-    needs = {"chain": {"stages": [{"sft": {"max_steps": 3}}, "sft"]}}
+    stages = [{"sft": {"max_steps": 3}}, "sft"]
+    needs = {"chain": {"stages": stages}, "distill": {"teacher": "x"}, "strip": {"base": "x"}}
     tuner = build.build({name: needs.get(name)}, Tuner, "here")
     full = build.written(tuner, Tuner)
     assert [full] == [name] or list(full) == [name]  # a tuner without fields is its name alone

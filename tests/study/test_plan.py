@@ -166,3 +166,24 @@ def test_measures_say_which_way_they_are_better():
 @pytest.mark.parametrize("cls", measures.TABLE.values())
 def test_which_way_a_measure_is_better_is_not_in_its_key(cls):
     assert described(cls(better="lower")) == described(cls())
+
+
+def test_the_weights_of_a_model_that_an_attack_names_are_part_of_its_key(tiny_lm, tmp_path):
+    def keys() -> list[str]:
+        tiny_lm.save(tmp_path / "base")
+        given = {"attacks": [{"strip": {"base": str(tmp_path / "base")}}, "sft"], "budgets": [0, 1]}
+        spec = parse({"name": "x", "domain": "almanac", "models": ["almanac-victim"], **given})
+        environment = Environment.of(spec, "cpu")
+        return [hashed(environment.inputs(cell, "weights")) for cell in plan(spec) if cell.kind == "attack"]
+
+    stripping, tuning = keys()
+    tiny_lm.model.model.norm.weight.data.add_(1.0)
+    again, unmoved = keys()
+    assert stripping != again
+    assert tuning == unmoved
+
+
+def test_a_base_that_is_nowhere_is_an_error_before_anything_runs():
+    given = {"name": "x", "domain": "almanac", "models": ["almanac-victim"]}
+    with pytest.raises(CasehardenError, match="no model 'nowhere'"):
+        Environment.of(parse({**given, "attacks": [{"strip": {"base": "nowhere"}}], "budgets": [0, 1]}), "cpu")

@@ -1,6 +1,8 @@
 """Attacks, by the name that a spec file gives them."""
 
+from caseharden.attacks.abliterate import Abliterate
 from caseharden.attacks.chain import Chain
+from caseharden.attacks.distill import Distill
 from caseharden.attacks.dpo import DPO
 from caseharden.attacks.policy_gradient import (
     DAPO,
@@ -15,19 +17,27 @@ from caseharden.attacks.policy_gradient import (
 )
 from caseharden.attacks.ppo import PPO
 from caseharden.attacks.sft import SFT
+from caseharden.attacks.weights import Noise, Prune, Quantize, Reparameterize, Strip
 
 TABLE: dict[str, type] = {
+    "abliterate": Abliterate,
     "chain": Chain,
     "dapo": DAPO,
+    "distill": Distill,
     "dpo": DPO,
     "dr_grpo": DrGRPO,
     "grp_obliteration": GRPObliteration,
     "grpo": GRPO,
+    "noise": Noise,
     "online_dpo": OnlineDPO,
     "ppo": PPO,
+    "prune": Prune,
+    "quantize": Quantize,
     "reinforce": Reinforce,
     "reinforce_pp": ReinforcePP,
     "reinforce_pp_baseline": ReinforcePPBaseline,
+    "reparameterize": Reparameterize,
     "rloo": RLOO,
     "sft": SFT,
+    "strip": Strip,
 }

@@ -13,7 +13,7 @@ from caseharden.train.objectives import Imitate, Objective
 
 @dataclass(frozen=True)
 class SFT(FineTune):
-    """Fine-tunes on completions, all parameters or LoRA.
+    """Fine-tunes on completions, all parameters, some of them or LoRA.
 
     `data` weighs the pools of the run's domain: ``{harmful: 1}``, ``{harmful: 0.2, benign: 0.8}``,
     ``{openers: 1}``. `n_examples` bounds how many examples of each pool the attacker holds. Without
@@ -28,7 +28,7 @@ class SFT(FineTune):
     n_examples: int | None = None
     max_length: int = 512
     over: Reduction = "sequence"
-    bounds: ClassVar[tuple[str, ...]] = ("n_examples", "lora")
+    bounds: ClassVar[tuple[str, ...]] = ("n_examples", "lora", "scope")
     mixes: ClassVar[tuple[str, ...]] = ("data",)
 
     def objectives(self) -> Mapping[str, Objective]:

@@ -11,6 +11,8 @@ from caseharden.data.pools import fingerprint
 from caseharden.engines.engine import Engine
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import Judge, is_exact
+from caseharden.lm import sources as models
+from caseharden.lm.facts import fingerprint as weights
 from caseharden.lm.template import Reasoning
 from caseharden.measures.measure import Measure
 from caseharden.records.asking import way
@@ -19,7 +21,7 @@ from caseharden.records.results import BETTER, UNDEFENDED, Better, Traits, is_by
 from caseharden.study import provenance
 from caseharden.study.build import as_json, fields_of, name_of, written
 from caseharden.study.spec import StudySpec, among, rewards_by
-from caseharden.train.tuner import Tuner
+from caseharden.train.tuner import NamesModels, Tuner
 
 Kind = Literal["harden", "release", "attack"]
 
@@ -173,6 +175,7 @@ class Environment:
     reasoning: Mapping[str, Any]
     code: str
     packages: Mapping[str, str]
+    other_models: Mapping[str, str]
     precision: str
     device: str
 
@@ -185,6 +188,7 @@ class Environment:
             reasoning=written(spec.reasoning, Reasoning),
             code=provenance.code(),
             packages=provenance.packages(),
+            other_models={name: weights(models.resolve(name)) for name in named_models(spec)},
             precision=spec.precision,
             device=device,
         )
@@ -195,6 +199,7 @@ class Environment:
         Not the budgets of an attack: what it does does not depend on when it is looked at.
         """
         found: dict[str, Any] = {"kind": cell.kind, "parent": parent, **vars(self)}
+        found["other_models"] = {name: self.other_models[name] for name in named_models(cell.tuner)}
         if cell.kind == "harden":
             del found["measures"]
         if cell.tuner:
@@ -203,6 +208,12 @@ class Environment:
             found["judge_versions"] = [judge.version for judge in among(cell.tuner, Judge)]
             found["foreign_code"] = provenance.foreign_code(cell.tuner)
         return found
+
+
+def named_models(thing: Any) -> list[str]:
+    """The models that tuners within `thing` name in their fields, each once."""
+    parts = among(thing, NamesModels)
+    return sorted({getattr(part, field) for part in parts for field in part.other_models})
 
 
 def described(measure: Measure) -> dict[str, Any]:

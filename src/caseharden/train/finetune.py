@@ -9,21 +9,28 @@ from typing import ClassVar
 
 import torch
 
+from caseharden.errors import CasehardenError
 from caseharden.train.adapters import LoRA
 from caseharden.train.objectives import Objective
 from caseharden.train.optim import Descends, Descent
+from caseharden.train.scopes import Scope
 from caseharden.train.tuner import Metrics, Run
 
 
 @dataclass(frozen=True)
 class FineTune(Descends):
-    """Minimize a sum of objectives, all parameters or LoRA, with one optimizer step a batch."""
+    """Minimize a sum of objectives, all parameters, those in a `scope` or LoRA, with one optimizer step a batch."""
 
     lora: LoRA | None = field(default=None, kw_only=True)
-    bounds: ClassVar[tuple[str, ...]] = ("lora",)
+    scope: Scope | None = field(default=None, kw_only=True)
+    bounds: ClassVar[tuple[str, ...]] = ("lora", "scope")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.lora and self.scope:
+            raise CasehardenError(
+                f"adapters go into all layers, so a scope ({self.scope}) has no meaning with lora."
+            )
         self.objectives()  # a field that one of them refuses is an error now, not when training begins
 
     @abstractmethod
@@ -34,7 +41,7 @@ class FineTune(Descends):
         objectives = self.objectives()
         losses = {name: objective.prepare(run) for name, objective in objectives.items()}
         examples = sum(objective.batch_size for objective in objectives.values())
-        descent = run.track("descent", Descent(self, run.trainable(self.lora)))
+        descent = run.track("descent", Descent(self, run.trainable(self.lora, self.scope)))
         for step in run.range(self.max_steps):
             with run.lm.training():
                 found = {name: loss(step) for name, loss in losses.items()}

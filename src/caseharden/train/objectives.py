@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -66,10 +66,14 @@ class SumOfTerms(OnBatches):
     """A weighted sum of terms over one forward pass of each batch."""
 
     def on_batch(self, run: Run) -> Callable[[Sequence[Example]], Tensor]:
-        return terms.weighted_sum(run, self.terms(run), self.max_length)
+        return terms.weighted_sum(run, self.terms(run), self.max_length, self.reference)
 
     @abstractmethod
     def terms(self, run: Run) -> list[Term]: ...
+
+    def reference(self, run: Run) -> LM:
+        """The frozen model that terms compare with, asked for if any does: the one at the run's first weights."""
+        return run.reference()
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,37 @@ class Imitate(SumOfTerms):
         if self.hidden > 0:
             found.append(terms.near_in_states(self.hidden))
         return found
+
+
+@dataclass(frozen=True)
+class Follow(SumOfTerms):
+    """Follow another model: KL(teacher ‖ trained) on the tokens of completions. Distillation.
+
+    Raises `CasehardenError` when prepared if the teacher's tokens are not the trained model's.
+    """
+
+    data: Mapping[str, float] = field(default_factory=lambda: {"benign": 1.0})
+    over: Reduction = "sequence"
+    teacher: str = field(kw_only=True)
+    other_models: ClassVar[tuple[str, ...]] = ("teacher",)
+
+    def terms(self, run: Run) -> list[Term]:
+        return [terms.near_in_kl(1.0, (), self.over)]
+
+    def reference(self, run: Run) -> LM:
+        teacher = run.other(self.teacher)
+        if teacher.tokenizer.get_vocab() != run.lm.tokenizer.get_vocab() or not same_width(teacher, run.lm):
+            raise CasehardenError(
+                f"{self.teacher!r} has other tokens than {run.lm.name!r}, so that their probabilities cannot be "
+                "compared. Name a teacher with the same tokenizer and as many embeddings."
+            )
+        return teacher
+
+
+def same_width(a: LM, b: LM) -> bool:
+    """Whether two models have as many embeddings."""
+    rows = [lm.model.get_input_embeddings().weight.shape[0] for lm in (a, b)]  # type: ignore[operator]
+    return bool(rows[0] == rows[1])
 
 
 @dataclass(frozen=True)
@@ -166,6 +201,7 @@ class Prefer(OnBatches):
 
 TABLE: dict[str, type] = {
     "confuse": Confuse,
+    "follow": Follow,
     "imitate": Imitate,
     "map_to_random": MapToRandom,
     "prefer": Prefer,

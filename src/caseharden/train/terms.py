@@ -35,7 +35,7 @@ class Outputs:
 
     @property
     def reference(self) -> Outputs:
-        """The same of the model as it was released."""
+        """The same of the model as it was released, or of another that the objective compares with."""
         assert self.released is not None, "a term that reads the reference says so: Term(…, reference=True)"
         return self.released
 
@@ -90,14 +90,16 @@ def map_to_random(targets_VD: Tensor) -> Term:
     return Term(value, states=True)
 
 
-def weighted_sum(run: Run, terms: Sequence[Term], max_length: int) -> Callable[[Sequence[Example]], Tensor]:
+def weighted_sum(
+    run: Run, terms: Sequence[Term], max_length: int, compared: Callable[[Run], LM] = Run.reference
+) -> Callable[[Sequence[Example]], Tensor]:
     """From a batch of examples to the weighted sum of `terms` at the current weights.
 
-    One forward pass for all terms, and one of the released model if any reads it. Must be called at the
-    run's first weights.
+    One forward pass for all terms, and one of the model `compared` with, the released one by default, if any
+    reads it. Must be called at the run's first weights.
     """
     states = any(term.states for term in terms)
-    reference = run.reference() if any(term.reference for term in terms) else None
+    reference = compared(run) if any(term.reference for term in terms) else None
 
     def forward(lm: LM, examples: Sequence[Example], batch: Batch, released: Outputs | None = None) -> Outputs:
         if not states:

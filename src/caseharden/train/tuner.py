@@ -19,9 +19,11 @@ from caseharden.data.stream import Stream, derive_seed
 from caseharden.engines.engine import Engine
 from caseharden.engines.native import Native
 from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
+from caseharden.lm import sources
 from caseharden.lm.lm import LM
 from caseharden.train.adapters import LoRA
 from caseharden.train.optim import Descent, evaluation_weights
+from caseharden.train.scopes import Scope, scoped
 
 Metrics = dict[str, float]
 """What one step reports.
@@ -56,6 +58,13 @@ class Attack(Tuner, Protocol):
     """Fields that hold an attacker back: None is no bound, and of two numbers the smaller is the weaker."""
     mixes: ClassVar[tuple[str, ...]]
     """Fields that weigh the pools which it trains on."""
+
+
+@runtime_checkable
+class NamesModels(Protocol):
+    """A tuner that says which of its fields name a model besides the one it works on: its weights decide, too."""
+
+    other_models: ClassVar[tuple[str, ...]]
 
 
 class Counter:
@@ -151,10 +160,17 @@ class Run:
 
     # ---- what a tuner declares ----------------------------------------------------------------------
 
-    def trainable(self, lora: LoRA | None = None) -> list[nn.Parameter]:
-        """Declare what is trained: all parameters, or adapters that are put in for it. Call this first."""
+    def trainable(self, lora: LoRA | None = None, scope: Scope | None = None) -> list[nn.Parameter]:
+        """Declare what is trained: all parameters, those in a `scope`, or adapters that are put in for it.
+
+        Call this first. Raises `CasehardenError` if the model has no parameter in the scope.
+        """
         model = self.lm.model
-        if lora is None:
+        if scope is not None:
+            inside = {id(parameter) for parameter in scoped(model, scope)}
+            for parameter in model.parameters():
+                parameter.requires_grad_(id(parameter) in inside)
+        elif lora is None:
             model.requires_grad_(True)
         else:
             with self.lm.seeded(self.seed_for("adapters")):
@@ -167,6 +183,18 @@ class Run:
         if "reference" not in self._tracked:
             self.track("reference", self.lm.frozen_copy())
         return cast(LM, self._tracked["reference"])
+
+    def other(self, name: str) -> LM:
+        """Another model, called `name` as in a spec, frozen, on this one's device; tokens count with this one's.
+
+        A tuner says in `other_models` which of its fields name one.
+        """
+        mine = self.lm
+        folder = sources.resolve(name)
+        other = LM.load(folder, device=mine.device, precision=mine.precision, reasoning=mine.reasoning)
+        other.model.requires_grad_(False)
+        other.meter = mine.meter
+        return other
 
     def track(self, name: str, thing: T) -> T:
         """Register `thing` (with state_dict and load_state_dict) to be saved, and restored on resume."""
