@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from caseharden.data.pools import Pools, Role
 from caseharden.lm import sources
 from caseharden.lm.lm import LM
+from caseharden.study import jobs
 from caseharden.train.optim import Descent
 from caseharden.train.tuner import Run
 from factories import copy_of
@@ -21,6 +22,12 @@ from toys import WORDS, ToyDomain
 
 torch.set_num_threads(1)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch):
+    """What says nothing of jobs runs in this process: a worker takes seconds to start."""
+    monkeypatch.setattr(jobs, "cores", lambda: 1)
 
 
 @pytest.fixture

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -39,6 +42,24 @@ class Fails(SFT):
                     "mistake": IndexError("list index out of range"),
                 }
                 raise errors[self.how]
+            yield metrics
+
+
+@dataclass(frozen=True)
+class Dies(SFT):
+    """Is killed with its process at step `at`, as often as `flags` has no folder for it."""
+
+    at: int = 3
+    flags: Path = Path()
+    times: int = 1
+
+    def steps(self, run: Run) -> Iterator[Metrics]:
+        for metrics in super().steps(run):
+            if run.step + 1 == self.at:
+                for time in range(self.times):
+                    with suppress(FileExistsError):
+                        (self.flags / f"{run.role} {time}").mkdir()
+                        os.kill(os.getpid(), signal.SIGKILL)
             yield metrics
 
 

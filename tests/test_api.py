@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 import caseharden
 from caseharden import domains
 from caseharden.attacks import SFT
+from caseharden.defenses import SafetySFT
 from caseharden.errors import CasehardenError
+from caseharden.executors.executor import Local
 from caseharden.lm import sources
 from caseharden.store.results import results
 from caseharden.store.store import Store
@@ -128,3 +130,26 @@ def test_a_method_written_in_a_notebook_is_refused(tiny, monkeypatch):
     exec("from caseharden.attacks import SFT\nclass Mine(SFT): ...", vars(notebook))
     with pytest.raises(CasehardenError, match="Mine is defined in 'notebook', which is no file"):
         caseharden.attack(tiny, notebook.Mine(), domain=ToyDomain(), budgets=[2])
+
+
+def test_jobs_are_one_unless_asked_for_and_an_audit_has_the_same_for_all_its_studies(tiny, monkeypatch):
+    asked, closed = [], []
+
+    class Workers(Local):
+        def close(self):
+            closed.append(True)
+
+    def executor(specs, jobs, threads):
+        asked.append((len(specs), jobs, threads))
+        return Workers()
+
+    monkeypatch.setattr("caseharden.study.jobs.executor", executor)
+    small = {"domain": Taught(), "budgets": [1]}
+    caseharden.attack(tiny, SFT(lr=1e-2), **small)
+    caseharden.attack(tiny, SFT(lr=1e-2), **small, jobs=None)
+    caseharden.attack(tiny, SFT(lr=1e-2), **small, jobs=3, threads=2)
+    runs = suite.BenignRuns(lr=(3e-3,), budgets=(0, 1), seeds=(0, 1))
+    asks = suite.Suite((SFT(lr=1e-3),), (0, 1), runs, SafetySFT(max_steps=1), (0, 1), suite.Criteria(horizon=1))
+    caseharden.audit(tiny, tiny, domain=Taught(), suite=asks, jobs=2)
+    assert asked == [(1, 1, None), (1, None, None), (1, 3, 2), (3, 2, None)]
+    assert len(closed) == 4

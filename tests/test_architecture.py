@@ -45,10 +45,11 @@ ARROWS: dict[str, set[str]] = {
     "bilevel": {"train", "measures", "judges", "lm", "errors"},
     "attacks": {"rl", "train", "lm", "data", "errors"},
     "defenses": {"attacks", "bilevel", "rl", "train", "judges", "lm", "data", "errors"},
-    # what is kept, and what is run
+    # what is kept, and what is run, and where
+    "executors": {"errors"},
     "store": {"train", "records", "judges", "lm", "errors"},
     "study": {
-        *("store", "domains", "attacks", "defenses", "rl", "train", "measures", "judges"),
+        *("executors", "store", "domains", "attacks", "defenses", "rl", "train", "measures", "judges"),
         *("records", "engines", "lm", "data", "errors"),
     },
     # what is made of it

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ if TYPE_CHECKING:  # heavy: what a function needs it imports when it runs
 
     from caseharden.audit.assessment import Assessment
     from caseharden.domains.domain import Domain
+    from caseharden.executors.executor import Executor
     from caseharden.lm.lm import LM, Precision
     from caseharden.lm.template import Reasoning
     from caseharden.records.results import Results
@@ -60,7 +60,7 @@ def load(model: Model, *, device: str | torch.device = "cpu", precision: Precisi
     """Load a model with its tokenizer. Raises `CasehardenError` if there is none of that name, or it is damaged."""
     from caseharden.lm import sources
     from caseharden.lm.lm import LM
-    from caseharden.lm.machine import device_of
+    from caseharden.lm.machine import device_of, quiet_transformers
 
     found = device_of(device)
     with quiet_transformers():
@@ -136,18 +136,20 @@ def attack(
     reasoning: Reasoning | Mapping[str, Any] | None = None,
     store: Path | str = "out/attack",
     threads: int | None = None,
+    jobs: int | None = 1,
     progress: Progress | None = None,
 ) -> Results:
     """Attack a model, and measure it as it is and after each of `budgets` steps.
 
-    Returns a curve for each seed, and each attack of a grid; attacks that failed are among its `failures`.
+    Returns a curve for each seed, and each attack of a grid; attacks that failed are among its `failures`. `jobs`
+    are how many run at a time (see `run`).
     """
     from caseharden.store.store import Store
     from caseharden.study.spec import parse
 
     common = {"name": "attack", "models": [os.fspath(model)], "domain": domain, "reasoning": reasoning or {}}
     spec = parse({**common, "attacks": [attack], "budgets": sorted({0, *budgets}), "seeds": [*seeds]})
-    return run(_under_its_own_name(spec), Store(Path(store)), threads=threads, progress=progress)
+    return run(_under_its_own_name(spec), Store(Path(store)), threads=threads, jobs=jobs, progress=progress)
 
 
 def audit(
@@ -161,19 +163,22 @@ def audit(
     reasoning: Reasoning | Mapping[str, Any] | None = None,
     store: Path | str = "out/audit",
     threads: int | None = None,
+    jobs: int | None = 1,
     progress: Progress | None = None,
 ) -> Assessment:
     """Attack a model and its controls, and judge resistance, stability, generalization and trainability.
 
     `baseline` is the same model without the defense, `ceiling` one that never learned what is forbidden, and
     `held_out` are topics that the defense had no data of. `suite` is a name, a file, or built already. Audits in
-    one store share their controls. Raises `CasehardenError` if no attack finished on the model or the baseline.
+    one store share their controls. `jobs` are how many cells run at a time (see `run`). Raises `CasehardenError`
+    if no attack finished on the model or the baseline.
     """
     from caseharden.audit.assessment import assess
     from caseharden.domains.domain import Domain
     from caseharden.lm.template import Reasoning
     from caseharden.store.store import Store
     from caseharden.study.build import build
+    from caseharden.study.jobs import executor
     from caseharden.suites import suite as suites
     from caseharden.suites.question import Question
 
@@ -187,8 +192,10 @@ def audit(
         reasoning=build(reasoning or {}, Reasoning, "reasoning"),
     )
     kept = Store(Path(store))
-    for spec in question.studies():
-        run(spec, kept, threads=threads, progress=progress)
+    studies = question.studies()
+    with closing(executor(studies, jobs, threads)) as workers:  # the same for all, which are soon at work again
+        for spec in studies:
+            _run(spec, kept, workers, threads=threads, progress=progress)
     return assess(question.evidence(kept))
 
 
@@ -200,9 +207,42 @@ def run(
     retry_failed: bool = True,
     checkpoint_every: float = 120.0,
     threads: int | None = None,
+    jobs: int | None = 1,
     progress: Progress | None = None,
 ) -> Results:
-    """Run what `store` does not hold yet of a study (see `run_study`), and return all that it holds of it."""
+    """Run what `store` does not hold yet of a study (see `run_study`), and return all that it holds of it.
+
+    `jobs` cells are worked on at a time: one in this process, several in processes of their own, with one PyTorch
+    thread each unless `threads` or the study says otherwise. None is as many as suit study and machine: one a core
+    or GPU, or one where there are fewer attacks and hardenings than cores, or `threads` is given.
+    """
+    from caseharden.study.jobs import executor
+
+    with closing(executor([spec], jobs, threads)) as workers:
+        return _run(
+            spec,
+            store,
+            workers,
+            update=update,
+            retry_failed=retry_failed,
+            checkpoint_every=checkpoint_every,
+            threads=threads,
+            progress=progress,
+        )
+
+
+def _run(
+    spec: StudySpec,
+    store: Store,
+    workers: Executor,
+    *,
+    update: bool = True,
+    retry_failed: bool = True,
+    checkpoint_every: float = 120.0,
+    threads: int | None,
+    progress: Progress | None,
+) -> Results:
+    from caseharden.lm.machine import quiet_transformers
     from caseharden.store.results import results
     from caseharden.study.plan import plan
     from caseharden.study.run import run_study
@@ -214,8 +254,9 @@ def run(
         retry_failed=retry_failed,
         checkpoint_every=checkpoint_every,
         threads=threads,
+        executor=workers,
     )
-    with quiet_transformers():
+    with quiet_transformers(), closing(events):
         (progress or _warn_of_failures)(events, len(plan(spec)))
     return results(store, spec.name)
 
@@ -225,24 +266,6 @@ def _under_its_own_name(spec: StudySpec) -> StudySpec:
     from caseharden.study.plan import hashed
 
     return replace(spec, name=f"{spec.name}-{hashed(spec.to_dict())[:8]}")
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep Transformers from drawing a progress bar for each model, and from warning of what only we can change."""
-    from transformers.utils import logging as theirs
-
-    bars, verbosity = theirs.is_progress_bar_enabled(), theirs.get_verbosity()
-    theirs.disable_progress_bar()
-    theirs.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-            yield
-    finally:
-        theirs.set_verbosity(verbosity)
-        if bars:
-            theirs.enable_progress_bar()
 
 
 def _warn_of_failures(events: Iterable[Event], cells: int) -> None:

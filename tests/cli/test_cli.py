@@ -159,6 +159,7 @@ ATTACKER = "patcher: {loops: 1, attacker: {asynchronous: {device: 'cuda:99'}}}"
         ("threads: 1000000000000", (), "threads is from 1 to"),
         ("", ("--threads", -2), "threads is from 1 to"),
         ("", ("--threads", 0), "threads is from 1 to"),
+        ("", ("--jobs", 0), "jobs is from 1 to"),
         ("", ("--checkpoint-every", "nan"), "checkpoints are every so many seconds"),
     ],
 )

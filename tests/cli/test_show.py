@@ -1,11 +1,18 @@
 """What people see, and what goes to standard output instead."""
 
+import io
 import json
 import sys
 
 import pytest
+from rich.console import Console
 
 from caseharden import cli
+from caseharden.attacks import SFT
+from caseharden.cli import show
+from caseharden.study.plan import plan, short_name
+from caseharden.study.run import Event
+from study_toys import study
 
 ODD = "[/red] [bold]x"
 
@@ -70,6 +77,45 @@ def test_a_file_on_standard_output_has_it_for_itself(command, ran):
     assert "undefended" in err and "wrote page.html" in err
     status, out, err = command("report", ran, "--json", "-", "--html", "-")
     assert (status, out) == (2, "") and "both standard output" in err
+
+
+def test_cells_that_run_at_once_have_a_bar_each(monkeypatch):
+    """What is left of the study is what is left of all of them; one that is begun again keeps its bar."""
+    cells = plan(study("m", defenses=(None,), attacks=(SFT(lr=1e-3), SFT(lr=1e-2), SFT(lr=1e-1))))
+    seen = []
+
+    def events():
+        happened = [
+            *((0, "stored", 1.0), (1, "begun", 0.0), (2, "begun", 0.0), (2, "step", 0.5), (1, "step", 0.25)),
+            *((1, "begun", 0.0), (2, "done", 1.0), (3, "begun", 0.0), (1, "failed", 1.0), (3, "done", 1.0)),
+        ]
+        for position, what, share in happened:
+            yield Event(position, cells[position], what, share, "why" if what == "failed" else "")
+            (bars,) = shown
+            seen.append([(task.description.rpartition(" · ")[2], task.completed) for task in bars.tasks])
+
+    shown: list[show.Progress] = []
+
+    class Watched(show.Progress):
+        def __enter__(self):
+            shown.append(self)
+            return super().__enter__()
+
+    monkeypatch.setattr(show, "Progress", Watched)
+    console = Console(file=io.StringIO(), width=120)
+    show.follow(events(), 4, console)
+    first, second, third = (f"{short_name(cell.attack)} seed=0" for cell in cells[1:])
+    assert seen[4] == [("study", 0.75), (first, 0.25), (second, 0.5)]
+    assert seen[5] == [("study", 0.5), (first, 0.0), (second, 0.5)]
+    assert seen[7:] == [
+        [("study", 1.0), (first, 0.0), (third, 0.0)],
+        [("study", 2.0), (third, 0.0)],
+        [("study", 3.0)],
+    ]
+    lines = console.file.getvalue().splitlines()
+    assert any(f"{second}: done in 0 s" in line for line in lines)
+    assert any(f"{first}: failed: why" in line for line in lines)
+    assert "1 of 4 were stored already." in lines[-1]
 
 
 @pytest.mark.parametrize("name", ["-", "device"])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from sqlalchemy import create_engine, text
 
 from caseharden.attacks import SFT
 from caseharden.defenses import SafetySFT
+from caseharden.lm.lm import LM
 from caseharden.store.locks import FileLocks, InUse, PostgresLocks, held
 from caseharden.store.results import results
-from caseharden.store.store import Store, StoreError
+from caseharden.store.store import Store, StoreError, Taken, writing
 from caseharden.study.run import run_study
 from study_toys import Logged, contents, outcomes, run, study
 
@@ -117,6 +119,48 @@ def test_who_waits_gets_the_lock_and_nobody_waits_for_themselves(two):
     assert order == ["holder", "waiter"]
 
 
+def test_files_of_a_cell_wait_for_a_process_that_still_writes_them(tmp_path):
+    begun, order = threading.Event(), []
+
+    def next_attempt() -> None:
+        begun.set()
+        with writing(tmp_path, "a"):
+            order.append("next")
+
+    with writing(tmp_path, "a"), writing(tmp_path, "b"):
+        thread = threading.Thread(target=next_attempt)
+        thread.start()
+        begun.wait()
+        thread.join(1.0)
+        order.append("orphan")
+    thread.join(10.0)
+    assert order == ["orphan", "next"]
+
+
+def test_a_cell_that_somebody_is_at_is_left_for_later_and_nobody_waits_for_themselves(spec, tmp_path):
+    store = Store(tmp_path / "store")
+    spec = replace(spec, defenses=(None,))
+    first = run_study(spec, store)
+    assert next(first).position == 0
+    other, begun = replace(spec, name="other"), []
+
+    def go() -> None:
+        for event in run_study(other, Store(store.folder)):
+            begun.append((event.position, event.what))
+
+    thread = threading.Thread(target=go)
+    with pytest.raises(Taken, match="in use by process"):
+        run(other, Store(store.folder))
+    thread.start()
+    while (1, "done") not in begun:
+        assert thread.is_alive()
+        time.sleep(0.05)
+    assert not [what for position, what in begun if position == 0]
+    assert "done" in outcomes([*first])
+    thread.join(60)
+    assert begun[-1] == (0, "stored")
+
+
 def test_two_folders_on_one_database_do_not_run_the_same_study(spec, database, tmp_path):
     first = run_study(spec, Store(tmp_path / "a", database))
     next(first)
@@ -137,9 +181,16 @@ def test_studies_that_share_nothing_run_side_by_side(spec, tmp_path):
     assert {*outcomes([*first])} == {"done"}
 
 
-def test_a_cell_that_two_studies_share_is_done_once(spec, database, tmp_path):
-    log = tmp_path / "log"
-    spec = replace(spec, attacks=(Logged(lr=1e-2, log=log),))
+def test_a_cell_that_two_studies_share_is_done_once(spec, database, tmp_path, monkeypatch):
+    log, load, one_by_one = tmp_path / "log", LM.load, threading.Lock()
+
+    def loaded(*args, **kwargs):  # Transformers loads one model at a time
+        with one_by_one:
+            return load(*args, **kwargs)
+
+    monkeypatch.setattr(LM, "load", loaded)
+    attacks = tuple(Logged(lr=lr, log=log) for lr in (1e-2, 2e-2, 3e-2, 4e-2))
+    spec = replace(spec, attacks=attacks, defenses=(None,))
     stores = {name: Store(tmp_path / name, database) for name in ("one", "two")}
     outcome: dict[str, list[str]] = {}
 
@@ -152,7 +203,7 @@ def test_a_cell_that_two_studies_share_is_done_once(spec, database, tmp_path):
     for thread in threads:
         thread.join(120)
     assert sorted(outcome["one"] + outcome["two"]) == ["done"] * 5 + ["stored"] * 5
-    assert len(log.read_text().splitlines()) == 2 * 3, "three steps of the attack on either model"
+    assert len(log.read_text().splitlines()) == 4 * 3, "three steps of each attack"
     alone = Store(tmp_path / "alone")
     run(replace(spec, name="one"), alone)
     assert contents(stores["one"]) == contents(alone)

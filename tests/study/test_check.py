@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -14,7 +15,8 @@ from caseharden.measures.probe import Probe
 from caseharden.store.results import results
 from caseharden.store.tables import CellRow
 from caseharden.study.check import longest_answers
-from caseharden.study.run import Events, _Study
+from caseharden.study.plan import Cell
+from caseharden.study.run import _Study
 from study_toys import outcomes, run, study
 from toys import Checksum
 
@@ -73,14 +75,14 @@ def test_a_study_of_models_that_cannot_be_measured_is_not_entered(model, store):
 def test_weights_that_another_study_is_making_again_are_waited_for(model, store, monkeypatch):
     run(study(model), store)
     shutil.rmtree(store.folder / "weights")
-    execute = _Study._execute
+    source = _Study._source
 
-    def begun_elsewhere(self: _Study, position: int) -> Events:
+    def begun_elsewhere(self: _Study, cell: Cell) -> Path | None:
         with store.session() as session:
             for row in session.scalars(select(CellRow).where(CellRow.weights.is_not(None))):
                 row.status = "running"
-        return execute(self, position)
+        return source(self, cell)
 
-    monkeypatch.setattr(_Study, "_execute", begun_elsewhere)
+    monkeypatch.setattr(_Study, "_source", begun_elsewhere)
     events = run(study(model, name="more", budgets=(0, 2, 3, 4)), store)
     assert outcomes(events).count("done") >= 2 and "failed" not in outcomes(events)

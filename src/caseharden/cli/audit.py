@@ -45,6 +45,7 @@ def audit(
     ] = None,
     key: Annotated[Path | None, typer.Option(help="Sign the certificate with this private key.")] = None,
     threads: studies.Threads = None,
+    jobs: studies.Jobs = None,
 ) -> None:
     """Attack a model and its controls, and judge resistance, stability, generalization and trainability."""
     from dataclasses import asdict
@@ -75,6 +76,7 @@ def audit(
         reasoning={"thinking": thinking},
         store=store,
         threads=threads,
+        jobs=jobs,
         progress=partial(studies.watch, console=console),
     )
     doc = document(found)

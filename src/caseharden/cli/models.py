@@ -11,7 +11,6 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from caseharden import api
 from caseharden.cli import show, terminal
 
 app = typer.Typer(help="Get models.", no_args_is_help=True)
@@ -70,9 +69,10 @@ def get(
     from caseharden.engines.native import Native
     from caseharden.lm import sources as models
     from caseharden.lm.lm import LM
+    from caseharden.lm.machine import quiet_transformers
 
     console = terminal.console()
-    with api.quiet_transformers(), console.status(Text(f"fetching {name}")):
+    with quiet_transformers(), console.status(Text(f"fetching {name}")):
         folder = models.resolve(name)
         check_answers(Native(), LM.load(folder))
     show.say(f"{name} is in {folder}", console)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -51,9 +51,10 @@ def say(text: str, console: Console | None = None) -> None:
 
 
 def follow(events: Iterable[Event], cells: int, console: Console) -> None:
-    """Show a study as it runs, with the time left."""
+    """Show a study as it runs, and each cell under way, with the time left."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-    stored, begun = 0, 0.0
+    stored = over = 0
+    bars: dict[int, TaskID] = {}
     with Progress(
         *columns,
         TimeElapsedColumn(),
@@ -63,27 +64,25 @@ def follow(events: Iterable[Event], cells: int, console: Console) -> None:
         speed_estimate_period=3600,
     ) as progress:
         total = progress.add_task("study", total=cells)
-        current = progress.add_task("", total=1.0, visible=False)
-        over = 0
         for event in events:
-            title = escape(describe(event.cell.labels()))
-            if event.what == "begun":
-                begun = time.monotonic()
-                progress.reset(current, description=title, visible=True)
-            elif event.what == "stored":
+            title, bar = escape(describe(event.cell.labels())), bars.get(event.position)
+            if event.what == "stored":
                 stored += 1
                 progress.update(total, total=cells - stored)
             elif event.what in MARKS:
                 over += 1
-                progress.update(total, completed=over)
-                took = (
-                    f" in {time.monotonic() - begun:.0f} s" if event.what == "done" else f": {escape(event.text)}"
-                )
-                console.print(f"{title}: {MARKS[event.what]}{took}", highlight=False, soft_wrap=True)
+                said = f": {escape(event.text)}"
+                if bar is not None:
+                    took = progress.tasks[progress.task_ids.index(bar)].elapsed or 0.0
+                    said = f" in {took:.0f} s" if event.what == "done" else said
+                    progress.remove_task(bars.pop(event.position))
+                console.print(f"{title}: {MARKS[event.what]}{said}", highlight=False, soft_wrap=True)
+            elif bar is None:
+                bars[event.position] = progress.add_task(title, total=1.0)
             else:
-                progress.update(current, completed=event.share)
-                progress.update(total, completed=over + event.share)
-        progress.update(current, visible=False)
+                progress.update(bar, completed=event.share)
+            under_way = sum(task.completed for task in progress.tasks if task.id in bars.values())
+            progress.update(total, completed=over + under_way)
     if stored:
         console.print(f"{stored} of {cells} were stored already.")
 

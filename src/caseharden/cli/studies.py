@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Run studies: every model × defense × attack × seed of a spec file.", no_args_is_help=True)
 
-Threads = Annotated[int | None, typer.Option(help="PyTorch threads on the CPU; otherwise left alone.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="PyTorch threads on the CPU, of each job; otherwise left alone, or 1 of several jobs."),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        help="Cells to work on at a time, in processes of their own; if not given, one a core or GPU, or 1 where "
+        "there is too little to do for so many or --threads is given."
+    ),
+]
 Database = Annotated[
     str | None,
     typer.Option(
@@ -52,6 +62,7 @@ def run(
     retry_failed: Retry = False,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds of training that a crash may lose.")] = 120.0,
     threads: Threads = None,
+    jobs: Jobs = None,
 ) -> None:
     """Run what is missing of a study. Interrupted at any moment, the same command goes on from there."""
     from caseharden.study.spec import load
@@ -65,6 +76,7 @@ def run(
         retry_failed=retry_failed,
         checkpoint_every=checkpoint_every,
         threads=threads,
+        jobs=jobs,
         progress=watch,
     )
     show.say(f"stored in {folder}; see it by: caseharden report {folder} --html report.html")
@@ -82,12 +94,13 @@ def status(store: StoreFolder, study: Study = None, database: Database = None) -
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the store and the report.")] = Path("out/demo"),
     threads: Threads = None,
+    jobs: Jobs = None,
 ) -> None:
     """Run the whole way on the built-in world: undefended, hardened and never-learned models, attacked."""
     from caseharden.study.spec import load
 
     spec = load(Path(__file__).parents[1] / "study" / "demo.yaml")
-    found = api.run(spec, opened(out), threads=threads, progress=watch)
+    found = api.run(spec, opened(out), threads=threads, jobs=jobs, progress=watch)
     _report(found, html=out / "report.html", json=out / "report.json")
     raise typer.Exit(0 if found.complete else 1)
 
@@ -134,6 +147,7 @@ def attack(
     thinking: Thinking = None,
     json: Json = None,
     threads: Threads = None,
+    jobs: Jobs = None,
 ) -> None:
     """Attack a model and measure it at growing budgets."""
     from caseharden.study.spec import read_yaml
@@ -148,6 +162,7 @@ def attack(
         reasoning={"thinking": thinking},
         store=store,
         threads=threads,
+        jobs=jobs,
         progress=partial(watch, console=console),
     )
     _readings(found, json, console)

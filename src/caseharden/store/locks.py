@@ -29,7 +29,9 @@ Release = Callable[[], None]
 
 
 class InUse(CasehardenError):
-    """Somebody else holds what was asked for."""
+    """Somebody else holds what was asked for, or the very thread that asks does: `by_asker`."""
+
+    by_asker = False
 
 
 class Locks(Protocol):
@@ -139,7 +141,9 @@ def held(name: str, places: Sequence[Locks], *, wait: bool) -> Iterator[None]:
             while (release := locks.take(name)) is None:
                 holder = locks.holder(name) or "a process unknown"
                 if not wait or mine in _held:
-                    raise InUse(f"{name} is in use by {holder}.")
+                    refused = InUse(f"{name} is in use by {holder}.")
+                    refused.by_asker = mine in _held
+                    raise refused
                 if not said:
                     log.warning("waiting for %s, which has %s in use", holder, name)
                 said = True

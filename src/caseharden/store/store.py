@@ -27,6 +27,12 @@ class StoreError(CasehardenError):
     """The store cannot be read or written. It ends a study: no cell is to blame, and none is marked failed."""
 
 
+class Taken(StoreError):
+    """Somebody else holds it, or the very thread that asks does: `by_asker`."""
+
+    by_asker = False
+
+
 ADVICE = {
     "locked": "Another program holds the database; wait for it or end it.",
     "readonly": "Make the store's folder and files writable.",
@@ -42,6 +48,18 @@ WRITTEN = (
     "PostgreSQL is written postgresql+psycopg://user:password@host:5432/name, special characters of a password as "
     "%40 and the like; SQLite is written sqlite:////folder/file.db."
 )
+
+
+@contextmanager
+def writing(folder: Path, key: str) -> Iterator[None]:
+    """Hold the files of a cell in a store's folder, to write them; wait for a process that still does.
+
+    Whoever holds the cell may have others write them, and those can outlive it for a moment.
+    """
+    with ExitStack() as stack:
+        with storing(f"locking the store {folder}"):
+            stack.enter_context(held(f"files of cell {key}", [FileLocks(folder / "locks")], wait=True))
+        yield
 
 
 @contextmanager
@@ -105,8 +123,8 @@ class Store:
 
     @contextmanager
     def executing(self, key: str) -> Iterator[None]:
-        """Hold a cell, its records in the database and its files in the folder. Waits for whoever holds it."""
-        with self._held(f"cell {key}", self.folder, wait=True):
+        """Hold a cell, in the database and in the folder. Raises `Taken` if somebody else holds it."""
+        with self._held(f"cell {key}", self.folder, wait=False):
             yield
 
     @contextmanager
@@ -120,7 +138,9 @@ class Store:
                 try:
                     stack.enter_context(held(name, [*places.values()], wait=wait))
                 except InUse as error:
-                    raise StoreError(f"{error} Wait for it, end it, or use another store.") from error
+                    taken = Taken(f"{error} Wait for it, end it, or use another store.")
+                    taken.by_asker = error.by_asker
+                    raise taken from error
             yield
 
     def _database_locks(self) -> Locks:

@@ -1,4 +1,4 @@
-"""Execute one cell: harden a model, measure it as released, or attack it. Needs no database.
+"""Execute one cell, in any process: harden a model, measure it as released, or attack it. Needs no database.
 
 What is found is handed out as it comes; whoever asks for the next outcome is through with the one before.
 """
@@ -6,7 +6,7 @@ What is found is handed out as it comes; whoever asks for the next outcome is th
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +17,13 @@ from caseharden.data.stream import derive_seed
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer, judged
 from caseharden.lm.lm import LM
+from caseharden.lm.machine import computing
 from caseharden.measures.measure import Measure
 from caseharden.records.results import Point, Reading
 from caseharden.records.statistics import reading
 from caseharden.records.stopping import Known, Wanted
 from caseharden.store.log import StepLog
+from caseharden.store.store import StoreError, writing
 from caseharden.store.weights import Checkpoint, Weights
 from caseharden.study.plan import Cell, judge_name
 from caseharden.study.spec import StudySpec
@@ -56,7 +58,14 @@ class Made:
     weights: str
 
 
-Outcome = Stepped | Found | Made
+@dataclass(frozen=True)
+class Failed:
+    """The cell cannot go on; the last that is heard of it."""
+
+    reason: str
+
+
+Outcome = Stepped | Found | Made | Failed
 """What happens in a cell, `share` of which is over then."""
 
 
@@ -65,7 +74,8 @@ class Job:
     """A cell to execute, begun on the model in `source`, and what is known of it: all that `execute` needs.
 
     `folder` is the store's, for weights, checkpoints and logs. `stored` is what other attempts, and other
-    studies, have measured; `kept` are the steps after which the attacked model is kept already.
+    studies, have measured; `kept` are the steps after which the attacked model is kept already. `threads` are
+    PyTorch's; None leaves them alone.
     """
 
     cell: Cell
@@ -74,6 +84,7 @@ class Job:
     source: Path
     folder: Path
     device: torch.device
+    threads: int | None
     checkpoint_every: float
     stored: Known
     kept: frozenset[int]
@@ -100,9 +111,21 @@ class Job:
         return not self.wanted.missing(self.stored) and not self.to_keep(self.wanted.within(self.stored)[-1])
 
 
-def execute(job: Job) -> Iterator[Outcome]:
-    """What is missing of the cell, an outcome at a time; stop asking to stop it."""
-    yield from {"harden": _harden, "release": _release, "attack": _attack}[job.cell.kind](job)
+def execute(job: Job) -> Generator[Outcome, None, None]:
+    """What is missing of the cell, an outcome at a time; stop asking to stop it.
+
+    Raises `StoreError` or `OSError` if the store's folder cannot be used, for which no cell is to blame.
+    """
+    reason = None
+    with writing(job.folder, job.key), computing(job.device, job.threads):
+        try:
+            yield from {"harden": _harden, "release": _release, "attack": _attack}[job.cell.kind](job)
+        except (StoreError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a method dies of ends its cell, not the study
+            reason = str(error) if isinstance(error, CasehardenError) else f"{type(error).__name__}: {error}"
+    if reason is not None:
+        yield Failed(reason)
 
 
 def _harden(job: Job) -> Iterator[Outcome]:

@@ -24,8 +24,8 @@ DECIDING = ("torch", "transformers", "peft", "tokenizers", "schedulefree", "jinj
 Jinja writes prompts by the chat template. The packages of judges are in judges' versions, what was read of files in
 the fingerprints of weights and data. NumPy and SciPy make intervals only, which stored answers give again.
 """
-DECIDES_NOTHING = ("__init__.py", "api.py", "audit", "certificate", "cli", "report", "suites")
-"""Rooms and files that only show what others found, or say what is to be run: a cell's own inputs hold that."""
+DECIDES_NOTHING = ("__init__.py", "api.py", "audit", "certificate", "cli", "executors", "report", "suites")
+"""Rooms and files that only show what others found, or say what is run, or where: cells' own inputs hold that."""
 
 
 def packages() -> dict[str, str]:
@@ -69,14 +69,14 @@ def foreign_code(value: Any) -> dict[str, str]:
     return found
 
 
-def host(device: torch.device) -> dict[str, str | int]:
-    """The machine, without names or paths."""
+def host(device: torch.device, threads: int | None) -> dict[str, str | int]:
+    """The machine, without names or paths, and how many threads PyTorch has on it; None is as many as it takes."""
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
     return {
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
         "cores": os.cpu_count() or 0,
-        "threads": torch.get_num_threads(),
+        "threads": threads or torch.get_num_threads(),
         "accelerator": accelerator,
     }

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+import logging
+import math
+import time
+from collections.abc import Generator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from caseharden.errors import CasehardenError
+from caseharden.executors.executor import Came, Executor, Local
 from caseharden.lm import sources as models
 from caseharden.lm.facts import fingerprint
 from caseharden.lm.machine import Placed, check_threads, device_of
-from caseharden.store.store import Store, StoreError
+from caseharden.store.locks import PAUSE
+from caseharden.store.store import Store, StoreError, Taken
 from caseharden.store.weights import Checkpoint, Weights
 from caseharden.study import provenance
-from caseharden.study.cells import Found, Job, Made, execute
+from caseharden.study.cells import Failed, Found, Job, Made, Outcome, execute
 from caseharden.study.check import check_models
 from caseharden.study.plan import Cell, Environment, directions, hashed, plan
 from caseharden.study.spec import StudySpec, among
+
+TRIES = 3
+"""How often a cell is begun whose process dies of it."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,11 +56,14 @@ def run_study(
     retry_failed: bool = False,
     checkpoint_every: float = 120.0,
     threads: int | None = None,
+    executor: Executor | None = None,
 ) -> Events:
     """Do what the store does not hold yet of the study, an event at a time; stop asking to stop it.
 
-    A cell that fails is stored with its reason, and is tried again only if `retry_failed`; the study goes
-    on. `update` accepts a spec that differs from the stored one. At most about `checkpoint_every` seconds
+    `executor` works on the cells, and is stopped at the end, not closed; without one, they are done one after
+    another in this process. Where it has several jobs, each has one thread unless `threads` or the spec says
+    otherwise. A cell that fails is stored with its reason, and is tried again only if `retry_failed`; the study
+    goes on. `update` accepts a spec that differs from the stored one. At most about `checkpoint_every` seconds
     of training are lost in a crash. A cell that another study is at just now is waited for, and not done again.
     Raises `StoreError` if the store cannot be used or somebody else runs this very study, and `CasehardenError`
     for a spec that cannot be run at all.
@@ -60,36 +74,46 @@ def run_study(
     check_threads(threads)
     if not checkpoint_every >= 0:
         raise CasehardenError(f"checkpoints are every so many seconds, 0 or more, not every {checkpoint_every}.")
-    device = device_of(spec.device)
-    with store.exclusive(spec.name), _torch(device, threads or spec.threads):
-        study = _Study(spec, store, device, checkpoint_every)
+    workers = executor or Local()
+    threads = threads or spec.threads or (1 if workers.jobs > 1 else None)
+    with store.exclusive(spec.name):
+        study = _Study(spec, store, device_of(spec.device), threads, checkpoint_every, workers)
         study.enter(update, retry_failed)
-        yield from study.run(retry_failed)
+        try:
+            yield from study.run(retry_failed)
+        finally:
+            study.stop()
 
 
-@contextmanager
-def _torch(device: torch.device, threads: int | None) -> Iterator[None]:
-    """PyTorch as it has to be for results that can be had again; as it was, afterwards."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(threads or before[0])
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # slow, for debugging
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+@dataclass
+class _UnderWay:
+    """A cell that is held and worked on, and what has come of it."""
+
+    source: Path
+    lock: ExitStack
+    made: str | None = None
+    failure: str | None = None
+    deaths: int = 0
 
 
 class _Study:
-    """A study under way."""
+    """A study under way: which of its cells are left, and which are worked on."""
 
-    def __init__(self, spec: StudySpec, store: Store, device: torch.device, checkpoint_every: float) -> None:
+    def __init__(
+        self,
+        spec: StudySpec,
+        store: Store,
+        device: torch.device,
+        threads: int | None,
+        checkpoint_every: float,
+        executor: Executor,
+    ) -> None:
         self.spec = spec
         self.store = store
         self.device = device
+        self.threads = threads
         self.checkpoint_every = checkpoint_every
+        self.executor = executor
         self.cells = plan(spec)
         self.harmful = {e.id for e in spec.domain.pools("evaluator").get("harmful", ())}
         self.environment = Environment.of(spec, device.type)
@@ -99,6 +123,14 @@ class _Study:
         self.hardened: dict[int, str] = {}
         self.keys = self._known_keys()
         self.checked = False
+        self.left = [*range(len(self.cells))]
+        if executor.jobs > 1:  # first what others wait for
+            self.left.sort(key=lambda position: self.cells[position].kind != "harden")
+        self.under_way: dict[int, _UnderWay] = {}
+        self.look_at = 0.0  # when to look for cells to begin: when one has ended, or another study may have let go
+        self.waited_for: set[str] = set()
+        self.to_remake: set[int] = set()
+        self.remade: set[int] = set()
 
     def enter(self, update: bool, retry_failed: bool) -> None:
         """Enter the study in the store, unless something of it is to run and its models cannot be measured."""
@@ -120,9 +152,11 @@ class _Study:
         """Keys of the cells whose starting weights are known, by position."""
         keys: dict[int, str] = {}
         for position, cell in enumerate(self.cells):
-            mark = self.marks[cell.model] if cell.parent is None else self._made(keys[cell.parent])
-            if mark is not None and cell.parent is not None:
-                self.hardened[cell.parent] = mark
+            mark: str | None = self.marks[cell.model]
+            if cell.parent is not None:  # once known it stays, even where somebody is making the weights again
+                mark = self.hardened.get(cell.parent) or self._made(keys[cell.parent])
+                if mark is not None:
+                    self.hardened[cell.parent] = mark
             if mark is not None:
                 keys[position] = hashed(self.environment.inputs(cell, mark))
         return keys
@@ -133,27 +167,85 @@ class _Study:
         return row.weights if row and row.status == "done" else None
 
     def run(self, retry_failed: bool) -> Events:
-        for position, cell in enumerate(self.cells):
-            key = self.keys.get(position)
-            if key is None:
-                yield Event(position, cell, "blocked", 1.0, "its hardening failed")
-                continue
-            with self.store.executing(key):
-                yield from self._do(position, retry_failed)
-            if cell.kind == "harden" and position + 1 not in self.keys:  # what comes next starts from its weights
-                self.keys = self._known_keys()
-                self.store.place(self.spec.name, self.keys)
+        """Begin cells as there is room for them, and store what comes of them, until none is left."""
+        while self.left or self.under_way:
+            pause = self.look_at - time.monotonic()
+            if pause <= 0:
+                self.look_at = math.inf
+                yield from self._begin(retry_failed)
+            elif self.under_way:
+                happened = self.executor.wait(pause if math.isfinite(pause) else None)
+                if isinstance(happened, Came):
+                    yield self._store(happened.number, happened.outcome)
+                elif happened is not None:
+                    yield self._end(happened.number, happened.death)
+            else:
+                time.sleep(pause)
 
-    def _do(self, position: int, retry_failed: bool) -> Events:
+    def stop(self) -> None:
+        """End all work under way, and give back its cells."""
+        try:
+            self.executor.stop()
+        finally:
+            for cell in self.under_way.values():
+                cell.lock.close()
+
+    def _begin(self, retry_failed: bool) -> Events:
+        """Begin what can be begun, as far as there is room, and be through with what is stored already."""
+        for position in [*self.left]:
+            if len(self.under_way) >= self.executor.jobs:
+                return
+            key, parent = self.keys.get(position), self.cells[position].parent
+            if key is None:
+                if parent not in self.left and parent not in self.under_way:
+                    self.left.remove(position)
+                    yield Event(position, self.cells[position], "blocked", 1.0, "its hardening failed")
+            elif key not in {self.keys[one] for one in self.under_way}:
+                with ExitStack() as lock:
+                    if self._is_free(key, lock):
+                        yield from self._do(position, lock, retry_failed)
+
+    def _is_free(self, key: str, lock: ExitStack) -> bool:
+        """Hold a cell, unless another study is at it just now: then look again later, and say so once."""
+        try:
+            lock.enter_context(self.store.executing(key))
+        except Taken as error:
+            if error.by_asker:
+                raise
+            if key not in self.waited_for:
+                log.warning("waiting: %s", error.__cause__)
+            self.waited_for.add(key)
+            self.look_at = min(self.look_at, time.monotonic() + PAUSE)
+            return False
+        return True
+
+    def _do(self, position: int, lock: ExitStack, retry_failed: bool) -> Events:
         """What is to be done of one cell, as it is stored now."""
         cell, state = self.cells[position], self._state(position, retry_failed)
-        if state == "stored":
+        if position in self.to_remake:
+            if self.weights.find(self.hardened[position]) is not None:  # another study has made them
+                self._over(position)
+                return
+        elif state == "stored":
             self._clear(position)
+            self._over(position)
             yield Event(position, cell, "stored", 1.0)
-        elif state == "missing":
-            yield from self._execute(position)
-        else:
+            return
+        elif state != "missing":
+            self._over(position)
             yield Event(position, cell, "failed", 1.0, f"{state} (earlier; --retry-failed tries it again)")
+            return
+        source = self._source(cell)
+        if source is None:
+            return
+        self._check()
+        mark = self.marks[cell.model] if cell.parent is None else source.name
+        inputs = self.environment.inputs(cell, mark)
+        self.store.begin(self.keys[position], inputs, provenance.host(self.device, self.threads))
+        self.left.remove(position)
+        self.under_way[position] = _UnderWay(source, lock.pop_all())
+        self.executor.begin(position, partial(execute, self._job(position, source)))
+        yield Event(position, cell, "begun", 0.0)
 
     def _state(self, position: int, retry_failed: bool) -> str:
         """Whether a cell is ``stored`` or ``missing``, or why it failed, if it is not to be tried again."""
@@ -174,44 +266,62 @@ class _Study:
             source=source,
             folder=self.store.folder,
             device=self.device,
+            threads=self.threads,
             checkpoint_every=self.checkpoint_every,
             stored=self.store.points(key),
             kept=frozenset(self.store.kept(key)),
         )
 
-    def _execute(self, position: int) -> Events:
-        """Run one cell to its end, store what it finds and mark it."""
-        self._check()
-        cell, key = self.cells[position], self.keys[position]
-        source = yield from self._source(cell)
-        mark = self.marks[cell.model] if cell.parent is None else source.name
-        self.store.begin(key, self.environment.inputs(cell, mark), provenance.host(self.device))
-        yield Event(position, cell, "begun", 0.0)
-        hardened = None
-        try:
-            for outcome in execute(self._job(position, source)):
-                if isinstance(outcome, Found):
-                    name, step = outcome.measure, outcome.step
-                    spec = hashed(self.environment.measures[name])
-                    self.store.record(key, name, step, outcome.reading, spec, outcome.answers, self.harmful)
-                    yield Event(position, cell, "measured", outcome.share, f"{name} at {step}")
-                elif not isinstance(outcome, Made):
-                    yield Event(position, cell, "step", outcome.share)
-                elif cell.kind == "harden":
-                    hardened = outcome.weights
-                else:
-                    self.store.keep(key, outcome.step, outcome.weights)
-        except (StoreError, OSError):
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a method dies of ends its cell, not the study
-            reason = str(error) if isinstance(error, CasehardenError) else f"{type(error).__name__}: {error}"
-            self.store.fail(key, reason)
-            self._clear(position)
-            yield Event(position, cell, "failed", 1.0, reason)
-            return
-        self.store.finish(key, hardened)
-        self._clear(position)
-        yield Event(position, cell, "done", 1.0)
+    def _store(self, position: int, outcome: Outcome) -> Event:
+        """Store what has come of a cell."""
+        cell, key, under_way = self.cells[position], self.keys[position], self.under_way[position]
+        if isinstance(outcome, Failed):
+            under_way.failure = outcome.reason
+            return Event(position, cell, "step", 1.0)
+        if isinstance(outcome, Found):
+            name, step = outcome.measure, outcome.step
+            spec = hashed(self.environment.measures[name])
+            self.store.record(key, name, step, outcome.reading, spec, outcome.answers, self.harmful)
+            return Event(position, cell, "measured", outcome.share, f"{name} at {step}")
+        if isinstance(outcome, Made) and cell.kind == "harden":
+            under_way.made = outcome.weights
+        elif isinstance(outcome, Made):
+            self.store.keep(key, outcome.step, outcome.weights)
+        return Event(position, cell, "step", outcome.share)
+
+    def _end(self, position: int, death: str) -> Event:
+        """Mark a cell as done, or as failed and why; begin it again if its process has died, but not for ever."""
+        cell, key, under_way = self.cells[position], self.keys[position], self.under_way[position]
+        if death:
+            under_way.deaths += 1
+            log.warning("the process that worked on cell %s %s", key, death)
+            if under_way.deaths < TRIES:
+                self.executor.begin(position, partial(execute, self._job(position, under_way.source)))
+                return Event(position, cell, "begun", 0.0)
+            under_way.failure = f"each of {TRIES} processes {death}. If memory ran out, run fewer jobs."
+        with self.under_way.pop(position).lock:
+            if under_way.failure is None:
+                self.store.finish(key, under_way.made)
+            else:
+                self.store.fail(key, under_way.failure)
+            if not death:  # else its checkpoint is as good as ever
+                self._clear(position)
+        if position in self.to_remake:
+            self.remade.add(position)
+        self._over(position)
+        if under_way.failure is not None:
+            return Event(position, cell, "failed", 1.0, under_way.failure)
+        return Event(position, cell, "done", 1.0)
+
+    def _over(self, position: int) -> None:
+        """Leave a cell, and see what can begin now."""
+        if position in self.left:
+            self.left.remove(position)
+        self.to_remake.discard(position)
+        self.look_at = 0.0
+        if self.cells[position].kind == "harden" and position + 1 not in self.keys:
+            self.keys = self._known_keys()  # what comes next starts from its weights
+            self.store.place(self.spec.name, self.keys)
 
     def _clear(self, position: int) -> None:
         """Remove the checkpoint of a cell that is over, unless its attacked model is kept: it may yet go on."""
@@ -219,19 +329,19 @@ class _Study:
         if not self.store.kept(key):
             Checkpoint.of(self.store.folder, key).drop()
 
-    def _source(self, cell: Cell) -> Generator[Event, None, Path]:
-        """The folder of the weights that `cell` starts from, made again if somebody has deleted them."""
+    def _source(self, cell: Cell) -> Path | None:
+        """The folder of the weights that `cell` starts from; None while they are made again, if they are gone."""
         if cell.parent is None:
             return self.sources[cell.model]
-        mark = self.hardened[cell.parent]  # as the cell's key has it: another study may be making them again
-        if self.weights.find(mark) is None:
-            with self.store.executing(self.keys[cell.parent]):
-                if self.weights.find(mark) is None:
-                    yield from self._execute(cell.parent)
+        mark = self.hardened[cell.parent]
         folder = self.weights.find(mark)
-        if folder is None:
+        if folder is None and cell.parent in self.remade:
             raise StoreError(
                 f"the hardened weights {mark} are gone from {self.weights.root}, and hardening again did not bring "
                 "them back: it failed or gave others. Run the study in a fresh store."
             )
+        if folder is None and cell.parent not in self.to_remake:
+            self.to_remake.add(cell.parent)
+            self.left.insert(0, cell.parent)
+            self.look_at = 0.0
         return folder

@@ -1,0 +1,1 @@
+"""Who does a study's work, and where: here, or in processes beside this one."""

@@ -1,0 +1,76 @@
+"""Jobs: how many cells of a study are worked on at a time, and by whom."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+
+from caseharden.errors import CasehardenError
+from caseharden.executors.executor import Executor, Local
+from caseharden.executors.processes import Processes
+from caseharden.lm import sources as models
+from caseharden.lm.facts import parameters
+from caseharden.lm.machine import MOST_THREADS, Placed, check_threads, device_of, quiet_transformers
+from caseharden.study.plan import plan
+from caseharden.study.spec import StudySpec, among
+
+POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Where libraries look how many threads to have; each worker would have one a core otherwise."""
+BARE, PER_PARAMETER = 2**30, 24
+"""Bytes that a worker takes without a model, and for each parameter: weights, gradient, two moments, two copies."""
+
+
+def executor(specs: Sequence[StudySpec], jobs: int | None, threads: int | None) -> Executor:
+    """Whoever works on the cells of these studies, `jobs` at a time: this process on one, else a process on each.
+
+    None is as many as suit the machine (see `fitting`). Raises `CasehardenError` for a number that cannot be.
+    """
+    check_threads(threads)
+    if jobs is not None and not 1 <= jobs <= MOST_THREADS:
+        raise CasehardenError(
+            f"jobs is from 1 to {MOST_THREADS}, not {jobs}. Leave it out for what suits the machine."
+        )
+    number = jobs or max(fitting(spec, threads) for spec in specs)
+    if number == 1:
+        return Local()
+    each = threads or max(spec.threads or 1 for spec in specs)
+    common = {**dict.fromkeys(POOLS, str(each)), "TOKENIZERS_PARALLELISM": "false"}
+    gpus = _gpus(specs)
+    own = [{"CUDA_VISIBLE_DEVICES": gpus[worker % len(gpus)]} if gpus else {} for worker in range(number)]
+    return Processes([common | one for one in own], around=quiet_transformers)
+
+
+def fitting(spec: StudySpec, threads: int | None) -> int:
+    """How many cells of a study to work on at a time, if nobody says: one a GPU, or one a core.
+
+    But one where somebody says how many `threads` there are, where a simulated attacker has a GPU of its own, and
+    where so many processes of a thread each would be worse than one of many threads: with fewer cells to train
+    in than cores, or too little memory.
+    """
+    trained = sum(cell.tuner is not None for cell in plan(spec))
+    if threads is not None or trained < 2:
+        return 1
+    if device_of(spec.device).type != "cpu":
+        return max(1, min(trained, len(_gpus([spec]))))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    largest = max(parameters(models.resolve(model)) for model in (*spec.models, *spec.controls))
+    most = min(trained, memory // (BARE + PER_PARAMETER * largest))
+    at_once = cores() // (spec.threads or 1)
+    return max(1, min(at_once, most) if spec.threads or at_once <= most else 1)
+
+
+def cores() -> int:
+    """The cores that this process may compute on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _gpus(specs: Sequence[StudySpec]) -> list[str]:
+    """What CUDA calls each GPU that a worker can have for itself; none where a method names a device."""
+    parts = tuple((spec.defenses, spec.attacks, spec.all_measures()) for spec in specs)
+    named = any(placed.device is not None for placed in among(parts, Placed))
+    if named or any(device_of(spec.device).type != "cuda" for spec in specs):
+        return []
+    known = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return known.split(",") if known else [str(number) for number in range(torch.cuda.device_count())]
