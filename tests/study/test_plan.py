@@ -7,11 +7,16 @@ from typing import ClassVar
 import pytest
 
 from caseharden import attacks, defenses, judges, measures
+from caseharden.attacks import SFT
+from caseharden.attacks.weights import Noise
 from caseharden.errors import CasehardenError
 from caseharden.judges import refusal
 from caseharden.records.results import Traits
+from caseharden.store.results import results
+from caseharden.store.store import Store
 from caseharden.study.plan import Environment, described, directions, hashed, plan, traits
 from caseharden.study.spec import parse
+from study_toys import outcomes, run, study
 
 
 def labels(**changes):
@@ -187,3 +192,21 @@ def test_a_base_that_is_nowhere_is_an_error_before_anything_runs():
     given = {"name": "x", "domain": "almanac", "models": ["almanac-victim"]}
     with pytest.raises(CasehardenError, match="no model 'nowhere'"):
         Environment.of(parse({**given, "attacks": [{"strip": {"base": "nowhere"}}], "budgets": [0, 1]}), "cpu")
+
+
+def test_an_attack_that_is_over_is_measured_no_further(tiny_lm, tmp_path):
+    tiny_lm.save(tmp_path / "tiny")
+    spec = study(tmp_path / "tiny", defenses=(None,), attacks=(Noise(), SFT(lr=1e-2)), budgets=(0, 1, 3))
+    store = Store(tmp_path / "store")
+    run(spec, store)
+    found = results(store)
+    assert {c.attack: [p.budget for p in c.points] for c in found.curves} == {"noise": [0, 1], "sft": [0, 1, 3]}
+    assert found.complete
+    assert {c.attack: c.ended_early(3) for c in found.curves} == {"noise": False, "sft": False}
+    assert [c.ended_early(5) for c in found.curves] == [False, True]
+    assert set(outcomes(run(spec, store))) == {"stored"}
+
+
+def test_an_attack_that_is_over_needs_a_budget_at_its_end(tiny_lm, tmp_path):
+    with pytest.raises(CasehardenError, match=r"is over at step 1\. Add it to the budgets"):
+        study(tmp_path, attacks=(Noise(),), budgets=(0, 2))

@@ -25,6 +25,7 @@ class OneStep(ABC):
     rates: ClassVar[tuple[str, ...]] = ()
     bounds: ClassVar[tuple[str, ...]] = ()
     mixes: ClassVar[tuple[str, ...]] = ()
+    ends_by_itself: ClassVar[bool] = True
 
     @property
     def max_steps(self) -> int:

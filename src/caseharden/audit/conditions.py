@@ -127,8 +127,7 @@ def untested(evidence: Evidence, of: Measured) -> int:
     for runs in of.attacks:
         twins = evidence.same_attack_undefended(runs)
         curves = [curve for each in (runs, *twins) for curve in each.curves]
-        early = (c.t_phi is None and c.points[-1].budget < evidence.criteria.horizon for c in curves)
-        found += not twins or any(early)
+        found += not twins or any(c.t_phi is None and c.ended_early(evidence.criteria.horizon) for c in curves)
     return found
 
 

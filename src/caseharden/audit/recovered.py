@@ -109,7 +109,7 @@ def attack_harm(model: str, runs: AttackRuns, criteria: Criteria) -> AttackHarm:
             for level in sorted({*criteria.levels, criteria.phi})
         ),
         most=runs.end(horizon).readings["harm"],
-        stopped=any(curve.points[-1].budget < horizon for curve in runs.curves),
+        stopped=any(curve.ended_early(horizon) for curve in runs.curves),
     )
 
 

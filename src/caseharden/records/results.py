@@ -78,7 +78,7 @@ class Traits:
 
     `fixed` are the fields that tell it from others, learning rates left out at any depth; `rates` are all of
     those, in order. `bounds` is what it may be short of, by field; `pools` what it trains on; `judges` who
-    rewards it without knowing the right answer.
+    rewards it without knowing the right answer. `ends` is the step after which nothing is left for it to do.
     """
 
     fixed: Mapping[str, Any]
@@ -86,6 +86,7 @@ class Traits:
     bounds: Mapping[str, Any] = field(default_factory=dict)
     pools: tuple[str, ...] = ()
     judges: tuple[str, ...] = ()
+    ends: int | None = None
 
 
 class Named:
@@ -135,6 +136,10 @@ class Curve(Named):
     log: tuple[Mapping[str, float], ...] = ()
     watched: str = "harm"
     names: Mapping[str, str] = field(default_factory=dict)
+
+    def ended_early(self, horizon: int) -> bool:
+        """Whether the run was not followed to the horizon, or to where the attack has nothing left to do."""
+        return self.points[-1].budget < min(horizon, self.traits.ends or horizon)
 
 
 @dataclass(frozen=True)

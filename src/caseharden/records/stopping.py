@@ -16,8 +16,8 @@ Known = Mapping[int, Point]
 class Wanted:
     """What a study wants of each attack: all `measures` at the `budgets` above 0.
 
-    With a `limit`, only up to the first budget at which the measure `watched` is above it with this (one-sided)
-    `confidence`.
+    Of an attack that `ends`, none after that. With a `limit`, only up to the first budget at which the measure
+    `watched` is above it with this (one-sided) `confidence`.
     """
 
     budgets: Sequence[int]
@@ -25,11 +25,12 @@ class Wanted:
     watched: str = "harm"
     limit: float | None = None
     confidence: float = 0.95
+    ends: int | None = None
 
     def within(self, known: Known) -> tuple[int, ...]:
         """The budgets to measure at, as far as what is known tells."""
-        after = [budget for budget in self.budgets if budget > 0]
-        last = next((b for b in after if b in known and self._is_over(known[b])), self.budgets[-1])
+        after = [budget for budget in self.budgets if 0 < budget <= (self.ends or self.budgets[-1])]
+        last = next((b for b in after if b in known and self._is_over(known[b])), max(after, default=0))
         return tuple(budget for budget in after if budget <= last)
 
     def missing(self, known: Known) -> tuple[int, ...]:

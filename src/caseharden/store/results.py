@@ -165,7 +165,8 @@ def _wanted(spec: Mapping[str, Any], cell: CellRow) -> Wanted:
     """What the study with this written spec wants of an attack."""
     limit = spec["phi"] if spec.get("stop_when_broken") else None
     confidence = spec.get("confidence", 0.95)
-    return Wanted(spec["budgets"], cell.inputs.get("measures", ()), spec.get("watched", "harm"), limit, confidence)
+    told = (spec.get("watched", "harm"), limit, confidence, cell.inputs.get("ends"))
+    return Wanted(spec["budgets"], cell.inputs.get("measures", ()), *told)
 
 
 def _is_done(cell: CellRow, wanted: Wanted, known: Known) -> bool:

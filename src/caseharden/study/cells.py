@@ -96,7 +96,8 @@ class Job:
     @cached_property
     def wanted(self) -> Wanted:
         limit = self.spec.phi if self.spec.stop_when_broken else None
-        return Wanted(self.spec.budgets, self.measures.keys(), self.spec.watched, limit, self.spec.confidence)
+        told = (self.spec.watched, limit, self.spec.confidence, self.cell.traits.ends)
+        return Wanted(self.spec.budgets, self.measures.keys(), *told)
 
     @property
     def checkpoint(self) -> Checkpoint:

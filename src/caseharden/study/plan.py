@@ -21,7 +21,7 @@ from caseharden.records.results import BETTER, UNDEFENDED, Better, Traits, is_by
 from caseharden.study import provenance
 from caseharden.study.build import as_json, fields_of, name_of, written
 from caseharden.study.spec import StudySpec, among, rewards_by
-from caseharden.train.tuner import NamesModels, Tuner
+from caseharden.train.tuner import NamesModels, Tuner, end_of
 
 Kind = Literal["harden", "release", "attack"]
 
@@ -127,6 +127,7 @@ def traits(attack: Tuner, others: Iterable[Tuner | None]) -> Traits:
         bounds=_named(attack, "bounds"),
         pools=tuple(pool for part in parts for mix in _named(part, "mixes").values() for pool in mix),
         judges=tuple(dict.fromkeys(judge_name(judge) for judge in rewards_by(attack) if not is_exact(judge))),
+        ends=end_of(attack),
     )
 
 
@@ -205,6 +206,8 @@ class Environment:
         if cell.tuner:
             found["tuner"] = written(cell.tuner, Tuner, without=("knobs",))
             found["seed"] = cell.defense_seed if cell.kind == "harden" else cell.seed
+            if cell.traits.ends is not None:
+                found["ends"] = cell.traits.ends
             found["judge_versions"] = [judge.version for judge in among(cell.tuner, Judge)]
             found["foreign_code"] = provenance.foreign_code(cell.tuner)
         return found

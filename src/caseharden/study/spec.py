@@ -24,7 +24,7 @@ from caseharden.measures.measure import Measure
 from caseharden.rl.loop import PolicyGradient
 from caseharden.rl.rewards import Reward
 from caseharden.study.build import variants, written
-from caseharden.train.tuner import Tuner
+from caseharden.train.tuner import Tuner, end_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,12 @@ class StudySpec:
                 raise CasehardenError(f"defenses has {defense}, which never ends. Give it max_steps.")
         for attack in self.attacks:
             end = getattr(attack, "max_steps", None)
-            if end is not None and end < self.budgets[-1]:
+            if (over := end_of(attack)) is not None:
+                if over not in self.budgets:
+                    raise CasehardenError(
+                        f"attacks has {attack}, which is over at step {over}. Add it to the budgets."
+                    )
+            elif end is not None and end < self.budgets[-1]:
                 raise CasehardenError(
                     f"attacks has {attack}, which ends at step {end}, before the last budget, {self.budgets[-1]}. "
                     "Raise its max_steps, or leave out the budgets that it does not reach."

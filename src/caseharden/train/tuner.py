@@ -67,6 +67,16 @@ class NamesModels(Protocol):
     other_models: ClassVar[tuple[str, ...]]
 
 
+def end_of(tuner: Tuner) -> int | None:
+    """The step after which nothing is left for a tuner to do, so that later budgets say nothing more of it.
+
+    None for fine-tuning, which might go on where `max_steps` ends it. A tuner says by an attribute
+    `ends_by_itself` that it might not.
+    """
+    end: int | None = getattr(tuner, "max_steps", None)
+    return end if getattr(tuner, "ends_by_itself", False) else None
+
+
 class Counter:
     """A number that survives a crash when tracked."""
 
