@@ -60,7 +60,8 @@ class Question:
     def studies(self) -> list[StudySpec]:
         """The models as released, attacked, and taught each benign task. Audits in one store share their cells.
 
-        Of the controls, only those are taught that must be, or must not be, teachable.
+        Of the controls, only those are taught that must be, or must not be, teachable. Dead weights, which must not
+        be useful, are not attacked.
         """
         suite, benign_runs = self.suite, self.suite.benign_runs
         dead = build("dead_weights", Tuner, "dead")
@@ -84,7 +85,7 @@ class Question:
             measures=self._under_attack(),
             stop_when_broken=suite.stop_when_broken,
             confidence=suite.criteria.share(self.readings),
-            **common,
+            **{**common, "defenses": (None, suite.known_broken)},
         )
         learned = [
             StudySpec(
@@ -195,7 +196,7 @@ class Question:
         attacks: Results,
         benign_runs: Sequence[Results],
     ) -> Measured | None:
-        """What was measured of one model; None if none of the attacks on it has finished."""
+        """What was measured of one model; None if nothing was, or none of the attacks on one that is attacked."""
         names = (UNDEFENDED, name_of(self.suite.known_broken, Tuner), "dead_weights")
 
         def mine(things: Sequence[Any]) -> Iterator[Any]:
@@ -203,7 +204,7 @@ class Question:
 
         before: list[Curve] = list(mine(released.curves))
         curves: tuple[Curve, ...] = tuple(mine(attacks.curves))
-        if not (before and curves):
+        if not before or not (curves or names[defense] == "dead_weights"):
             return None
         return Measured(
             name=f"{model}, {before[0].defense_name}" if defense else model,
