@@ -132,11 +132,12 @@ def test_what_workers_log_and_warn_of_is_logged_here(two, caplog):
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from functools import partial
 from pathlib import Path
 from caseharden.executors.processes import Processes
 from executor_toys import ticks
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored in the background
 log = Path(sys.argv[1])
 with log.with_suffix(".begun").open("a") as file:
     file.write("begun\\n")
@@ -171,7 +172,7 @@ def test_workers_end_with_their_driver_however_it_ends(how, tmp_path):
         os.killpg(driver.pid, how)  # as a terminal does
     else:
         driver.send_signal(how)
-    said = driver.communicate()[1]
+    said = driver.communicate(timeout=60)[1]
     assert until(lambda: not any(map(is_alive, workers)), 10 * worker.LOOK)
     text = log.read_text()
     assert text.split().count("clean") == 2
