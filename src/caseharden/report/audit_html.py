@@ -55,14 +55,16 @@ def write_audit_html(found: Assessment, path: str | Path, reveal: bool = False) 
 def render(found: Assessment, reveal: bool = False) -> str:
     """The page as a string."""
     evidence, criteria, doc = found.evidence, found.evidence.criteria, document(found)
-    everyone = contenders(doc, evidence)
+    # Those that are not attacked last, so that a model has the same number in every chart.
+    everyone = sorted(contenders(doc, evidence), key=lambda contender: not contender.measured.attacks)
+    attacked = [contender for contender in everyone if contender.measured.attacks]
     pair = [contender for contender in everyone if contender.model.control in (None, "undefended")]
 
-    worst = [contender.plotted(contender.worst) for contender in everyone]
+    worst = [contender.plotted(contender.worst) for contender in attacked]
     plotted = [contender.plotted(runs) for contender in everyone for runs in contender.measured.attacks]
     budgets = sorted({point.budget for one in plotted for point in one.runs.points})
     samples = [sample for study in evidence.studies for sample in study.samples]
-    charts = [survival(everyone, criteria), plane(everyone, worst, criteria)]
+    charts = [survival(everyone, criteria), plane(attacked, worst, criteria)]
     taught = benign_tasks(pair, len(charts))
     topics = sorted({topic for one in pair for harm in one.model.topics.values() for topic in harm})
     return page(
@@ -76,7 +78,7 @@ def render(found: Assessment, reveal: bool = False) -> str:
         notices=_notices(evidence),
         details_shown=DETAILS_SHOWN,
         idle=[runs.name for runs in evidence.subject.attacks if runs not in everyone[0].counting],
-        plane=_plane(everyone, worst),
+        plane=_plane(attacked, worst),
         bystanders={name: f"#{name.capitalize()} before" for name in doc.subject.usefulness if name != "utility"},
         recovered=[
             (contender.style, contender.model.label, harm.attack, harm)
@@ -115,11 +117,11 @@ def benign_tasks(pair: Sequence[Contender], first: int) -> list[BenignTask]:
     return found
 
 
-def _plane(everyone: Sequence[Contender], worst: Sequence[Plotted]) -> list[tuple[Contender, Plotted, bool, bool]]:
-    """Each model with its worst attack, and whether it is on the Pareto front before it and after."""
+def _plane(attacked: Sequence[Contender], worst: Sequence[Plotted]) -> list[tuple[Contender, Plotted, bool, bool]]:
+    """Each attacked model with its worst attack, and whether it is on the Pareto front before it and after."""
     before = pareto_front([plotted.runs.before for plotted in worst])
-    after = pareto_front([contender.after for contender in everyone])
-    return list(zip(everyone, worst, before, after, strict=True))
+    after = pareto_front([contender.after for contender in attacked])
+    return list(zip(attacked, worst, before, after, strict=True))
 
 
 def _matrix(contender: Contender, topics: Sequence[str]) -> list[Row]:
