@@ -120,6 +120,15 @@ def test_a_model_broken_from_the_start_has_its_page() -> None:
     assert "under audit 0 3 3 0.000" in text_of(Tags(render(found)))
 
 
+def test_a_model_that_is_not_attacked_has_no_worst_attack_and_its_place() -> None:
+    shown = evidence(measured("m", [None] * 3))
+    dead = replace(shown.controls["dead"], curves=())
+    tags = Tags(render(assess(replace(shown, controls={**shown.controls, "dead": dead}))))
+    attacked = Tags(render(assess(shown)))
+    # In the scorecard and among the boxes of the charts, and in no chart's table.
+    assert text_of(tags).count("dead weights") == 2 < text_of(attacked).count("dead weights")
+
+
 def test_harmful_answers_are_not_in_the_file(page: str, tags: Tags) -> None:
     assert "kiln-forty" not in page
     assert "harmful answer redacted" in tags.text
