@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -23,6 +24,8 @@ COLUMNS = 3
 PANEL = (2.35, 1.95)
 """Width and height of one panel, in inches: three fill a two-column page."""
 DPI = 300
+TITLE = 40
+"""Characters of a line of a panel's title, as wide as the panel."""
 THINNER = 0.6
 """Of a line's width on the page, in points for its pixels."""
 
@@ -77,7 +80,8 @@ def against_steps(charts: Sequence[Chart]) -> Figure:
     grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
     for axes, chart in zip(grid.flat, charts, strict=False):
         _draw(axes, chart)
-        axes.set_title(f"{chart.title}\n{chart.views[0].notes[0]}")
+        lines = (fill(text, TITLE, break_on_hyphens=False) for text in (chart.title, chart.views[0].notes[0]))
+        axes.set_title("\n".join(lines))
     for axes in grid.flat[len(charts) :]:
         axes.set_axis_off()
     figure.supxlabel(charts[0].x.title, fontsize=8)
