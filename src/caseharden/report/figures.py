@@ -80,8 +80,8 @@ def against_steps(charts: Sequence[Chart]) -> Figure:
     grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
     for axes, chart in zip(grid.flat, charts, strict=False):
         _draw(axes, chart)
-        lines = (fill(text, TITLE, break_on_hyphens=False) for text in (chart.title, chart.views[0].notes[0]))
-        axes.set_title("\n".join(lines))
+        titles = (fill(text, TITLE, break_on_hyphens=False) for text in (chart.title, chart.views[0].notes[0]))
+        axes.set_title("\n".join(titles))
     for axes in grid.flat[len(charts) :]:
         axes.set_axis_off()
     figure.supxlabel(charts[0].x.title, fontsize=8)
