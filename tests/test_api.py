@@ -149,7 +149,8 @@ def test_jobs_are_one_unless_asked_for_and_an_audit_has_the_same_for_all_its_stu
     caseharden.attack(tiny, SFT(lr=1e-2), **small, jobs=None)
     caseharden.attack(tiny, SFT(lr=1e-2), **small, jobs=3, threads=2)
     runs = suite.BenignRuns(lr=(3e-3,), budgets=(0, 1), seeds=(0, 1))
-    asks = suite.Suite((SFT(lr=1e-3),), (0, 1), runs, SafetySFT(max_steps=1), (0, 1), suite.Criteria(horizon=1))
+    stage = suite.Stage("only", (SFT(lr=1e-3),))
+    asks = suite.Suite((stage,), (0, 1), runs, SafetySFT(max_steps=1), (0, 1), suite.Criteria(horizon=1))
     caseharden.audit(tiny, tiny, domain=Taught(), suite=asks, jobs=2)
-    assert asked == [(1, 1, None), (1, None, None), (1, 3, 2), (3, 2, None)]
+    assert asked == [(1, 1, None), (1, None, None), (1, 3, 2), (4, 2, None)]
     assert len(closed) == 4

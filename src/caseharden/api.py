@@ -164,14 +164,16 @@ def audit(
     store: Path | str = "out/audit",
     threads: int | None = None,
     jobs: int | None = 1,
+    every_stage: bool = False,
     progress: Progress | None = None,
 ) -> Assessment:
     """Attack a model and its controls, and judge resistance, stability, generalization and trainability.
 
     `baseline` is the same model without the defense, `ceiling` one that never learned what is forbidden, and
-    `held_out` are topics that the defense had no data of. `suite` is a name, a file, or built already. Audits in
-    one store share their controls. `jobs` are how many cells run at a time (see `run`). Raises `CasehardenError`
-    if no attack finished on the model or the baseline.
+    `held_out` are topics that the defense had no data of. `suite` is a name, a file, or built already; of its
+    stages, those after the one in which the model has failed are run only with `every_stage`. Audits in one store
+    share their controls. `jobs` are how many cells run at a time (see `run`). Raises `CasehardenError` if no attack
+    finished on the model or the baseline.
     """
     from caseharden.audit.assessment import assess
     from caseharden.domains.domain import Domain
@@ -192,10 +194,19 @@ def audit(
         reasoning=build(reasoning or {}, Reasoning, "reasoning"),
     )
     kept = Store(Path(store))
-    studies = question.studies()
-    with closing(executor(studies, jobs, threads)) as workers:  # the same for all, which are soon at work again
-        for spec in studies:
-            _run(spec, kept, workers, threads=threads, progress=progress)
+    # the same workers for all studies, which are soon at work again
+    with closing(executor(question.studies(), jobs, threads)) as workers:
+
+        def run_all(specs: Iterable[StudySpec]) -> None:
+            for spec in specs:
+                _run(spec, kept, workers, threads=threads, progress=progress)
+
+        run_all([question.released()])
+        for number, stage in enumerate(question.suite.stages):
+            if number and not every_stage and question.has_failed(kept):
+                break
+            run_all(question.attacks(stage))
+        run_all(question.benign_runs())
     return assess(question.evidence(kept))
 
 

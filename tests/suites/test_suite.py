@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import pytest
 import torch
 
+import caseharden
 from caseharden.attacks import Chain
 from caseharden.audit.assessment import assess
 from caseharden.certificate import certificate
@@ -23,9 +24,11 @@ from caseharden.lm import facts
 from caseharden.lm import sources as models
 from caseharden.lm.facts import fingerprint
 from caseharden.lm.lm import LM
+from caseharden.records.asking import ways
 from caseharden.report.table import scoreboard
 from caseharden.store.results import results
 from caseharden.store.store import Store
+from caseharden.study.build import build
 from caseharden.study.run import run_study
 from caseharden.suites import question as questions
 from caseharden.suites import suite as suites
@@ -57,7 +60,7 @@ def test_an_attack_that_does_not_say_what_its_fields_mean_is_refused():
     whole = suites.parse(SMALL, "small")
     for attack in (Silent(), Chain((Silent(),))):
         with pytest.raises(CasehardenError, match="Silent does not say which of its fields are learning rates"):
-            dataclasses.replace(whole, attacks=(*whole.attacks, attack))
+            dataclasses.replace(whole, stages=(*whole.stages, suites.Stage("further", (attack,))))
 
 
 def saved(lm: LM, folder):
@@ -216,9 +219,11 @@ def test_shared_facts_are_counted():
 @pytest.mark.parametrize("name", ["quick", "standard", "thorough"])
 def test_every_suite_that_comes_with_the_package_can_be_asked(name):
     question = Question("almanac-never-learned", "almanac-victim", Almanac(), suites.load(name))
-    released, attacks, *benign_runs = question.studies()
-    assert released.budgets == (0,) and attacks.attacks and benign_runs
-    assert attacks.budgets[-1] >= question.suite.criteria.horizon
+    stages = [spec for stage in question.suite.stages for spec in question.attacks(stage)]
+    assert question.released().budgets == (0,) and stages and question.benign_runs()
+    assert all(spec.attacks and spec.budgets[-1] >= question.suite.criteria.horizon for spec in stages)
+    assert question.suite.ensemble == f"AutoTamper {suites.VERSION}"
+    assert question.studies() == [question.released(), *stages, *question.benign_runs()]
 
 
 @pytest.mark.parametrize(
@@ -226,6 +231,9 @@ def test_every_suite_that_comes_with_the_package_can_be_asked(name):
     [
         ({**SMALL, "attack": []}, "no field 'attack'"),
         ({name: value for name, value in SMALL.items() if name != "attacks"}, "needs attacks"),
+        ({**SMALL, "stages": ["blits"]}, "no stage 'blits'.*'blitz'"),
+        ({**SMALL, "attacks": [*SMALL["attacks"], {"sft": {"lr": 1e-3}}]}, "twice"),
+        ({**SMALL, "harm_n": 0}, "at least one of each"),
         ({**SMALL, "criteria": {"fi": 0.5}}, "no field 'fi'"),
         ({**SMALL, "criteria": {"horizon": 3}}, "not among the budgets"),
         ({**SMALL, "benign_runs": {**SMALL["benign_runs"], "seeds": [0]}}, "two seeds"),
@@ -252,6 +260,46 @@ def test_a_question_that_cannot_be_answered_is_refused_before_anything_runs():
 
     with pytest.raises(CasehardenError, match="no benign task"):
         Question("m", "almanac-victim", Taskless(), small)
+
+
+def test_a_further_stage_is_run_only_where_the_model_has_not_failed_or_somebody_asks_for_it(victim, tmp_path):
+    two = [
+        {"name": "first", "attacks": [{"sft": {"lr": 1e-3}}]},
+        {"name": "second", "attacks": [{"sft": {"lr": 3e-3}}]},
+    ]
+    suite = build({**{k: v for k, v in SMALL.items() if k != "attacks"}, "stages": two}, suites.Suite, "two")
+    asked = {"baseline": "almanac-victim", "suite": suite, "store": tmp_path / "store", "threads": 1}
+    subject = saved(copy_of(victim, "same"), tmp_path / "same")
+    found = caseharden.audit(subject, **asked).evidence
+    assert found.skipped == ("second",) and {curve.fields["lr"] for curve in found.subject.curves} == {1e-3}
+    whole = caseharden.audit(subject, **asked, every_stage=True).evidence
+    assert whole.skipped == () and {curve.fields["lr"] for curve in whole.subject.curves} == {1e-3, 3e-3}
+
+    resisting = Question("almanac-never-learned", "almanac-victim", Almanac(), suite)
+    store = Store(tmp_path / "store")
+    for spec in [resisting.released(), *resisting.attacks(suite.stages[0]), *resisting.benign_runs()]:
+        list(run_study(spec, store, threads=1))
+    assert not resisting.has_failed(store)
+    with pytest.raises(CasehardenError, match="second have not run"):
+        resisting.evidence(store)
+
+
+def test_controls_that_only_show_that_it_works_are_attacked_with_one_seed(audited):
+    _, _, found = audited
+    evidence = found.evidence
+    seeds = {name: {curve.seed for curve in of.curves} for name, of in evidence.controls.items()}
+    assert seeds == {"undefended": {0, 1}, "known_broken": {0}, "dead": set(), "never_learned": {0}}
+    assert {curve.seed for curve in evidence.subject.curves} == {0, 1}
+
+
+def test_what_harm_is_asked_by_under_attack():
+    suite = suites.parse({**SMALL, "asked": ["prefilled"], "harm_n": 5}, "small")
+    question = Question("almanac-never-learned", "almanac-victim", Almanac(), suite)
+    (spec, _) = question.attacks(suite.stages[0])
+    measures = spec.all_measures()
+    assert {*measures} == {"harm", "harm:prefilled", "utility"} and measures["harm"].n == 5
+    every = len(ways(Almanac().measures(), "harm"))
+    assert question.readings == every + 2 * len(suite.attacks) * len(suite.seeds)
 
 
 def test_another_suite_asks_other_studies():

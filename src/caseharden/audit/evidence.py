@@ -119,7 +119,8 @@ class Evidence:
     `better` says which way measures are better, as far as that is known. `readings` is how many readings of harm
     each model was to get, unless it broke before. `held_out` are topics that the defense had no data of, `overlaps`
     the harmful examples found in two roles' hands, or None where nobody looked. `studies` are where it all comes
-    from.
+    from. `ensemble` is what the attacks are called, with a version; `skipped` are stages of it that were not run
+    because the model had failed before.
     """
 
     subject: Measured
@@ -131,10 +132,17 @@ class Evidence:
     overlaps: int | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     studies: tuple[Results, ...] = ()
+    ensemble: str = ""
+    skipped: tuple[str, ...] = ()
 
     def sign(self, measure: str) -> int:
         """1 if more of a measure is better, −1 if less is; 0 where nobody knows."""
         return {"higher": 1, "lower": -1}.get(self.better.get(measure, ""), 0)
+
+    @property
+    def attack_studies(self) -> tuple[Results, ...]:
+        """The studies of attacks: not the models as released, nor what they were taught."""
+        return tuple(study for study in self.studies if any(c.attack and c.watched == "harm" for c in study.curves))
 
     @property
     def undefended(self) -> Measured:

@@ -1,7 +1,8 @@
 """Flags: signs that an evaluation, not a defense, is why an attack failed. `docs/flags.md` is made of these.
 
 Each says when it is raised, what that means and what to do. A flag takes nothing away from a verdict; it says how
-far to believe it.
+far to believe it. Signs in a run's log count where its attack fails at every learning rate: what one rate does in a
+grid of which another breaks the model needs no excuse.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from caseharden.audit.evidence import Evidence
+from caseharden.audit.resistance import but_rates
 from caseharden.records.results import Curve
 
 
@@ -49,9 +50,12 @@ class Logged:
 
 
 def unbroken(evidence: Evidence) -> Iterator[tuple[str, Logged]]:
-    """Every attack run that did not break the model under audit within the horizon, and what to call it."""
+    """Every run that did not break the model within the horizon, of attacks that do so at no learning rate."""
+    broken = {but_rates(runs) for runs in evidence.subject.attacks if evidence.breaks(runs)}
     twins = {runs.key: runs.curves for runs in evidence.undefended.attacks}
     for runs in evidence.subject.attacks:
+        if but_rates(runs) in broken:
+            continue
         for curve in runs.curves:
             if broke(curve) > evidence.criteria.horizon:
                 yield f"{runs.name}, seed {curve.seed}", Logged(curve, twins.get(runs.key, ()))

@@ -44,6 +44,9 @@ def audit(
         Path | None, typer.Option(help="Write a certificate, and FILE.md for a model card.")
     ] = None,
     key: Annotated[Path | None, typer.Option(help="Sign the certificate with this private key.")] = None,
+    every_stage: Annotated[
+        bool, typer.Option("--every-stage", help="Run further stages of attacks though the model has failed.")
+    ] = False,
     threads: studies.Threads = None,
     jobs: studies.Jobs = None,
 ) -> None:
@@ -77,6 +80,7 @@ def audit(
         store=store,
         threads=threads,
         jobs=jobs,
+        every_stage=every_stage,
         progress=partial(studies.watch, console=console),
     )
     doc = document(found)
@@ -88,10 +92,10 @@ def audit(
     if html:
         audit_html.write_audit_html(found, html, reveal)
     if figures:
+        from caseharden.records.results import joined
         from caseharden.report.figures import write_figures
 
-        _, attacks, *_ = found.evidence.studies
-        write_figures(attacks, figures)
+        write_figures(joined(found.evidence.attack_studies), figures)
     place = has_place(Path(model))
     if certificate or place:
         stated = _certified(found, (model, baseline), signer, (domain, suite))

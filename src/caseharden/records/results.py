@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from caseharden.records.names import called, model_name
@@ -217,6 +217,18 @@ class Results:
         return "\n".join(line.rstrip() for line in [*lines, *(f"failed: {one}" for one in self.failures)])
 
     __repr__ = __str__
+
+
+def joined(studies: Sequence[Results]) -> Results:
+    """Several studies of one threat as one, with the name and the provenance of the first."""
+    first = studies[0]
+    return replace(
+        first,
+        curves=tuple(curve for study in studies for curve in study.curves),
+        failures=tuple(failure for study in studies for failure in study.failures),
+        samples=tuple(sample for study in studies for sample in study.samples),
+        progress={state: sum(s.progress.get(state, 0) for s in studies) for state in first.progress},
+    )
 
 
 BETTER: Mapping[str, Better] = {"harm": "lower", "utility": "higher"}

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from caseharden.audit.conditions import resists
 from caseharden.audit.evidence import Control, Evidence, Measured
 from caseharden.data.overlaps import overlaps
 from caseharden.domains.domain import Domain
@@ -16,17 +17,20 @@ from caseharden.lm.template import Reasoning
 from caseharden.measures.measure import Measure
 from caseharden.measures.probe import Probe
 from caseharden.records.asking import way, ways
-from caseharden.records.results import UNDEFENDED, Curve, Results
+from caseharden.records.results import PLAIN, UNDEFENDED, Curve, Results
 from caseharden.store.results import results
 from caseharden.store.store import Store
 from caseharden.study.build import build, name_of, written
 from caseharden.study.plan import hashed
 from caseharden.study.spec import StudySpec
-from caseharden.suites.suite import Suite
+from caseharden.suites.suite import Stage, Suite
 from caseharden.train.tuner import Tuner
 
 SUCCESS = "success"
 """The measure of benign fine-tuning."""
+ATTACKS, CONTROLS = "attacks-", "controls-"
+"""What the names of a stage's studies begin with, after the audit's own prefix."""
+DEAD: Tuner = build("dead_weights", Tuner, "dead")
 
 
 @dataclass(frozen=True)
@@ -58,55 +62,73 @@ class Question:
             )
 
     def studies(self) -> list[StudySpec]:
-        """The models as released, attacked, and taught each benign task. Audits in one store share their cells.
+        """All that there is to run: as released, each stage of attacks, and each benign task."""
+        attacks = [spec for stage in self.suite.stages for spec in self.attacks(stage)]
+        return [self.released(), *attacks, *self.benign_runs()]
 
-        Of the controls, only those are taught that must be, or must not be, teachable. Dead weights, which must not
-        be useful, are not attacked.
+    def released(self) -> StudySpec:
+        """All models as released, by every measure of the domain."""
+        defenses = (None, self.suite.known_broken, DEAD)
+        return StudySpec(name=f"{self.prefix}released", budgets=(0,), **self._common(defenses, *self._others()))
+
+    def attacks(self, stage: Stage) -> list[StudySpec]:
+        """A stage of attacks on the model and the baseline, and with one seed on controls that show that it works.
+
+        Dead weights, which must not be useful, are not attacked.
         """
-        suite, benign_runs = self.suite, self.suite.benign_runs
-        dead = build("dead_weights", Tuner, "dead")
-        others = [name for name in (self.model, self.ceiling) if name and name != self.baseline]
-        common: dict[str, Any] = {
-            "domain": self.domain,
-            "models": (self.baseline,),
-            "defenses": (None, suite.known_broken, dead),
-            "controls": tuple(dict.fromkeys(others)),
-            "threads": suite.threads,
-            "reasoning": self.reasoning,
+        suite = self.suite
+        attacked: dict[str, Any] = {
+            "attacks": stage.attacks,
+            "budgets": suite.budgets,
+            "phi": suite.criteria.phi,
+            "measures": self._under_attack(),
+            "stop_when_broken": suite.stop_when_broken,
+            "confidence": suite.criteria.share(self.readings),
         }
-        taught = {"defenses": (None, dead), "controls": tuple(one for one in others if one == self.model)}
-        released = StudySpec(name=f"{self.prefix}released", budgets=(0,), **common)
-        attacked = StudySpec(
-            name=f"{self.prefix}attacks",
-            attacks=suite.attacks,
-            budgets=suite.budgets,
-            seeds=suite.seeds,
-            phi=suite.criteria.phi,
-            measures=self._under_attack(),
-            stop_when_broken=suite.stop_when_broken,
-            confidence=suite.criteria.share(self.readings),
-            **{**common, "defenses": (None, suite.known_broken)},
+        subject = [one for one in self._others() if one == self.model]
+        controls = [one for one in self._others() if one != self.model]
+        parts = (
+            (f"{ATTACKS}{stage.name}", suite.seeds, self._common((None,), *subject)),
+            (f"{CONTROLS}{stage.name}", suite.seeds[:1], self._common((suite.known_broken,), *controls)),
         )
-        learned = [
+        return [StudySpec(name=f"{self.prefix}{n}", seeds=s, **attacked, **common) for n, s, common in parts]
+
+    def benign_runs(self) -> list[StudySpec]:
+        """Each benign task, taught to the models that must, or must not, be teachable."""
+        suite, runs = self.suite, self.suite.benign_runs
+        subject = [one for one in self._others() if one == self.model]
+        return [
             StudySpec(
                 name=f"{self.prefix}{task.replace(':', '-')}",
                 attacks=tuple(
-                    build(
-                        {"sft": {"data": {task: 1.0}, "lr": lr, "batch_size": benign_runs.batch_size}}, Tuner, task
-                    )
-                    for lr in benign_runs.lr
+                    build({"sft": {"data": {task: 1.0}, "lr": lr, "batch_size": runs.batch_size}}, Tuner, task)
+                    for lr in runs.lr
                 ),
-                budgets=benign_runs.budgets,
-                seeds=benign_runs.seeds,
+                budgets=runs.budgets,
+                seeds=runs.seeds,
                 phi=suite.criteria.learned,
                 watched=SUCCESS,
                 measures=self._only(task),
                 stop_when_broken=True,
-                **{**common, **taught},
+                **self._common((None, DEAD), *subject),
             )
             for task in self.tasks()
         ]
-        return [released, attacked, *learned]
+
+    def _others(self) -> list[str]:
+        """The models beside the baseline, each once."""
+        found = dict.fromkeys(name for name in (self.model, self.ceiling) if name)
+        return [name for name in found if name != self.baseline]
+
+    def _common(self, defenses: tuple[Tuner | None, ...], *controls: str) -> dict[str, Any]:
+        return {
+            "domain": self.domain,
+            "models": (self.baseline,),
+            "defenses": defenses,
+            "controls": controls,
+            "threads": self.suite.threads,
+            "reasoning": self.reasoning,
+        }
 
     @property
     def prefix(self) -> str:
@@ -136,17 +158,23 @@ class Question:
 
     @property
     def readings(self) -> int:
-        """How many readings of harm each model is to get, all ways of asking counted."""
-        return self.suite.readings * len(ways(self.domain.measures(), "harm"))
+        """How many readings of harm each model is to get, all ways of asking counted, in all stages."""
+        released, attacked = (
+            sum(found is not None for found in ways(measures, "harm").values())
+            for measures in (self.domain.measures(), self._under_attack())
+        )
+        return released + self.suite.attacked_points * attacked
 
     def _under_attack(self) -> dict[str, Measure | None]:
-        """Measures of an attacked model: harm in each way of asking, and utility on fewer questions."""
-        measures = self.domain.measures()
-        kept: dict[str, Any] = {name: found for name, found in measures.items() if way(name, "harm")}
-        kept["utility"] = measures["utility"]
-        if hasattr(kept["utility"], "n"):
-            kept["utility"] = replace(kept["utility"], n=self.suite.utility_n)
-        return {**dict.fromkeys(measures), **kept}
+        """Measures of an attacked model: harm as the suite asks for it, and utility on fewer questions."""
+        measures, suite = self.domain.measures(), self.suite
+        hows = {name: how for name in measures if (how := way(name, "harm"))}
+        kept = {
+            name: _by(suite.harm_n, measures[name])
+            for name, how in hows.items()
+            if suite.asked is None or how in (PLAIN, *suite.asked)
+        }
+        return {**dict.fromkeys(measures), **kept, "utility": _by(suite.utility_n, measures["utility"])}
 
     def _only(self, task: str) -> dict[str, Measure | None]:
         """The only measure of a benign run: the share of the task that is done right."""
@@ -154,10 +182,33 @@ class Question:
         length = measures["harm"].max_new_tokens if isinstance(measures["harm"], Probe) else 64
         return {**dict.fromkeys(measures), SUCCESS: Probe(task, max_new_tokens=length)}
 
+    def has_failed(self, store: Store) -> bool:
+        """Whether the model has failed in the stages that are run, for sure: then no more of them are needed."""
+        evidence = self._evidence(store, ())
+        return resists(evidence, evidence.subject) == "fails"
+
     def evidence(self, store: Store) -> Evidence:
-        """What the store holds of this audit's studies."""
-        studies = tuple(results(store, spec.name, whole=True) for spec in self.studies())
-        released, attacks, *benign_runs = studies
+        """What the store holds of this audit's studies.
+
+        Raises `CasehardenError` if nothing was measured of the model or the baseline, or if stages were not run of
+        which a model that has not failed is in need.
+        """
+        found = self._evidence(store, self.benign_runs())
+        if found.skipped and resists(found, found.subject) != "fails":
+            raise CasehardenError(
+                f"the stages {', '.join(found.skipped)} have not run, and the model has not failed in the others. "
+                "Run the audit again."
+            )
+        return found
+
+    def _evidence(self, store: Store, taught: Sequence[StudySpec]) -> Evidence:
+        there = {*store.studies()}
+        stages = {stage.name: self.attacks(stage) for stage in self.suite.stages}
+        skipped = tuple(name for name, specs in stages.items() if not {spec.name for spec in specs} <= there)
+        specs = [spec for name, both in stages.items() if name not in skipped for spec in both]
+        released = results(store, self.released().name, whole=True)
+        attacks = [results(store, spec.name, whole=True) for spec in specs]
+        benign_runs = [results(store, spec.name, whole=True) for spec in taught]
         who: dict[Control, tuple[str, int]] = {
             "undefended": (self.baseline, 0),
             "known_broken": (self.baseline, 1),
@@ -184,8 +235,10 @@ class Question:
             criteria=self.suite.criteria,
             held_out=frozenset(self.held_out),
             overlaps=overlaps(self.domain),
-            provenance=attacks.provenance,
-            studies=studies,
+            provenance=attacks[0].provenance,
+            studies=(released, *attacks, *benign_runs),
+            ensemble=self.suite.ensemble,
+            skipped=skipped,
         )
 
     def _measured(
@@ -193,28 +246,36 @@ class Question:
         model: str,
         defense: int,
         released: Results,
-        attacks: Results,
+        attacks: Sequence[Results],
         benign_runs: Sequence[Results],
     ) -> Measured | None:
         """What was measured of one model; None if nothing was, or none of the attacks on one that is attacked."""
-        names = (UNDEFENDED, name_of(self.suite.known_broken, Tuner), "dead_weights")
+        name = (UNDEFENDED, name_of(self.suite.known_broken, Tuner), name_of(DEAD, Tuner))[defense]
 
-        def mine(things: Sequence[Any]) -> Iterator[Any]:
-            return (thing for thing in things if (thing.model, thing.defense) == (model, names[defense]))
+        def mine(studies: Sequence[Results], kind: str) -> Iterator[Any]:
+            things = (thing for study in studies for thing in getattr(study, kind))
+            return (thing for thing in things if (thing.model, thing.defense) == (model, name))
 
-        before: list[Curve] = list(mine(released.curves))
-        curves: tuple[Curve, ...] = tuple(mine(attacks.curves))
-        if not before or not (curves or names[defense] == "dead_weights"):
+        before: list[Curve] = list(mine([released], "curves"))
+        curves: tuple[Curve, ...] = tuple(mine(attacks, "curves"))
+        if not before or not (curves or defense == 2):
             return None
         return Measured(
             name=f"{model}, {before[0].defense_name}" if defense else model,
             released=before[0].points[0],
             curves=curves,
-            benign_runs=tuple(curve for found in benign_runs for curve in mine(found.curves)),
-            failures=tuple(mine([*released.failures, *attacks.failures])),
-            benign_failures=tuple(mine([failure for found in benign_runs for failure in found.failures])),
+            benign_runs=tuple(mine(benign_runs, "curves")),
+            failures=tuple(mine([released, *attacks], "failures")),
+            benign_failures=tuple(mine(benign_runs, "failures")),
             facts={"parameters": float(parameters(models.resolve(model)))},
         )
+
+
+def _by(n: int | None, measure: Any) -> Any:
+    """A measure by at most `n` questions, if it has a number of them."""
+    if n is None or not hasattr(measure, "n"):
+        return measure
+    return replace(measure, n=n if measure.n is None else min(n, measure.n))
 
 
 def prefix(mark: str) -> str:

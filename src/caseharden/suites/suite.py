@@ -1,4 +1,4 @@
-"""What an audit runs: the studies of a suite, and the evidence that comes out of them."""
+"""What an audit runs and what it holds a model to, by a suite's name or from a file like theirs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any
 
 from caseharden.audit.evidence import Criteria
 from caseharden.errors import CasehardenError, nearest
-from caseharden.study.build import build
+from caseharden.study.build import build, written
 from caseharden.study.spec import alternatives, among, read_yaml
 from caseharden.train.tuner import Attack, Tuner
 
 SUITES = Path(__file__).parent
+STAGES = SUITES / "autotamper"
+VERSION = "1"
+"""AutoTamper's. Raised whenever a stage changes: figures of two versions are not of one ensemble."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +32,38 @@ class BenignRuns:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """Attacks that an audit runs together. Whether a further stage is run depends on what they did."""
+
+    name: str
+    attacks: tuple[Tuner, ...]
+
+
+@dataclass(frozen=True)
 class Suite:
     """What an audit runs and what it holds a model to.
 
-    Before any attack all of the domain's measures are taken; under attack, harm, and utility on `utility_n`
-    questions. A bystander tells what the defense destroyed, and is asked before any attack only. With
-    `stop_when_broken` an attack ends where the model fails for sure.
+    Before any attack all of the domain's measures are taken; under attack, harm by `harm_n` questions (all if None)
+    in each of the ways of asking `asked` (all if None) and the plain one, and utility by `utility_n`. A bystander
+    tells what the defense destroyed, and is asked before any attack only. `stages` are run one after another: the
+    first always, a further one only if the model has not failed before. With `stop_when_broken` an attack ends
+    where the model fails for sure. `ensemble` is the name and the version that results give the attacks. Models
+    that only show that the evaluation works, the known-broken and the never-learned one, are attacked with the
+    first of the `seeds`.
     """
 
-    attacks: tuple[Tuner, ...]
+    stages: tuple[Stage, ...]
     budgets: tuple[int, ...]
     benign_runs: BenignRuns
     known_broken: Tuner
     seeds: tuple[int, ...] = (0, 1, 2)
     criteria: Criteria = field(default_factory=Criteria)
+    asked: tuple[str, ...] | None = None
+    harm_n: int | None = None
     utility_n: int = 144
     stop_when_broken: bool = False
     threads: int | None = None
+    ensemble: str = ""
 
     def __post_init__(self) -> None:
         if self.criteria.horizon not in self.budgets:
@@ -53,8 +71,14 @@ class Suite:
                 f"the horizon, {self.criteria.horizon} attack steps, is not among the budgets, "
                 f"{', '.join(map(str, self.budgets))}. Add it, or take another (criteria: {{horizon: …}})."
             )
-        if not self.attacks or self.utility_n < 1:
-            raise CasehardenError("a suite needs at least one attack and one question of utility (utility_n).")
+        if not self.stages or not all(stage.attacks for stage in self.stages):
+            raise CasehardenError("a suite needs at least one attack, and so does each of its stages.")
+        if self.utility_n < 1 or (self.harm_n is not None and self.harm_n < 1):
+            raise CasehardenError("utility_n and harm_n are numbers of questions: at least one of each.")
+        every = [written(attack, Tuner) for attack in self.attacks]
+        for i, attack in enumerate(every):
+            if attack in every[:i]:
+                raise CasehardenError(f"{attack} is among the attacks twice. Take one of them out.")
         silent = [part for part in among(self.attacks, Tuner) if not isinstance(part, Attack)]
         if silent:
             raise CasehardenError(
@@ -66,9 +90,14 @@ class Suite:
             raise CasehardenError("benign_runs needs at least two seeds and one task: of fewer no verdict comes.")
 
     @property
-    def readings(self) -> int:
-        """How many readings of harm each model is to get: as released, and at each budget of every run."""
-        return 1 + len(self.attacks) * len(self.seeds) * (len(self.budgets) - 1)
+    def attacks(self) -> tuple[Tuner, ...]:
+        """Those of all stages."""
+        return tuple(attack for stage in self.stages for attack in stage.attacks)
+
+    @property
+    def attacked_points(self) -> int:
+        """How many times each model is looked at under attack: at each budget of every run."""
+        return len(self.attacks) * len(self.seeds) * (len(self.budgets) - 1)
 
 
 def suites() -> dict[str, Path]:
@@ -91,9 +120,28 @@ def load(name: str) -> Suite:
 
 
 def parse(given: Mapping[str, Any], place: str) -> Suite:
-    """The suite that a mapping stands for; grids among the attacks are alternatives, as in a study."""
-    if "attacks" not in given:
-        raise CasehardenError(f"{place}: a suite needs attacks.")
-    attacks = list(alternatives(given["attacks"], "attacks"))
-    found: Suite = build({**given, "attacks": attacks}, Suite, place)
+    """The suite that a mapping stands for; grids among the attacks are alternatives, as in a study.
+
+    ``stages`` are names of AutoTamper's; ``attacks`` are its own, which come after them.
+    """
+    if "attacks" not in given and "stages" not in given:
+        raise CasehardenError(f"{place}: a suite needs attacks, or stages of AutoTamper.")
+    stages = [autotamper(name, place) for name in given.get("stages", ())]
+    if stages:
+        given = {"ensemble": f"AutoTamper {VERSION}", **given}
+    if "attacks" in given:
+        stages.append({"name": "attacks", "attacks": _attacks(given["attacks"], "attacks")})
+    found: Suite = build({**{k: v for k, v in given.items() if k != "attacks"}, "stages": stages}, Suite, place)
     return found
+
+
+def autotamper(name: str, place: str) -> dict[str, Any]:
+    """A stage of AutoTamper by its name, as a suite writes one."""
+    known = {path.stem: path for path in STAGES.glob("*.yaml")}
+    if name not in known:
+        raise CasehardenError(f"{place}: AutoTamper has no stage {name!r}.{nearest(str(name), known)}")
+    return {"name": name, "attacks": _attacks(read_yaml(known[name].read_text(encoding="utf-8")), name)}
+
+
+def _attacks(given: Any, place: str) -> list[Tuner]:
+    return [attack for attack in alternatives(given, place) if attack is not None]
