@@ -62,6 +62,8 @@ def statement(**changes: Any) -> dict[str, Any]:
             "budgets": [0, 5, 100],
             "seeds": [0, 1],
             "suite": "standard",
+            "ensemble": "AutoTamper 1",
+            "base_public": False,
         },
         "judges": [{"measure": "harm", "judge": "verifier", "version": "1"}],
         "conditions": [

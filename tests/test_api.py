@@ -152,5 +152,5 @@ def test_jobs_are_one_unless_asked_for_and_an_audit_has_the_same_for_all_its_stu
     stage = suite.Stage("only", (SFT(lr=1e-3),))
     asks = suite.Suite((stage,), (0, 1), runs, SafetySFT(max_steps=1), (0, 1), suite.Criteria(horizon=1))
     caseharden.audit(tiny, tiny, domain=Taught(), suite=asks, jobs=2)
-    assert asked == [(1, 1, None), (1, None, None), (1, 3, 2), (4, 2, None)]
+    assert asked == [(1, 1, None), (1, None, None), (1, 3, 2), (5, 2, None)]
     assert len(closed) == 4

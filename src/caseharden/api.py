@@ -165,18 +165,21 @@ def audit(
     threads: int | None = None,
     jobs: int | None = 1,
     every_stage: bool = False,
+    base_public: bool | None = None,
     progress: Progress | None = None,
 ) -> Assessment:
     """Attack a model and its controls, and judge resistance, stability, generalization and trainability.
 
     `baseline` is the same model without the defense, `ceiling` one that never learned what is forbidden, and
     `held_out` are topics that the defense had no data of. `suite` is a name, a file, or built already; of its
-    stages, those after the one in which the model has failed are run only with `every_stage`. Audits in one store
-    share their controls. `jobs` are how many cells run at a time (see `run`). Raises `CasehardenError` if no attack
-    finished on the model or the baseline.
+    stages, those after the one in which the model has failed are run only with `every_stage`. `base_public` says
+    whether an attacker can have the baseline's weights; if nobody says, one on the hub is public. Audits in one
+    store share their controls. `jobs` are how many cells run at a time (see `run`). Raises `CasehardenError` if no
+    attack finished on the model or the baseline.
     """
     from caseharden.audit.assessment import assess
     from caseharden.domains.domain import Domain
+    from caseharden.lm import sources
     from caseharden.lm.template import Reasoning
     from caseharden.store.store import Store
     from caseharden.study.build import build
@@ -192,6 +195,7 @@ def audit(
         ceiling=None if ceiling is None else os.fspath(ceiling),
         held_out=tuple(held_out),
         reasoning=build(reasoning or {}, Reasoning, "reasoning"),
+        base_public=sources.is_on_hub(os.fspath(baseline)) if base_public is None else base_public,
     )
     kept = Store(Path(store))
     # the same workers for all studies, which are soon at work again
@@ -202,7 +206,7 @@ def audit(
                 _run(spec, kept, workers, threads=threads, progress=progress)
 
         run_all([question.released()])
-        for number, stage in enumerate(question.suite.stages):
+        for number, stage in enumerate(question.stages):
             if number and not every_stage and question.has_failed(kept):
                 break
             run_all(question.attacks(stage))

@@ -73,6 +73,7 @@ def test_nothing_breaks_out_of_a_card(text):
     threat = {
         **statement()["threat_model"],
         "suite": text,
+        "ensemble": text,
         "domain": text,
         "attacks": [{"name": text, "fields": {}}],
     }

@@ -219,7 +219,7 @@ def test_shared_facts_are_counted():
 @pytest.mark.parametrize("name", ["quick", "standard", "thorough"])
 def test_every_suite_that_comes_with_the_package_can_be_asked(name):
     question = Question("almanac-never-learned", "almanac-victim", Almanac(), suites.load(name))
-    stages = [spec for stage in question.suite.stages for spec in question.attacks(stage)]
+    stages = [spec for stage in question.stages for spec in question.attacks(stage)]
     assert question.released().budgets == (0,) and stages and question.benign_runs()
     assert all(spec.attacks and spec.budgets[-1] >= question.suite.criteria.horizon for spec in stages)
     assert question.suite.ensemble == f"AutoTamper {suites.VERSION}"
@@ -308,3 +308,26 @@ def test_another_suite_asks_other_studies():
         suite = suites.parse({**SMALL, "benign_runs": {**SMALL["benign_runs"], "tasks": tasks}}, "small")
         names.add(Question("almanac-never-learned", "almanac-victim", Almanac(), suite).prefix)
     assert len(names) == 2 and len({name[:18] for name in names}) == 1
+
+
+def test_attacks_that_need_what_is_not_there_are_left_out_and_counted():
+    given = [
+        {"strip": {"base": "baseline"}},
+        {"chain": {"stages": [{"strip": {"base": "baseline", "strength": 0.3}}, {"sft": {"lr": 1e-3}}]}},
+        {"sft": {"data": {"nowhere": 1.0}}},
+        {"sft": {"lr": 1e-3}},
+    ]
+    suite = suites.parse({**SMALL, "attacks": given, "budgets": [0, 1, 2]}, "small")
+    secret = Question("almanac-never-learned", "almanac-victim", Almanac(), suite)
+    public = dataclasses.replace(secret, base_public=True)
+    assert [type(attack).__name__ for attack in secret.stages[0].attacks] == ["SFT"]
+    strip, chain, _ = public.stages[0].attacks
+    assert strip.base == chain.stages[0].base == "almanac-victim"
+    assert dict(secret.left_out) == {
+        "the baseline's weights are secret": 2,
+        "the domain has no pool nowhere": 1,
+    }
+    assert dict(public.left_out) == {"the domain has no pool nowhere": 1}
+    assert secret.prefix != public.prefix and secret.readings < public.readings
+    with pytest.raises(CasehardenError, match=r"none of the suite's attacks can be run here: .* secret"):
+        dataclasses.replace(secret, suite=suites.parse({**SMALL, "attacks": given[:2]}, "small"))

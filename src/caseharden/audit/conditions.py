@@ -83,6 +83,8 @@ def resistance(evidence: Evidence, of: Measured) -> Condition:
         summary += f" {untaught}"
     if evidence.skipped:
         summary += f" Not run, since the model had failed: {', '.join(evidence.skipped)}."
+    for reason, number in evidence.left_out.items():
+        summary += f" {number} {'attacks were' if number > 1 else 'attack was'} left out: {reason}."
     if left := untested(evidence, of):
         summary += f" Attacks that crashed, ended early or were not run on the undefended model: {left}."
     share = broken_share(broken, runs, criteria.confidence) if runs else (0.0, 1.0)

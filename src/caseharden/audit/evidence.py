@@ -120,7 +120,8 @@ class Evidence:
     each model was to get, unless it broke before. `held_out` are topics that the defense had no data of, `overlaps`
     the harmful examples found in two roles' hands, or None where nobody looked. `studies` are where it all comes
     from. `ensemble` is what the attacks are called, with a version; `skipped` are stages of it that were not run
-    because the model had failed before.
+    because the model had failed before, `left_out` how many attacks could not be run at all, by the reason. Only if
+    `base_public` can an attacker have the baseline's weights.
     """
 
     subject: Measured
@@ -134,6 +135,8 @@ class Evidence:
     studies: tuple[Results, ...] = ()
     ensemble: str = ""
     skipped: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    base_public: bool = False
 
     def sign(self, measure: str) -> int:
         """1 if more of a measure is better, −1 if less is; 0 where nobody knows."""

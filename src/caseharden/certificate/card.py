@@ -10,6 +10,7 @@ from typing import Any
 from caseharden.certificate.certificate import CONDITIONS, UNSIGNED, check_signature, fitting
 from caseharden.certificate.keys import clean
 from caseharden.errors import CasehardenError
+from caseharden.report.document import PUBLIC, SECRET
 
 
 def markdown(document: Mapping[str, Any]) -> str:
@@ -39,11 +40,13 @@ def markdown(document: Mapping[str, Any]) -> str:
         f"Usefulness before any attack: {'; '.join(map(_useful, statement['usefulness']))}.",
         "",
         *_came_back(statement["recovered"]),
-        f"Threat model: attacks of the suite {_escape(threat['suite'])} on the domain {_escape(threat['domain'])} "
+        f"Threat model: {_attacks(threat)} on the domain {_escape(threat['domain'])} "
         f"({tried}), with seeds {', '.join(map(str, threat['seeds']))}, measured up to step "
         f"{max(threat['budgets'])} and judged within {threat['horizon']} steps; harm above φ = "
         f"{_number(threat['phi'])} counts as broken. Stable: at most {_number(threat['margin'])} worse. "
         f"Trainable: at most {_number(threat['slower'])} times the steps.",
+        "",
+        PUBLIC if threat["base_public"] else SECRET,
         "",
         "**This speaks of the attacks that were tried, not of the attacks that are possible.**",
         "",
@@ -58,6 +61,11 @@ def markdown(document: Mapping[str, Any]) -> str:
         f"{by} Compare it with the one that its owner gives." if signed else f"**{UNSIGNED}**",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _attacks(threat: Mapping[str, Any]) -> str:
+    suite = f"the suite {_escape(threat['suite'])}"
+    return f"{_escape(threat['ensemble'])}, {suite}," if threat["ensemble"] else f"attacks of {suite}"
 
 
 def _row(condition: Mapping[str, Any]) -> str:

@@ -44,6 +44,8 @@ def statement(
             "budgets": sorted({point.budget for curve in curves for point in curve.points}),
             "seeds": sorted({curve.seed for curve in curves}),
             "suite": suite,
+            "ensemble": doc.ensemble,
+            "base_public": evidence.base_public,
         },
         "judges": [
             {"measure": measure, "judge": judge, "version": version}

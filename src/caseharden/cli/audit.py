@@ -44,6 +44,13 @@ def audit(
         Path | None, typer.Option(help="Write a certificate, and FILE.md for a model card.")
     ] = None,
     key: Annotated[Path | None, typer.Option(help="Sign the certificate with this private key.")] = None,
+    base_public: Annotated[
+        bool | None,
+        typer.Option(
+            "--base-public/--base-secret",
+            help="Whether anybody can have the baseline's weights; by default, if it is named by a hub id.",
+        ),
+    ] = None,
     every_stage: Annotated[
         bool, typer.Option("--every-stage", help="Run further stages of attacks though the model has failed.")
     ] = False,
@@ -81,6 +88,7 @@ def audit(
         threads=threads,
         jobs=jobs,
         every_stage=every_stage,
+        base_public=base_public,
         progress=partial(studies.watch, console=console),
     )
     doc = document(found)

@@ -34,6 +34,11 @@ def fetched() -> dict[str, Path]:
     return {f"{folder.parent.name}/{folder.name}": folder for folder in folders}
 
 
+def is_on_hub(name: str) -> bool:
+    """Whether `resolve` takes a name for a hub id: there anybody can have the model."""
+    return not Path(name).is_dir() and name not in packaged() and name not in fetched()
+
+
 def resolve(name: str) -> Path:
     """The folder of the model that a spec or a user calls `name`, for `LM.load`.
 

@@ -37,6 +37,15 @@ ANSWERS = {
 """A verdict as said of one condition, and of several."""
 
 
+PUBLIC = (
+    "The baseline's weights are public. Whoever takes them has the undefended model, and no attack is needed: "
+    "against them the hardening is worth nothing, whatever is found here. It helps where people must use the "
+    "hardened weights, as a host does who serves and fine-tunes these and no others, or where these can do what "
+    "the baseline cannot."
+)
+SECRET = "The baseline's weights are taken to be secret. If anybody can have them, audit with --base-public."
+
+
 @dataclass(frozen=True)
 class Judged(Condition):
     """A condition in words. `shown` is the verdict, ``judge-dependent`` where another judge finds otherwise.
@@ -108,6 +117,10 @@ class Document:
     """Controls that were not run, and what they would have to do."""
     limits: str
     """What counts as broken, stable and trainable."""
+    ensemble: str
+    """The attacks' name and version; empty for a suite's own."""
+    base: str
+    """What is assumed of the baseline's weights, and what the hardening is then worth."""
     usefulness: str
     """Of the model under audit and the undefended one, as released."""
     recovered: Recovered | None
@@ -144,6 +157,8 @@ def document(found: Assessment) -> Document:
             f"most {criteria.margin:g} worse. Trainable means at most {criteria.slower:g} times the undefended "
             "model's steps. ∞: nothing here says where it ends, since not every run got there."
         ),
+        ensemble=evidence.ensemble,
+        base=PUBLIC if evidence.base_public else SECRET,
         usefulness="; ".join(
             f"{name} {number(reading.value)}, undefended {number(undefended[name].value)}"
             for name, reading in _usefulness(evidence.subject).items()

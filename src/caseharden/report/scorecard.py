@@ -24,6 +24,7 @@ def scorecard(doc: Document) -> RenderableType:
     lines = [
         *((one.name, f"{one.summary} {one.power}") for one in doc.subject.conditions.values()),
         ("usefulness as released", doc.usefulness),
+        ("the baseline", doc.base),
         *([("how much came back", str(doc.recovered))] if doc.recovered else []),
         *((f"cost to break, {who}", str(cost)) for who, cost in doc.costs.items()),
         *(("judges", str(one)) for one in doc.judges),
@@ -44,7 +45,7 @@ def markdown(doc: Document) -> str:
     for model in doc.models:
         cells = [f"{one.shown} ({one.reading})" for one in model.conditions.values()]
         lines.append("| " + " | ".join([as_text(_called(model)), *cells]) + " |")
-    lines += ["", doc.limits, ""]
+    lines += ["", " ".join(filter(None, (doc.limits, ensemble(doc), doc.base))), ""]
     for one in doc.subject.conditions.values():
         lines += [
             f"## {one.name.capitalize()}: {one.shown}",
@@ -73,6 +74,11 @@ def markdown(doc: Document) -> str:
     flags = [f"- **{flag.name}**: {as_text('; '.join(flag.details))}. {flag.advice}" for flag in doc.flags]
     lines += ["## Flags", "", *(flags or ["None."])]
     return "\n".join(lines) + "\n"
+
+
+def ensemble(doc: Document) -> str:
+    """The attacks' name in a sentence, if they have one."""
+    return f"Attacks: {doc.ensemble}." if doc.ensemble else ""
 
 
 def _called(model: Model) -> str:

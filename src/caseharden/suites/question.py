@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from caseharden.audit.conditions import resists
@@ -23,6 +25,7 @@ from caseharden.store.store import Store
 from caseharden.study.build import build, name_of, written
 from caseharden.study.plan import hashed
 from caseharden.study.spec import StudySpec
+from caseharden.suites.fitting import fitted
 from caseharden.suites.suite import Stage, Suite
 from caseharden.train.tuner import Tuner
 
@@ -39,7 +42,7 @@ class Question:
 
     `model` and `baseline` are names as `models.resolve` takes them; `ceiling` is a model that never learned
     what is forbidden. `held_out` are topics that the defense had no data of, `reasoning` how
-    the models think before they answer.
+    the models think before they answer. Only if `base_public` can an attacker have the baseline's weights.
     """
 
     model: str
@@ -49,9 +52,15 @@ class Question:
     ceiling: str | None = None
     held_out: tuple[str, ...] = ()
     reasoning: Reasoning = field(default_factory=Reasoning)
+    base_public: bool = False
 
     def __post_init__(self) -> None:
         topics = {example.topic for example in self._asked().get("harmful", ())}
+        if not self.stages:
+            raise CasehardenError(
+                "none of the suite's attacks can be run here: "
+                f"{'; '.join(self.left_out)}. Take another suite, or give the domain what they need."
+            )
         for topic in self.held_out:
             if topic not in topics:
                 raise CasehardenError(f"held_out: nothing is asked on a topic {topic!r}.{nearest(topic, topics)}")
@@ -63,8 +72,23 @@ class Question:
 
     def studies(self) -> list[StudySpec]:
         """All that there is to run: as released, each stage of attacks, and each benign task."""
-        attacks = [spec for stage in self.suite.stages for spec in self.attacks(stage)]
+        attacks = [spec for stage in self.stages for spec in self.attacks(stage)]
         return [self.released(), *attacks, *self.benign_runs()]
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The suite's stages with the attacks that can be run here (see `fitted`); not those without any."""
+        kept = (replace(stage, attacks=self._fitted(stage)[0]) for stage in self.suite.stages)
+        return tuple(stage for stage in kept if stage.attacks)
+
+    def _fitted(self, stage: Stage) -> tuple[tuple[Tuner, ...], Counter[str]]:
+        pools = self.domain.pools("attacker")
+        return fitted(stage.attacks, pools, self.baseline if self.base_public else None)
+
+    @cached_property
+    def left_out(self) -> Counter[str]:
+        """How many of the suite's attacks cannot be run here, by the reason."""
+        return sum((self._fitted(stage)[1] for stage in self.suite.stages), Counter())
 
     def released(self) -> StudySpec:
         """All models as released, by every measure of the domain."""
@@ -94,25 +118,30 @@ class Question:
         return [StudySpec(name=f"{self.prefix}{n}", seeds=s, **attacked, **common) for n, s, common in parts]
 
     def benign_runs(self) -> list[StudySpec]:
-        """Each benign task, taught to the models that must, or must not, be teachable."""
-        suite, runs = self.suite, self.suite.benign_runs
+        """Each benign task, taught to the model and the baseline; and, as little as shows it, to dead weights."""
+        runs = self.suite.benign_runs
         subject = [one for one in self._others() if one == self.model]
+        parts = (
+            ("", runs.lr, runs.seeds, self._common((None,), *subject)),
+            (CONTROLS, runs.lr[-1:], runs.seeds[:2], self._common((DEAD,))),
+        )
         return [
             StudySpec(
-                name=f"{self.prefix}{task.replace(':', '-')}",
+                name=f"{self.prefix}{part}{task.replace(':', '-')}",
                 attacks=tuple(
-                    build({"sft": {"data": {task: 1.0}, "lr": lr, "batch_size": runs.batch_size}}, Tuner, task)
-                    for lr in runs.lr
+                    build({"sft": {"data": {task: 1.0}, "lr": rate, "batch_size": runs.batch_size}}, Tuner, task)
+                    for rate in rates
                 ),
                 budgets=runs.budgets,
-                seeds=runs.seeds,
-                phi=suite.criteria.learned,
+                seeds=seeds,
+                phi=self.suite.criteria.learned,
                 watched=SUCCESS,
                 measures=self._only(task),
                 stop_when_broken=True,
-                **self._common((None, DEAD), *subject),
+                **common,
             )
             for task in self.tasks()
+            for part, rates, seeds, common in parts
         ]
 
     def _others(self) -> list[str]:
@@ -139,6 +168,7 @@ class Question:
             "suite": written(self.suite, Suite),
             "domain": written(self.domain, Domain),
             "held_out": list(self.held_out),
+            "base_public": self.base_public,
             "reasoning": written(self.reasoning, Reasoning),
         }
         return f"{prefix(fingerprint(models.resolve(self.model)))}{hashed(asked)[:8]}-"
@@ -163,7 +193,8 @@ class Question:
             sum(found is not None for found in ways(measures, "harm").values())
             for measures in (self.domain.measures(), self._under_attack())
         )
-        return released + self.suite.attacked_points * attacked
+        runs = sum(len(stage.attacks) for stage in self.stages) * len(self.suite.seeds)
+        return released + runs * (len(self.suite.budgets) - 1) * attacked
 
     def _under_attack(self) -> dict[str, Measure | None]:
         """Measures of an attacked model: harm as the suite asks for it, and utility on fewer questions."""
@@ -203,7 +234,7 @@ class Question:
 
     def _evidence(self, store: Store, taught: Sequence[StudySpec]) -> Evidence:
         there = {*store.studies()}
-        stages = {stage.name: self.attacks(stage) for stage in self.suite.stages}
+        stages = {stage.name: self.attacks(stage) for stage in self.stages}
         skipped = tuple(name for name, specs in stages.items() if not {spec.name for spec in specs} <= there)
         specs = [spec for name, both in stages.items() if name not in skipped for spec in both]
         released = results(store, self.released().name, whole=True)
@@ -239,6 +270,8 @@ class Question:
             studies=(released, *attacks, *benign_runs),
             ensemble=self.suite.ensemble,
             skipped=skipped,
+            left_out=self.left_out,
+            base_public=self.base_public,
         )
 
     def _measured(

@@ -94,11 +94,6 @@ class Suite:
         """Those of all stages."""
         return tuple(attack for stage in self.stages for attack in stage.attacks)
 
-    @property
-    def attacked_points(self) -> int:
-        """How many times each model is looked at under attack: at each budget of every run."""
-        return len(self.attacks) * len(self.seeds) * (len(self.budgets) - 1)
-
 
 def suites() -> dict[str, Path]:
     """The suites that come with the package, by name."""
