@@ -50,7 +50,12 @@ def supervised(first: float = 2.0, last: float = 0.5, noise: float = 0.2, seed: 
     draw = random.Random(seed)
     losses = (first + (last - first) * step / 99 for step in range(100))
     return tuple(
-        {"step": step, "loss": loss * draw.uniform(1 - noise, 1 + noise), "grad_norm": draw.uniform(0.5, 3.0)}
+        {
+            "step": step,
+            "loss": loss * draw.uniform(1 - noise, 1 + noise),
+            "grad_norm": draw.uniform(0.5, 3.0),
+            "clipped_norm": 1.0,
+        }
         for step, loss in enumerate(losses)
     )
 
@@ -180,6 +185,22 @@ def on_both(*plants: Callable[[Evidence], Evidence]) -> Callable[[Evidence], Evi
 
 def spike(curve: Curve) -> Curve:
     return replace(curve, log=({**curve.log[0], "grad_norm": math.inf}, *curve.log[1:]))
+
+
+def starving(curve: Curve) -> Curve:
+    first = tuple({**step, "clipped_norm": 100.0} for step in curve.log[:3])
+    return replace(curve, log=(*first, *curve.log[3:]))
+
+
+def asked(way: str, before: float) -> Callable[[Evidence], Evidence]:
+    """Evidence of a model that tells so much in another way of asking, as released."""
+
+    def plant(evidence: Evidence) -> Evidence:
+        subject = evidence.subject
+        released = replace(subject.released, readings={**subject.released.readings, f"harm:{way}": read(before)})
+        return replace(evidence, subject=replace(subject, released=released))
+
+    return plant
 
 
 def without_other_rates(evidence: Evidence) -> Evidence:

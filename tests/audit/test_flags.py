@@ -23,6 +23,7 @@ from flag_toys import (
     RATES,
     Change,
     altered,
+    asked,
     attack,
     beside,
     clean,
@@ -33,6 +34,7 @@ from flag_toys import (
     read,
     rewarded,
     spike,
+    starving,
     supervised,
     unteachable,
     with_harms,
@@ -58,7 +60,9 @@ FAULTS: dict[str, Callable[[Evidence], Evidence]] = {
     "reward hardly rose": altered(with_log(climbing(0.02, 0.02)), name="grpo", seed=0),
     "gradients vanish": altered(with_steps(grad_norm=1e-4), name="sft", seed=0),
     "gradients explode": altered(spike, name="sft", seed=0),
+    "first gradients starve the optimizer": altered(starving, name="sft", seed=0),
     "no reward to climb": altered(with_steps(reward_variance=1e-9), name="grpo", seed=0),
+    "asking beats every attack": asked("prefilled", 0.6),
     "best learning rate at the edge": altered(with_harms(MIDDLE), name="sft", rate=RATES[-1]),
     "harm still rising": altered(with_harms((*LOW[:-1], 0.12)), name="sft", seed=0),
     "one learning rate or one seed": without_other_rates,
@@ -130,6 +134,20 @@ MORE_FAULTS: dict[str, list[Callable[[Evidence], Evidence]]] = {
 SUBSIDING = tuple({**step, "grad_norm": 15.0 if step["step"] < 5 else 0.01} for step in supervised())
 
 NEAR_MISSES: dict[str, Callable[[Evidence], Evidence]] = {
+    "a first gradient that is as large on the undefended model": on_both(
+        altered(starving, name="sft"), altered(starving, name="sft", of="undefended")
+    ),
+    "a large first gradient that was clipped": altered(
+        with_log(tuple({**s, "grad_norm": 500.0 if s["step"] < 3 else 2.0} for s in supervised())), name="sft"
+    ),
+    "another way of asking that tells as little": asked("prefilled", 0.04),
+    "another way of asking that tells less than an attack gets": on_both(
+        altered(with_harms(LATE), name="sft"), asked("prefilled", 0.6)
+    ),
+    "one rate that diverges beside one that breaks the model": on_both(
+        altered(with_harms(LATE), name="sft", rate=RATES[1]),
+        altered(each(with_log(supervised(1.0, 4.0)), with_steps(grad_norm=1e9)), name="sft", rate=RATES[2]),
+    ),
     "a rate that wrecks the model beside others that do not": altered(
         with_reading("utility", read(0.2), [100]), name="sft", rate=RATES[-1]
     ),

@@ -92,7 +92,8 @@ class Descent:
     def step(self, gradient: Iterable[Tensor] | None = None) -> dict[str, float]:
         """Clip, step, clear: with `gradient` if given, else with what the parameters have.
 
-        Reports ``grad_norm``, the global norm before clipping, and ``lr``, the rate after the schedule's step.
+        Reports ``grad_norm`` and ``clipped_norm``, the global norm before clipping and after, and ``lr``, the rate
+        after the schedule's step.
         """
         if gradient is not None:
             for parameter, value in zip(self._parameters, gradient, strict=True):
@@ -103,7 +104,7 @@ class Descent:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._schedule.step()
-        return {"grad_norm": float(norm), "lr": self.lr}
+        return {"grad_norm": float(norm), "clipped_norm": min(float(norm), limit), "lr": self.lr}
 
     def forget(self) -> None:
         """Reset the optimizer's state, its moments and counts; the learning rate stays where the schedule is."""
