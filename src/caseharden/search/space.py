@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from caseharden.errors import CasehardenError
-from caseharden.study.build import build, within
+from caseharden.study.build import variants, within
 from caseharden.train.tuner import Tuner
 
 Scale = Literal["uniform", "log_uniform", "whole"]
@@ -111,8 +111,12 @@ class Space:
 
     def attack(self, values: Values, place: str = "attack") -> Tuner:
         """The attack with these values. Raises `CasehardenError` if there can be no such attack."""
-        found: Tuner = build(self.fill(lambda one: values[one.place]), Tuner, place)
-        return found
+        found: list[Tuner] = variants(self.fill(lambda one: values[one.place]), Tuner, place)
+        if len(found) != 1:
+            raise CasehardenError(
+                f"{place}: a list makes a grid of {len(found)}. Write {{choice: […]}} to search it."
+            )
+        return found[0]
 
     def through(self, place: str, value: float) -> Values:
         """Values with this one at that place: of other ranges the lower end, and the options that lead there."""
