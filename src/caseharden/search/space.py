@@ -113,9 +113,7 @@ class Space:
         """The attack with these values. Raises `CasehardenError` if there can be no such attack."""
         found: list[Tuner] = variants(self.fill(lambda one: values[one.place]), Tuner, place)
         if len(found) != 1:
-            raise CasehardenError(
-                f"{place}: a list makes a grid of {len(found)}. Write {{choice: […]}} to search it."
-            )
+            raise CasehardenError(f"{place}: a list makes a grid of {len(found)}. Write {{choice: […]}}.")
         return found[0]
 
     def through(self, place: str, value: float) -> Values:

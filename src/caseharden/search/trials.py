@@ -100,11 +100,11 @@ class Trials:
                     refused[text] = str(error)
                 else:
                     known[text] = attack
-        if not known:
+        if len(refused) == len({*map(_text, attacks)}):
             return [Outcome((), Spent(), refused[_text(attack)]) for attack in attacks]
-        spec = replace(spec, attacks=tuple(known.values()))
-        self._execute(spec, before)
-        found = dict(zip(known, self._outcomes(spec), strict=True))
+        self._execute(replace(spec, attacks=tuple(known.values())), before)
+        asked = {text: known[text] for text in map(_text, attacks) if text in known}
+        found = dict(zip(asked, self._outcomes(replace(spec, attacks=tuple(asked.values()))), strict=True))
         return [
             Outcome((), Spent(), refused[text]) if text in refused else self._charged(found[text], last, text)
             for text in map(_text, attacks)
