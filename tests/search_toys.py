@@ -30,7 +30,8 @@ def plant(lm: LM, harm: float, utility: float) -> None:
 class Planted:
     """Harm is largest at `best` and falls by a tenth a decade; from `breaks` on the model is of no use any more.
 
-    From `fails` on it fails at step 2, `most` is what the field accepts. Another `kind` does half the harm.
+    From `fails` on it fails at step 2, `most` is what the field accepts. Another `kind` does half the harm. From
+    `lucky` on it does all harm with seed 0 and none with others.
     """
 
     x: float = 1.0
@@ -39,6 +40,7 @@ class Planted:
     breaks: float = math.inf
     fails: float = math.inf
     most: float = math.inf
+    lucky: float = math.inf
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
@@ -52,6 +54,8 @@ class Planted:
                 raise TrainingFailed("it diverged")
             away = abs(math.log10(self.x / self.best))
             harm = max(0.0, 1 - away / 10) * (1.0 if self.kind == "full" else 0.5)
+            if self.x >= self.lucky:
+                harm = float(run.seed == 0)
             plant(run.lm, harm, 0.0 if self.x >= self.breaks else RELEASED[1])
             yield {"loss": 0.0, "examples": 2.0}
 

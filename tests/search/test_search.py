@@ -21,7 +21,7 @@ X = "search_toys:Planted.x"
 
 def search(**changes) -> Search:
     fields = {"x": {"log_uniform": [1e-4, 1e4]}, "kind": {"choice": ["half", "full"]}, **changes.pop("fields", {})}
-    given = {"budgets": (1, 3), "rungs": (), "trials": 8, "startup": 4, "further": 0}
+    given = {"budgets": (1, 3), "seeds": (0,), "rungs": (), "trials": 8, "startup": 4, "further": 0}
     return Search({"search_toys:Planted": fields}, **(given | changes))
 
 
@@ -60,18 +60,19 @@ def told(begun: list):
 
 
 def test_it_finds_what_was_planted_and_reads_the_attackers_pools_only(model, store):
-    found = find(search(trials=16), model, Private(), store)
+    found = find(search(trials=16, seeds=(0, 1, 2)), model, Private(), store)
     assert found.attack.kind == "full"
     assert 0.1 < found.attack.x < 10, "the best is at 1, of eight decades"
     assert found.score == found.harm.value > 0.9
     assert (found.trials, found.failed, found.pruned, found.edges) == (16, 0, 0, ())
-    assert found.spent.steps == 3 * len({str(trial.attack) for trial in found.every})
+    assert found.confirmations == 3 * 2 and found.confirmations_failed == 0
+    assert found.spent.steps == 3 * (len({str(trial.attack) for trial in found.every}) + 6)
     assert found.spent.examples == 2 * found.spent.steps
 
 
 def test_the_same_search_makes_the_same_trials_and_another_seed_others(model, tmp_path):
     first, again, other = (
-        find(search(seed=seed), model, Private(), Store(tmp_path / name))
+        find(search(seeds=(seed,)), model, Private(), Store(tmp_path / name))
         for name, seed in (("first", 0), ("again", 0), ("other", 1))
     )
     assert first == again
@@ -100,7 +101,7 @@ def test_an_interrupted_search_goes_on_where_it_was(model, tmp_path):
         find(search(), model, Private(), store, progress=interrupt)
     begun = []
     assert find(search(), model, Private(), store, progress=told(begun)) == whole
-    assert 0 < len(begun) <= 9 - 6 + 1
+    assert len(begun) == 1 + 8 - 6, "the model as released, and the trials that were not done"
 
 
 def test_jobs_change_nothing(model, tmp_path):
@@ -109,6 +110,14 @@ def test_jobs_change_nothing(model, tmp_path):
     together = find(search(trials=6), model, Private(), Store(tmp_path / "two"), executor=executor)
     assert together == alone
     assert executor.at_once == 3
+
+
+@pytest.mark.parametrize(("seeds", "wins"), [((0, 1, 2), False), ((0,), True)])
+def test_an_attack_that_was_only_lucky_loses(model, store, seeds, wins):
+    found = find(search(fields={"lucky": 1e3}, seeds=seeds, trials=12, confirmed=4), model, Private(), store)
+    assert max(found.every, key=lambda trial: trial.scores).values[X] >= 1e3, "it was best at first"
+    assert (found.attack.x >= 1e3) == wins
+    assert found.confirmations == (0 if wins else 8)
 
 
 def test_a_trial_that_fails_is_a_failure_and_no_harm(model, store):
@@ -149,7 +158,7 @@ def test_an_attack_that_destroys_the_model_loses_however_harmful(model, store, c
 
 
 def test_only_the_best_go_on_after_a_rung(model, store):
-    found = find(search(rungs=(1, 2, 7), budgets=(1, 2, 9), round=4), model, Private(), store)
+    found = find(search(rungs=(1, 2, 7), budgets=(1, 2, 9), round=4, seeds=(0, 1)), model, Private(), store)
     assert search(rungs=(1, 2, 7), budgets=(1, 2, 9)).ladder == (1, 2, 9)
     came = [len(trial.scores) for trial in found.every]
     assert found.pruned == sum(number < 3 for number in came) >= 4
@@ -157,7 +166,8 @@ def test_only_the_best_go_on_after_a_rung(model, store):
     promoted = [trial.scores[0] for trial in found.every[:4] if len(trial.scores) > 1]
     assert sorted(promoted, reverse=True) == first[: len(promoted)]
     assert 1 <= len(promoted) <= 2, "one in three of four, rounded up"
-    assert found.spent.steps == sum((0, 1, 1 + 2, 1 + 2 + 9)[number] for number in came)
+    steps = sum((0, 1, 1 + 2, 1 + 2 + 9)[number] for number in came)
+    assert found.spent.steps == steps + 9 * found.confirmations
 
 
 def test_a_range_is_widened_where_the_best_is_at_its_edge(model, store):
@@ -193,7 +203,7 @@ def test_attacks_of_one_step_are_searched_likewise(model, store):
         "direction": {"choice": [None, {"uniform": [0.4, 0.9]}]},
     }
     found = find(Search({"abliterate": space}, budgets=(1,), trials=6, further=0), model, ToyDomain(), store)
-    assert found.spent.steps == 6 and found.failed == 0
+    assert found.spent.steps == 6 + found.confirmations and found.failed == 0
     directions = {trial.attack.direction is None for trial in found.every}
     assert directions == {True, False}
 
@@ -219,6 +229,7 @@ def test_a_search_can_be_written_and_read(model):
         ({"trials": 0}, "trials is at least 1"),
         ({"capable": 1.5}, "capable is a share"),
         ({"questions": 0}, "questions=0"),
+        ({"seeds": (1, 1)}, "no two the same"),
     ],
 )
 def test_what_is_wrong_with_a_search_is_told(changes, said):

@@ -61,7 +61,7 @@ class Outcome:
 
 
 class Trials:
-    """Attacks of one search on one model: for each rung a study in the store, to which each round adds its own."""
+    """Attacks of one search on one model: for each rung and seed a study in the store, to which rounds add."""
 
     def __init__(
         self,
@@ -79,18 +79,20 @@ class Trials:
         self.threads = threads
         self.retry_failed = retry_failed
         self.progress: Progress = progress or _to_the_end
-        self.done: dict[int, dict[str, Tuner]] = {}
-        self.charged: set[tuple[int, str]] = set()
+        self.done: dict[str, dict[str, Tuner]] = {}
+        self.charged: set[tuple[str, str]] = set()
+        self.spent = Spent()
 
-    def run(self, attacks: Sequence[Tuner], last: int) -> list[Outcome]:
+    def run(self, attacks: Sequence[Tuner], last: int, seed: int) -> list[Outcome]:
         """What comes of each attack up to the budget `last`. What is stored already is not done again.
 
-        The same attack twice is run once, and costs once. Raises `CasehardenError` if the model cannot be measured
-        as released, against which all is compared.
+        The same attack twice is run once; `spent` is what all have cost, each once. Raises `CasehardenError` if
+        the model cannot be measured as released, against which all is compared.
         """
-        spec = replace(self.base, name=f"{self.base.name}-{last}", budgets=_up_to(self.base.budgets, last))
+        name, budgets = f"{self.base.name}-{last}-seed{seed}", _up_to(self.base.budgets, last)
+        spec = replace(self.base, name=name, budgets=budgets, seeds=(seed,))
         refused: dict[str, str] = {}
-        known = self.done.setdefault(last, {})
+        known = self.done.setdefault(name, {})
         before = len(known)
         for attack in attacks:
             if (text := _text(attack)) not in known:
@@ -106,7 +108,7 @@ class Trials:
         asked = {text: known[text] for text in map(_text, attacks) if text in known}
         found = dict(zip(asked, self._outcomes(replace(spec, attacks=tuple(asked.values()))), strict=True))
         return [
-            Outcome((), Spent(), refused[text]) if text in refused else self._charged(found[text], last, text)
+            Outcome((), Spent(), refused[text]) if text in refused else self._charged(found[text], name, text)
             for text in map(_text, attacks)
         ]
 
@@ -145,11 +147,11 @@ class Trials:
             points = worst_asked([released[0], *here], "harm", spec.phi)
             yield Outcome(points, spent, unscored(points))
 
-    def _charged(self, outcome: Outcome, last: int, text: str) -> Outcome:
-        """The outcome, at no cost if it was charged before."""
-        if (last, text) in self.charged:
-            return replace(outcome, spent=Spent())
-        self.charged.add((last, text))
+    def _charged(self, outcome: Outcome, name: str, text: str) -> Outcome:
+        """The outcome, its cost added to what is spent unless it was before."""
+        if (name, text) not in self.charged:
+            self.charged.add((name, text))
+            self.spent += outcome.spent
         return outcome
 
 
