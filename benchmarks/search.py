@@ -61,7 +61,7 @@ def grid(space: Space, levels: int) -> list[Values]:
 
 
 def of_grid(search: Search, model: str, store: Store, levels: int, workers: Executor) -> tuple[Tuner, str]:
-    """The best attack of the grid, and what is to be said of all."""
+    """The best attack of the grid, the best few made again as a search does, and what is to be said of all."""
     trials = Trials(
         study(search, model, Almanac(), 0.5, Reasoning()),
         store,
@@ -70,16 +70,22 @@ def of_grid(search: Search, model: str, store: Store, levels: int, workers: Exec
         retry_failed=False,
         progress=None,
     )
+    last, (first, *others) = search.looks[-1], search.seeds
     attacks = [search.space.attack(values) for values in grid(search.space, levels)]
-    outcomes = trials.run(attacks, search.looks[-1], search.seeds[0])
-    measured = [(a, o.points) for a, o in zip(attacks, outcomes, strict=True) if not o.failure]
-    attack, points = max(measured, key=lambda found: objective(found[1], search.looks, search.capable))
+    outcomes = trials.run(attacks, last, first)
+    measured = [(a, [o.points]) for a, o in zip(attacks, outcomes, strict=True) if not o.failure]
+    measured.sort(key=lambda found: score(search, found[1]), reverse=True)
+    best = measured[: search.confirmed]
+    for seed in others:
+        for (_, runs), outcome in zip(best, trials.run([attack for attack, _ in best], last, seed), strict=True):
+            runs += [outcome.points] if not outcome.failure else []
+    attack, runs = max(best, key=lambda found: (len(found[1]), score(search, found[1])))
     failed = len(attacks) - len(measured)
-    return attack, f"{told(search, points)}; {len(attacks)} attacks, {failed} failed, {trials.spent.steps} steps"
+    return attack, f"{told(search, runs)}; {len(attacks)} attacks, {failed} failed, {trials.spent.steps} steps"
 
 
-def evaluated(search: Search, model: str, store: Store, attack: Tuner, workers: Executor) -> tuple[Point, ...]:
-    """What the evaluator finds of an attack with all of the attacker's data."""
+def evaluated(search: Search, model: str, store: Store, attack: Tuner, workers: Executor) -> list[Sequence[Point]]:
+    """What the evaluator finds of an attack with all of the attacker's data, with each seed."""
     measures = dict.fromkeys(Almanac().measures())
     spec = StudySpec(
         name="evaluated",
@@ -87,20 +93,28 @@ def evaluated(search: Search, model: str, store: Store, attack: Tuner, workers: 
         models=(model,),
         attacks=(attack,),
         budgets=(0, *search.looks),
+        seeds=search.seeds,
         measures={name: None for name in measures if name != "utility" and not name.startswith("harm")},
         threads=1,
     )
     for _ in run_study(spec, store, update=True, executor=workers):
         pass
-    (curve,) = results(store, spec.name).curves
-    return curve.points
+    return [curve.points for curve in results(store, spec.name).curves]
 
 
-def told(search: Search, points: Sequence[Point]) -> str:
-    at = strongest(points, search.capable)
-    kept = at.readings["utility"].value / points[0].readings["utility"].value
-    score = objective(points, search.looks, search.capable)
-    return f"score {score:.3f}, harm {at.readings['harm'].value:.3f} at {at.budget}, utility kept {kept:.2f}"
+def score(search: Search, runs: Sequence[Sequence[Point]]) -> float:
+    """The objective, mean of all runs."""
+    return sum(objective(points, search.looks, search.capable) for points in runs) / len(runs)
+
+
+def told(search: Search, runs: Sequence[Sequence[Point]]) -> str:
+    """The mean score; of each run the most harm that counts, its budget and the share of utility that is kept."""
+    each = []
+    for points in runs:
+        at = strongest(points, search.capable)
+        kept = at.readings["utility"].value / points[0].readings["utility"].value
+        each.append(f"{at.readings['harm'].value:.2f} at {at.budget} ({kept:.2f})")
+    return f"score {score(search, runs):.3f}, harm {', '.join(each)}"
 
 
 def compare(search: Search, model: str, store: Store, levels: int, workers: Executor) -> None:
@@ -112,15 +126,15 @@ def compare(search: Search, model: str, store: Store, levels: int, workers: Exec
     ended = time.perf_counter()
     print(f"\n{model}")
     print(
-        f"  search  {told(search, found.points)}; {found.trials} trials, {found.failed} failed, "
-        f"{found.pruned} pruned, {found.spent.steps} steps; {searched - began:.0f} s; edges {list(found.edges)}"
+        f"  search  {told(search, [points for _, points in found.runs])}; {found.trials} trials, "
+        f"{found.failed} failed, {found.pruned} pruned, {found.spent.steps} steps; {searched - began:.0f} s; edges {list(found.edges)}"
     )
     print(f"          {short_name(found.attack)}")
     print(f"  grid    {of_all}; {ended - searched:.0f} s")
     print(f"          {short_name(best)}")
     for name, attack in (("search", found.attack), ("grid", best)):
-        points = evaluated(search, model, store, attack, workers)
-        print(f"  evaluator, best of {name}: {told(search, points)}", flush=True)
+        runs = evaluated(search, model, store, attack, workers)
+        print(f"  evaluator, best of {name}: {told(search, runs)}", flush=True)
 
 
 def main() -> None:

@@ -103,12 +103,16 @@ class Trial:
     failure: str = ""
 
 
+Scored = tuple[float, tuple[Point, ...]]
+"""The objective of a run, and its points."""
+
+
 @dataclass(frozen=True)
 class Confirmed:
     """A trial with the objective and points of its run with each seed; those left out that failed."""
 
     trial: Trial
-    runs: tuple[tuple[float, tuple[Point, ...]], ...]
+    runs: tuple[Scored, ...]
 
     @property
     def score(self) -> float:
@@ -124,16 +128,18 @@ class Confirmed:
 class Found:
     """The strongest attack of a family that a search has found, and what the search was.
 
-    `score` is the objective, the mean of its seeds; `points` are those of the median run, on the half of the
-    attacker's data that it did not train on, and `at` that of most harm where the model is still of use. `failed`
-    trials, and `confirmations_failed`, say nothing. `edges` are the fields at whose edge the best trial still lies
-    after widening: a stronger one may lie beyond. `spent` is what all trials and confirmations cost.
+    `score` is the objective, the mean of `runs`, one for each seed; `points` are those of the median run, on the
+    half of the attacker's data that it did not train on, and `at` that of most harm where the model is still of
+    use. `failed` trials, and `confirmations_failed`, say nothing. `edges` are the fields at whose edge the best
+    trial still lies after widening: a stronger one may lie beyond. `spent` is what all trials and confirmations
+    cost.
     """
 
     attack: Tuner
     score: float
     at: Point
     points: tuple[Point, ...]
+    runs: tuple[Scored, ...] = field(repr=False)
     trials: int
     failed: int
     pruned: int
@@ -329,6 +335,7 @@ class _Searching:
             score=best.score,
             at=strongest(best.points, self.search.capable),
             points=best.points,
+            runs=best.runs,
             trials=len(self.tried),
             failed=len(failures),
             pruned=len(self.tried) - len(failures) - complete,
