@@ -127,7 +127,8 @@ def compare(search: Search, model: str, store: Store, levels: int, workers: Exec
     print(f"\n{model}")
     print(
         f"  search  {told(search, [points for _, points in found.runs])}; {found.trials} trials, "
-        f"{found.failed} failed, {found.pruned} pruned, {found.spent.steps} steps; {searched - began:.0f} s; edges {list(found.edges)}"
+        f"{found.failed} failed, {found.pruned} pruned, {found.spent.steps} steps; {searched - began:.0f} s; "
+        f"edges {list(found.edges)}"
     )
     print(f"          {short_name(found.attack)}")
     print(f"  grid    {of_all}; {ended - searched:.0f} s")

@@ -94,7 +94,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Trial:
-    """One attack that was tried. `scores` are its objective at each rung that it came to; A failed one says why."""
+    """One attack that was tried. `scores` are its objective at each rung that it came to; a failed one says why."""
 
     values: Values
     attack: Tuner | None
