@@ -56,8 +56,9 @@ ARROWS: dict[str, set[str]] = {
     "audit": {"records", "errors"},
     "certificate": {"report", "audit", "records", "errors"},
     "report": {"audit", "records", "errors"},
+    "search": {"study", "store", "executors", "domains", "train", "records", "lm", "data", "errors"},
     "suites": {
-        *("study", "store", "audit", "domains", "train", "measures", "records"),
+        *("search", "study", "store", "audit", "domains", "train", "measures", "records"),
         *("lm", "data", "errors"),
     },
     "api": {"suites", "study", "store", "domains", "train", "report", "audit", "records", "lm", "errors"},

@@ -24,7 +24,17 @@ DECIDING = ("torch", "transformers", "peft", "tokenizers", "schedulefree", "jinj
 Jinja writes prompts by the chat template. The packages of judges are in judges' versions, what was read of files in
 the fingerprints of weights and data. NumPy and SciPy make intervals only, which stored answers give again.
 """
-DECIDES_NOTHING = ("__init__.py", "api.py", "audit", "certificate", "cli", "executors", "report", "suites")
+DECIDES_NOTHING = (
+    "__init__.py",
+    "api.py",
+    "audit",
+    "certificate",
+    "cli",
+    "executors",
+    "report",
+    "search",
+    "suites",
+)
 """Rooms and files that only show what others found, or say what is run, or where: cells' own inputs hold that."""
 
 
