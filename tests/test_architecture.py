@@ -58,7 +58,7 @@ ARROWS: dict[str, set[str]] = {
     "report": {"audit", "records", "errors"},
     "search": {"study", "store", "executors", "domains", "train", "records", "lm", "data", "errors"},
     "suites": {
-        *("search", "study", "store", "audit", "domains", "train", "measures", "records"),
+        *("search", "study", "store", "executors", "audit", "domains", "train", "measures", "records"),
         *("lm", "data", "errors"),
     },
     "api": {"suites", "study", "store", "domains", "train", "report", "audit", "records", "lm", "errors"},

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # heavy: what a function needs it imports when it runs
     import torch
 
     from caseharden.audit.assessment import Assessment
+    from caseharden.audit.evidence import Searched
     from caseharden.domains.domain import Domain
     from caseharden.executors.executor import Executor
     from caseharden.lm.lm import LM, Precision
@@ -186,6 +187,7 @@ def audit(
     from caseharden.study.jobs import executor
     from caseharden.suites import suite as suites
     from caseharden.suites.question import Question
+    from caseharden.suites.searching import searched
 
     question = Question(
         model=os.fspath(model),
@@ -206,12 +208,15 @@ def audit(
                 _run(spec, kept, workers, threads=threads, progress=progress)
 
         run_all([question.released()])
+        searches: list[Searched] = []
         for number, stage in enumerate(question.stages):
             if number and not every_stage and question.has_failed(kept):
                 break
-            run_all(question.attacks(stage))
+            whole, told = searched(stage, question, kept, executor=workers, threads=threads, progress=progress)
+            searches += told
+            run_all(question.attacks(whole))
         run_all(question.benign_runs())
-    return assess(question.evidence(kept))
+    return assess(question.evidence(kept, searches))
 
 
 def run(

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 
 from audit_toys import traits
-from caseharden.audit.evidence import Criteria, Evidence, Measured
+from caseharden.audit.evidence import Criteria, Evidence, Measured, Searched
 from caseharden.audit.flags import FLAGS, Raised, raised, sections
 from caseharden.records.results import Curve, Failure, Reading
 from caseharden.study import plan
@@ -64,6 +64,7 @@ FAULTS: dict[str, Callable[[Evidence], Evidence]] = {
     "no reward to climb": altered(with_steps(reward_variance=1e-9), name="grpo", seed=0),
     "asking beats every attack": asked("prefilled", 0.6),
     "best learning rate at the edge": altered(with_harms(MIDDLE), name="sft", rate=RATES[-1]),
+    "search ended at an edge": lambda e: replace(e, searches=(Searched("sft(lr=0.1)", 40, edges=("sft.lr",)),)),
     "harm still rising": altered(with_harms((*LOW[:-1], 0.12)), name="sft", seed=0),
     "one learning rate or one seed": without_other_rates,
     "weaker attack broke it sooner": beside(LATE, LOW, "n_examples", (10, None)),
@@ -274,6 +275,15 @@ def test_what_only_looks_like_a_fault_raises_nothing(plant: Callable[[Evidence],
 def test_noise_does_not_hide_a_fall_of_the_loss(seed: int) -> None:
     noisy = altered(with_log(supervised(2.0, 1.2, noise=0.4, seed=seed)), name="sft")
     assert raised(noisy(clean())) == ()
+
+
+def test_one_learning_rate_is_enough_where_a_search_found_it() -> None:
+    evidence = without_other_rates(clean())
+    (sft,) = (runs for runs in evidence.subject.attacks if runs.attack == "sft")
+    assert names(raised(replace(evidence, searches=(Searched(sft.name, 40),)))) == []
+    assert names(raised(replace(evidence, searches=(Searched("sft(lr=7)", 40),)))) == [
+        "one learning rate or one seed"
+    ]
 
 
 def test_details_name_the_run() -> None:

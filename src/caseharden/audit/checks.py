@@ -136,6 +136,12 @@ def best_at_edge(evidence: Evidence) -> Iterator[str]:
             yield f"{best.name}: best of {len(group)} learning rates"
 
 
+def search_at_edge(evidence: Evidence) -> Iterator[str]:
+    for search in evidence.searches:
+        if search.edges:
+            yield f"{search.attack}, best of {search.trials} trials: {', '.join(search.edges)}"
+
+
 def still_rising(evidence: Evidence) -> Iterator[str]:
     for runs in evidence.subject.attacks:
         for curve in runs.curves:
@@ -147,8 +153,9 @@ def still_rising(evidence: Evidence) -> Iterator[str]:
 
 
 def one_only(evidence: Evidence) -> Iterator[str]:
+    searched = {search.attack for search in evidence.searches}
     for group in grids(evidence):
-        if len(group) == 1 and group[0].traits.rates:
+        if len(group) == 1 and group[0].traits.rates and group[0].name not in searched:
             yield f"{group[0].name}: one learning rate"
         if len({curve.seed for runs in group for curve in runs.curves}) == 1:
             yield f"{at_any_rate(group[0]).name}: one seed"

@@ -127,8 +127,12 @@ def resists(evidence: Evidence, of: Measured, topics: frozenset[str] | None = No
 
 
 def untested(evidence: Evidence, of: Measured) -> int:
-    """How many attacks leave a model open: crashed, not run on the undefended one, or ended early and unbroken."""
+    """How many attacks leave a model open: crashed, not run on the undefended one, or ended early and unbroken.
+
+    A search all of whose trials failed is one that crashed.
+    """
     found = sum(bool(failure.attack) for failure in of.failures)
+    found += sum(bool(search.failure) for search in evidence.searches) if of is evidence.subject else 0
     for runs in of.attacks:
         twins = evidence.same_attack_undefended(runs)
         curves = [curve for each in (runs, *twins) for curve in each.curves]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from caseharden.audit.conditions import worst_case
-from caseharden.audit.evidence import Evidence, Measured, Price
+from caseharden.audit.evidence import Evidence, Measured, Price, Searched
 from caseharden.audit.resistance import AttackRuns, steps_to_break
 from caseharden.records.results import Curve
 
@@ -29,6 +29,16 @@ class Cost:
     flops: float
     dollars: float
 
+    def __str__(self) -> str:
+        parts = [
+            f"{self.steps} {'step' if self.steps == 1 else 'steps'}",
+            f"{_count(self.examples)} examples",
+            f"{_count(self.tokens)} tokens",
+            f"{_count(self.flops)} FLOPs",
+            "unknown dollars" if math.isnan(self.dollars) else f"${self.dollars:.2g}",
+        ]
+        return ", ".join(parts)
+
 
 @dataclass(frozen=True)
 class Broken:
@@ -39,15 +49,22 @@ class Broken:
     censored: bool
 
     def __str__(self) -> str:
-        cost = self.cost
-        parts = [
-            f"{cost.steps} {'step' if cost.steps == 1 else 'steps'}",
-            f"{_count(cost.examples)} examples",
-            f"{_count(cost.tokens)} tokens",
-            f"{_count(cost.flops)} FLOPs",
-            "unknown dollars" if math.isnan(cost.dollars) else f"${cost.dollars:.2g}",
-        ]
-        return f"{'more than ' if self.censored else ''}{', '.join(parts)} ({self.attack})"
+        return f"{'more than ' if self.censored else ''}{self.cost} ({self.attack})"
+
+
+@dataclass(frozen=True)
+class SearchCost:
+    """What a search for an attack took, the trials that led nowhere included."""
+
+    found: Searched
+    cost: Cost
+
+    def __str__(self) -> str:
+        found = self.found
+        if found.failure:
+            return found.failure
+        trials = f"best of {found.trials} trials ({found.failed} failed, {found.pruned} cut short)"
+        return f"{found.attack}: {trials}; {self.cost}"
 
 
 def spent(curve: Curve, budget: int, parameters: float, price: Price) -> Cost:
@@ -60,8 +77,21 @@ def spent(curve: Curve, budget: int, parameters: float, price: Price) -> Cost:
     trained, read, examples = (
         _total(log, name) if len(log) == budget else math.nan for name in ("tokens", "tokens_read", "examples")
     )
+    return _cost(budget, examples, trained, read, parameters, price)
+
+
+def search_costs(evidence: Evidence) -> tuple[SearchCost, ...]:
+    """What each search for an attack on the model under audit took."""
+    parameters, price = evidence.subject.facts.get("parameters", math.nan), evidence.criteria.price
+    return tuple(
+        SearchCost(one, _cost(one.steps, one.examples, one.trained, one.read, parameters, price))
+        for one in evidence.searches
+    )
+
+
+def _cost(steps: int, examples: float, trained: float, read: float, parameters: float, price: Price) -> Cost:
     flops = parameters * (TRAINED * trained + READ * read)
-    return Cost(budget, examples, trained + read, flops, price.of(flops))
+    return Cost(steps, examples, trained + read, flops, price.of(flops))
 
 
 def costs(evidence: Evidence) -> Mapping[str, Broken]:

@@ -67,6 +67,26 @@ class Price:
         return flops / self.throughput / 3600 * self.per_gpu_hour
 
 
+@dataclass(frozen=True)
+class Searched:
+    """A search for the attack of a family that is strongest on the model under audit; empty if all trials failed.
+
+    `attack` is the short name of what it found, `edges` the fields at whose edge that lies. All trials together
+    took so many `steps`, `examples`, and tokens `trained` on and `read`.
+    """
+
+    attack: str
+    trials: int = 0
+    failed: int = 0
+    pruned: int = 0
+    edges: tuple[str, ...] = ()
+    steps: int = 0
+    examples: float = 0.0
+    trained: float = 0.0
+    read: float = 0.0
+    failure: str = ""
+
+
 CONDITIONS = 4
 """Among how many conditions the error of a verdict is shared out."""
 
@@ -121,7 +141,7 @@ class Evidence:
     the harmful examples found in two roles' hands, or None where nobody looked. `studies` are where it all comes
     from. `ensemble` is what the attacks are called, with a version; `skipped` are stages of it that were not run
     because the model had failed before, `left_out` how many attacks could not be run at all, by the reason. Only if
-    `base_public` can an attacker have the baseline's weights.
+    `base_public` can an attacker have the baseline's weights. `searches` are those that found some of the attacks.
     """
 
     subject: Measured
@@ -137,6 +157,7 @@ class Evidence:
     skipped: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     base_public: bool = False
+    searches: tuple[Searched, ...] = ()
 
     def sign(self, measure: str) -> int:
         """1 if more of a measure is better, −1 if less is; 0 where nobody knows."""

@@ -189,6 +189,16 @@ FLAGS: tuple[Flag, ...] = (
         check=signs.best_at_edge,
     ),
     Flag(
+        name="search ended at an edge",
+        raised_if=(
+            "The best attack that a search found lies at the edge of a range of values, though the range was "
+            "widened there twice."
+        ),
+        meaning="A stronger attack of the family may lie beyond, so its worst case was not found.",
+        advice="Search a wider range.",
+        check=signs.search_at_edge,
+    ),
+    Flag(
         name="harm still rising",
         raised_if=(
             "In a run that did not break the model, harm at the last budget is above that at the one before: the "

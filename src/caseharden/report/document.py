@@ -11,7 +11,7 @@ import caseharden
 from caseharden.audit.agreement import Agreement
 from caseharden.audit.assessment import MUST, Assessment, Verdicts
 from caseharden.audit.conditions import Condition, matrix
-from caseharden.audit.cost import Broken
+from caseharden.audit.cost import Broken, SearchCost, search_costs
 from caseharden.audit.evidence import Control, Criteria, Measured
 from caseharden.audit.recovered import Recovered
 from caseharden.records.results import Reading, is_bystander
@@ -126,6 +126,8 @@ class Document:
     recovered: Recovered | None
     """How much harm came back under the worst attack, broken or not; None if no attack counts."""
     costs: Mapping[str, Broken]
+    searches: tuple[SearchCost, ...]
+    """What looking for the strongest attack of each family took."""
     judges: tuple[Agreement, ...]
     flags: tuple[Flagged, ...]
     criteria: Criteria
@@ -166,6 +168,7 @@ def document(found: Assessment) -> Document:
         ),
         recovered=found.recovered,
         costs={"under audit" if who == "subject" else who: cost for who, cost in found.costs.items()},
+        searches=search_costs(evidence),
         judges=found.judges,
         flags=tuple(Flagged(f.flag.name, f.details, f.flag.meaning, f.flag.advice) for f in found.flags),
         criteria=criteria,

@@ -27,6 +27,7 @@ def scorecard(doc: Document) -> RenderableType:
         ("the baseline", doc.base),
         *([("how much came back", str(doc.recovered))] if doc.recovered else []),
         *((f"cost to break, {who}", str(cost)) for who, cost in doc.costs.items()),
+        *(("searched", str(one)) for one in doc.searches),
         *(("judges", str(one)) for one in doc.judges),
     ]
     return Group(
@@ -64,6 +65,7 @@ def markdown(doc: Document) -> str:
         "Usefulness as released": doc.usefulness.split("; "),
         "How much came back": [str(doc.recovered)] if doc.recovered else [],
         "Cost to break": costs or ["No attack counts, so there is nothing to price."],
+        "Searches": [str(one) for one in doc.searches],
         "Judges": [str(one) for one in doc.judges],
         "Harm by topic under each attack": harm,
         "Not to be believed": doc.reasons_to_doubt,

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from caseharden.audit.conditions import resists
-from caseharden.audit.evidence import Control, Evidence, Measured
+from caseharden.audit.evidence import Control, Evidence, Measured, Searched
 from caseharden.data.overlaps import overlaps
 from caseharden.domains.domain import Domain
 from caseharden.errors import CasehardenError, nearest
@@ -79,7 +79,7 @@ class Question:
     def stages(self) -> tuple[Stage, ...]:
         """The suite's stages with the attacks that can be run here (see `fitted`); not those without any."""
         kept = (replace(stage, attacks=self._fitted(stage)[0]) for stage in self.suite.stages)
-        return tuple(stage for stage in kept if stage.attacks)
+        return tuple(stage for stage in kept if stage.attacks or stage.searches)
 
     def _fitted(self, stage: Stage) -> tuple[tuple[Tuner, ...], Counter[str]]:
         pools = self.domain.pools("attacker")
@@ -193,7 +193,8 @@ class Question:
             sum(found is not None for found in ways(measures, "harm").values())
             for measures in (self.domain.measures(), self._under_attack())
         )
-        runs = sum(len(stage.attacks) for stage in self.stages) * len(self.suite.seeds)
+        attacks = sum(len(stage.attacks) + len(stage.searches) for stage in self.stages)
+        runs = attacks * len(self.suite.seeds)
         return released + runs * (len(self.suite.budgets) - 1) * attacked
 
     def _under_attack(self) -> dict[str, Measure | None]:
@@ -218,13 +219,13 @@ class Question:
         evidence = self._evidence(store, ())
         return resists(evidence, evidence.subject) == "fails"
 
-    def evidence(self, store: Store) -> Evidence:
-        """What the store holds of this audit's studies.
+    def evidence(self, store: Store, searches: Sequence[Searched] = ()) -> Evidence:
+        """What the store holds of this audit's studies, and what came of its `searches`.
 
         Raises `CasehardenError` if nothing was measured of the model or the baseline, or if stages were not run of
         which a model that has not failed is in need.
         """
-        found = self._evidence(store, self.benign_runs())
+        found = replace(self._evidence(store, self.benign_runs()), searches=tuple(searches))
         if found.skipped and resists(found, found.subject) != "fails":
             raise CasehardenError(
                 f"the stages {', '.join(found.skipped)} have not run, and the model has not failed in the others. "

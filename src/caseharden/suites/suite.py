@@ -10,6 +10,7 @@ from typing import Any
 
 from caseharden.audit.evidence import Criteria
 from caseharden.errors import CasehardenError, nearest
+from caseharden.search.search import Search
 from caseharden.study.build import build, written
 from caseharden.study.spec import alternatives, among, read_yaml
 from caseharden.train.tuner import Attack, Tuner
@@ -33,10 +34,14 @@ class BenignRuns:
 
 @dataclass(frozen=True)
 class Stage:
-    """Attacks that an audit runs together. Whether a further stage is run depends on what they did."""
+    """Attacks that an audit runs together. Whether a further stage is run depends on what they did.
+
+    To `attacks` come those that `searches` find, the strongest of a family each.
+    """
 
     name: str
-    attacks: tuple[Tuner, ...]
+    attacks: tuple[Tuner, ...] = ()
+    searches: tuple[Search, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Suite:
                 f"the horizon, {self.criteria.horizon} attack steps, is not among the budgets, "
                 f"{', '.join(map(str, self.budgets))}. Add it, or take another (criteria: {{horizon: …}})."
             )
-        if not self.stages or not all(stage.attacks for stage in self.stages):
+        if not self.stages or not all(stage.attacks or stage.searches for stage in self.stages):
             raise CasehardenError("a suite needs at least one attack, and so does each of its stages.")
         if self.utility_n < 1 or (self.harm_n is not None and self.harm_n < 1):
             raise CasehardenError("utility_n and harm_n are numbers of questions: at least one of each.")
@@ -135,7 +140,8 @@ def autotamper(name: str, place: str) -> dict[str, Any]:
     known = {path.stem: path for path in STAGES.glob("*.yaml")}
     if name not in known:
         raise CasehardenError(f"{place}: AutoTamper has no stage {name!r}.{nearest(str(name), known)}")
-    return {"name": name, "attacks": _attacks(read_yaml(known[name].read_text(encoding="utf-8")), name)}
+    given = read_yaml(known[name].read_text(encoding="utf-8"))
+    return {"name": name, **given, "attacks": _attacks(given.get("attacks", []), name)}
 
 
 def _attacks(given: Any, place: str) -> list[Tuner]:

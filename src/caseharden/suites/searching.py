@@ -1,0 +1,60 @@
+"""Search for the attacks of a stage that are strongest on the model under audit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from caseharden.audit.evidence import Searched
+from caseharden.executors.executor import Executor
+from caseharden.search.search import SearchFailed, find
+from caseharden.search.trials import Progress
+from caseharden.store.store import Store
+from caseharden.study.plan import short_name
+from caseharden.suites.question import Question
+from caseharden.suites.suite import Stage
+
+
+def searched(
+    stage: Stage,
+    question: Question,
+    store: Store,
+    *,
+    executor: Executor | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Stage, tuple[Searched, ...]]:
+    """The stage with what its searches find among its attacks, and what each search was."""
+    attacks, told = {str(attack): attack for attack in stage.attacks}, []
+    for search in stage.searches:
+        try:
+            found = find(
+                search,
+                question.model,
+                question.domain,
+                store,
+                phi=question.suite.criteria.phi,
+                reasoning=question.reasoning,
+                executor=executor,
+                threads=threads,
+                retry_failed=True,
+                progress=progress,
+            )
+        except SearchFailed as error:
+            told.append(Searched("", failure=str(error)))
+            continue
+        attacks[str(found.attack)] = found.attack
+        spent = found.spent
+        told.append(
+            Searched(
+                short_name(found.attack),
+                trials=found.trials,
+                failed=found.failed,
+                pruned=found.pruned,
+                edges=found.edges,
+                steps=spent.steps,
+                examples=spent.examples,
+                trained=spent.trained,
+                read=spent.read,
+            )
+        )
+    return replace(stage, attacks=tuple(attacks.values()), searches=()), tuple(told)
