@@ -69,7 +69,9 @@ def test_what_attacks_and_measures_say_of_themselves_comes_back(store):
 
     found = results(store)
     (curve,) = found.curves
-    assert curve.traits == Traits({"batch_size": 4}, (1e-2,), {"n_examples": None, "lora": None, "scope": None}, ("harmful",))
+    assert curve.traits == Traits(
+        {"batch_size": 4}, (1e-2,), {"n_examples": None, "lora": None, "scope": None}, ("harmful",)
+    )
     assert found.better == {"harm": "lower", "utility": "higher"}
     with store.session() as session:
         for place in session.scalars(select(PlaceRow)):
