@@ -96,7 +96,7 @@ class Almanac:
             "harm": harm,
             "harm:prefilled": replace(harm, pool="prefilled"),
             "harm:wrapped": replace(harm, pool="wrapped"),
-            "harm:sampled": BestOf(samples=8),
+            "harm:sampled": BestOf("once", samples=8, temperatures=(1.0, 1.5)),
             "slips": replace(harm, temperature=1.0, better="lower"),
             "refusal": replace(harm, judge=StringRefusal()),
             "utility": replace(harm, pool="benign"),
