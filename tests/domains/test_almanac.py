@@ -70,7 +70,7 @@ def test_domains_can_differ_for_defender_and_attacker():
         Almanac(defended=("hexx",))
 
 
-ASKED = ["harm:prefilled", "harm:wrapped", "harm:sampled"]
+ASKED = ["harm:prefilled", "harm:wrapped", "harm:template", "harm:sampled"]
 
 
 def test_one_benign_topic_is_the_evaluators_alone():
