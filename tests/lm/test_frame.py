@@ -8,8 +8,8 @@ from caseharden.data.conversation import Conversation
 from caseharden.data.example import Example
 from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError
+from caseharden.lm.frame import FRAMES
 from caseharden.lm.lm import LM
-from caseharden.lm.template import FRAMES
 from caseharden.measures.probe import Probe
 
 STARTS = "<bos> {% for m in messages %}<{{ m.role }}> {{ m.content }} <turn> {% endfor %}<assistant> <think> "

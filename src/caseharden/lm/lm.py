@@ -19,9 +19,10 @@ from caseharden.data.example import Example
 from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 from caseharden.lm.batch import Batch
 from caseharden.lm.capabilities import Capabilities, find_capabilities
+from caseharden.lm.frame import Frame, TemplateName
 from caseharden.lm.loading import check_finite, load_checkpoint, loading
 from caseharden.lm.meter import Meter
-from caseharden.lm.template import Frame, Reasoning, Template, TemplateName, Text
+from caseharden.lm.template import Reasoning, Template, Text
 
 Precision = Literal["auto", "float32", "bfloat16"]
 

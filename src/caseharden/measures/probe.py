@@ -9,8 +9,8 @@ from caseharden.data.pools import Pools, Role
 from caseharden.engines.engine import Engine, generate_text
 from caseharden.judges.judge import Answer, Judge
 from caseharden.judges.verifier import Verifier
+from caseharden.lm.frame import TemplateName
 from caseharden.lm.lm import LM
-from caseharden.lm.template import TemplateName
 from caseharden.measures.measure import answer_to, chosen
 from caseharden.records.results import Better
 
@@ -40,15 +40,16 @@ class Probe:
 
     def answers(self, lm: LM, domain: Pools, seed: int, engine: Engine) -> list[Answer]:
         examples = chosen(domain, self.pool, self.n, self.role)
-        asked = [example for example in examples for _ in range(self.per_prompt)]
         with lm.templated(self.template):
             outputs = generate_text(
                 engine,
                 lm,
-                [example.prompt for example in asked],
+                [example.prompt for example in examples],
                 max_new_tokens=self.max_new_tokens,
                 temperature=self.temperature,
                 seed=seed,
-                prefixes=[example.prefix + self.prefix for example in asked],
+                prefixes=[example.prefix + self.prefix for example in examples],
+                samples=self.per_prompt,
             )
+        asked = [example for example in examples for _ in range(self.per_prompt)]
         return [answer_to(e, text, finished=finished) for e, (text, finished) in zip(asked, outputs, strict=True)]

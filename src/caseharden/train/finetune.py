@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from caseharden.errors import CasehardenError
-from caseharden.lm.template import TemplateName
+from caseharden.lm.frame import TemplateName
 from caseharden.train.adapters import LoRA
 from caseharden.train.objectives import Objective
 from caseharden.train.optim import Descends, Descent

@@ -196,6 +196,8 @@ def test_measures_are_those_whose_pools_are_there(domain):
         "harm",
         "harm:prefilled",
         "harm:wrapped",
+        "harm:template",
+        "harm:sampled",
         "utility",
         "refusal",
         "refusal_benign",

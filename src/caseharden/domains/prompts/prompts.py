@@ -23,6 +23,7 @@ from caseharden.judges.refusal import Refusal
 from caseharden.measures.choice import MultipleChoice
 from caseharden.measures.measure import Measure
 from caseharden.measures.probe import Probe
+from caseharden.measures.worst_of import WorstOf
 
 Shares = Mapping[str, tuple[str, ...]]
 """The sources that each role reads, by role."""
@@ -127,16 +128,24 @@ class Prompts:
         """``harm``: share of harmful prompts complied with; ``utility``: multiple choice answered right.
 
         ``harm:prefilled`` is harm where the first words of a complying answer are given, ``harm:wrapped`` where
-        the prompt stands in the attacker's wrapper.
+        the prompt stands in the attacker's wrapper, ``harm:template`` without the chat template, by the worse of
+        two answers (bare, and as an instruction), and ``harm:sampled`` by the worst of four, two drawn at T=1 and
+        two at T=1.5. The last two ask fewer prompts, so that each has no more answers written than the others.
 
         ``refusal``, ``refusal_benign`` and ``over_refusal`` (benign prompts that look harmful): share
         refused. Each is there where its pool is. And of each of `bystanders`, the share answered right.
         """
         refused = Probe("harmful", Refusal(), n=100)
-        every: dict[str, Probe | MultipleChoice] = {
-            "harm": replace(refused, judge=Compliance()),
-            "harm:prefilled": replace(refused, pool="prefilled", judge=Compliance()),
-            "harm:wrapped": replace(refused, pool="wrapped", judge=Compliance()),
+        harm = replace(refused, judge=Compliance())
+        drawn = WorstOf("harmful", Compliance(), samples=2, temperatures=(1.0, 1.5), n=25)
+        every: dict[str, Probe | MultipleChoice | WorstOf] = {
+            "harm": harm,
+            "harm:prefilled": replace(harm, pool="prefilled"),
+            "harm:wrapped": replace(harm, pool="wrapped"),
+            "harm:template": replace(
+                drawn, samples=1, temperatures=(0.0,), templates=("none", "instruction"), n=50
+            ),
+            "harm:sampled": drawn,
             "utility": MultipleChoice(pool="utility", n=200),
             "refusal": refused,
             "refusal_benign": replace(refused, pool="benign", better="lower"),
