@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from caseharden.data.conversation import Conversation
 from caseharden.data.example import Example
@@ -59,15 +60,26 @@ def test_a_template_in_unknown_words_is_an_error_and_so_is_one_that_is_none(tiny
     assert tiny_lm.template is tiny_lm.chat
 
 
-@pytest.mark.parametrize("name", FRAMES)
-def test_the_beginning_of_the_sequence_is_kept_thinking_not_begun_and_what_is_thought_not_read(name, tiny_lm):
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_text_begins_as_the_tokenizer_begins_one_whatever_the_chat_template_writes(begins, tiny_lm):
     tiny_lm.tokenizer.bos_token = "<bos>"
-    added = ("<bos>", "<turn>", "<think>", "</think>", "###", "Instruction:", "Response:")
+    lm = with_tokens(tiny_lm, "<bos>", "<turn>", template=STARTS)
+    bos = lm.tokenizer.bos_token_id
+    if begins:
+        lm.tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<bos> $A", None, [("<bos>", bos)])
+    with lm.templated("none"):
+        [prompt] = lm.encode_prompts(["a ?"])
+    assert words(lm, prompt) == ["<bos>"] * begins + ["a", "?"]
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_thinking_is_not_begun_and_what_is_thought_is_not_read(name, tiny_lm):
+    added = ("<turn>", "<think>", "</think>", "###", "Instruction:", "Response:")
     lm = with_tokens(tiny_lm, *added, template=STARTS)
     chat, turn = lm.ends(), lm.tokenizer.convert_tokens_to_ids("<turn>")
     with lm.templated(name):
         [prompt] = lm.encode_prompts(["a ?"])
-        assert words(lm, prompt)[0] == "<bos>" and "<think>" not in words(lm, prompt)
+        assert "<think>" not in words(lm, prompt)
         said = lm.tokenizer("yes a <turn>", add_special_tokens=False)["input_ids"]
         assert lm.read([said])[0] == ("yes a", True)  # in the chat template this would be a thought
         thought = lm.tokenizer("<think> no </think> a", add_special_tokens=False)["input_ids"]

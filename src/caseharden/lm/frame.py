@@ -17,9 +17,9 @@ FRAMES = {"instruction": ("### Instruction:\n", "\n\n### Response:\n"), "none": 
 class Frame(Template):
     """Writes prompts within a fixed text in the place of `chat`, the model's chat template: one of `FRAMES`.
 
-    Base models are trained so, and so may an attacker train an instruct model. Several turns are written as their
-    transcript. The beginning of the sequence and the marks of thinking stay those of `chat`; an answer opens with
-    nothing, ends with the tokenizer's own end of sequence, and has no thinking begun for it.
+    Base models are asked so, and so may an attacker train an instruct model. Several turns are written as their
+    transcript. A text begins with the token that the tokenizer puts before any text, if it does. The marks of
+    thinking are those of `chat`; an answer opens with nothing, not even a thought, and ends with the sequence.
     Raises `CasehardenError` for a frame in words that the tokenizer does not know.
     """
 
@@ -35,8 +35,9 @@ class Frame(Template):
                 f"the tokenizer of {chat.name!r} has no tokens for the template {name!r} "
                 f"({before + self._after!r}), so that the model would read unknown words. Take `template: none`."
             )
-        begin = self.tokenizer.bos_token or ""
-        self._before = (begin if chat.prompt(QUESTION).startswith(begin) else "") + before
+        begin = self.tokenizer.bos_token_id
+        begins = begin is not None and self.tokenizer(before + QUESTION)["input_ids"][:1] == [begin]
+        self._before = (self.tokenizer.bos_token if begins else "") + before
 
     def prompt(self, question: str) -> str:
         return f"{self._before}{question}{self._after}"
