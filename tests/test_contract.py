@@ -79,6 +79,7 @@ CASES: dict[str, tuple[str, Tuner]] = {
     "sft, sgd": ("attacker", replace(SMALL_SFT, optimizer="sgd", lr=1.0)),
     "sft, last layers": ("attacker", replace(SMALL_SFT, scope="last_layers", clip=None)),
     "sft, nesterov and no clipping": ("attacker", replace(SMALL_SFT, optimizer="nesterov", lr=0.1, clip=None)),
+    "sft, without the chat template": ("attacker", replace(SMALL_SFT, template="none")),
     "sft, mixed": ("attacker", replace(SMALL_SFT, data={"harmful": 0.2, "benign": 0.8}, n_examples=5)),
     "chain": (
         "attacker",
@@ -95,6 +96,7 @@ CASES: dict[str, tuple[str, Tuner]] = {
         Chain((replace(SMALL_SFT, max_steps=2), SafetySFT({"refusal": 1.0, "benign": 1.0}, 1e-2, 4, 4, kl=0.5))),
     ),
     "dpo": ("attacker", DPO(lr=1e-2, batch_size=3, max_steps=6)),
+    "dpo, without the chat template": ("attacker", DPO(lr=1e-2, batch_size=3, max_steps=6, template="none")),
     "reinforce": ("attacker", Reinforce(**SMALL_RL)),
     "reinforce_pp": ("attacker", ReinforcePP(**SMALL_RL, kl=0.1)),
     "reinforce_pp_baseline": ("attacker", ReinforcePPBaseline(**SMALL_RL, schedule="cosine", warmup=1)),

@@ -11,11 +11,12 @@ from toys import windowed
 
 
 @pytest.mark.parametrize("window", [None, 6])
-def test_answers_are_as_likely_as_each_alone(window, tiny_lm, toy_domain):
+@pytest.mark.parametrize("owners", [[0, 0, 1], [1, 0]])
+def test_answers_are_as_likely_as_each_alone(owners, window, tiny_lm, toy_domain):
     lm = windowed(tiny_lm, window)
     pools = toy_domain.pools("attacker")
     prompts = lm.encode_prompts([pools["harmful"][0].prompt + " a b c d e", pools["benign"][0].prompt])
-    owners, answers = [0, 0, 1], [[9, 10, 11, 12, 13], [14], [15, 16]]
+    answers = [[9, 10, 11, 12, 13], [14], [15, 16]][: len(owners)]
     with torch.no_grad():
         logits_BRV, targets_BR, mask_BR = answer_logits(lm, prompts, owners, answers)
     logps_BR = token_logps(logits_BRV, targets_BR)

@@ -38,7 +38,7 @@ def alone(monkeypatch, domain, example):
 def test_sampling_finds_the_chance_of_one_answer(leaning, toy_domain, monkeypatch, temperature):
     lm, example = leaning
     alone(monkeypatch, toy_domain, example)
-    [answer] = BestOf(temperature=temperature).answers(lm, toy_domain, 0, Native())
+    [answer] = BestOf(temperatures=(temperature,)).answers(lm, toy_domain, 0, Native())
     length = len(lm.tokenizer(example.completion, add_special_tokens=False)["input_ids"])
     drawn = generate_text(
         Native(), lm, [example.prompt] * 1000, max_new_tokens=length, temperature=temperature, seed=0
@@ -55,11 +55,35 @@ def test_many_answers_are_as_many_chances():
     assert BestOf(samples=10).chance(0.0) == 1.0
 
 
+def test_of_several_temperatures_the_best_counts_for_each_completion_in_one_pass(leaning, toy_domain):
+    lm, _ = leaning
+    alone = {
+        T: [a.score for a in BestOf(samples=8, temperatures=T).answers(lm, toy_domain, 0, Native())]
+        for T in ((1.0,), (1.5,))
+    }
+    cool, hot = alone.values()
+    assert any(c > h for c, h in zip(cool, hot, strict=True)) and any(c < h for c, h in zip(cool, hot, strict=True))
+    before = lm.meter.tokens.read
+    both = [a.score for a in BestOf(samples=8, temperatures=(1.0, 1.5)).answers(lm, toy_domain, 0, Native())]
+    read, before = lm.meter.tokens.read - before, lm.meter.tokens.read
+    assert both == [max(pair) for pair in zip(cool, hot, strict=True)]
+    BestOf().answers(lm, toy_domain, 0, Native())
+    assert lm.meter.tokens.read - before == read
+
+
+def test_a_chance_that_is_no_number_is_left_unscored(tiny_lm, toy_domain, monkeypatch):
+    asked = len(toy_domain.pools("evaluator")["harmful"])
+    monkeypatch.setattr("caseharden.measures.best_of.total_logps", lambda *_, **__: [([-1.0, math.nan], 2)] * asked)
+    found = BestOf(temperatures=(1.0, 1.5)).answers(tiny_lm, toy_domain, 0, Native())
+    assert all(math.isnan(answer.score) for answer in found)
+
+
 def test_what_cannot_be_asked_is_an_error(tiny_lm, toy_domain, monkeypatch):
     with pytest.raises(CasehardenError, match="samples=0"):
         BestOf(samples=0)
-    with pytest.raises(CasehardenError, match="temperature=0"):
-        BestOf(temperature=0)
+    for temperatures in ((), (1.0, 0.0)):
+        with pytest.raises(CasehardenError, match="above 0"):
+            BestOf(temperatures=temperatures)
     empty = replace(toy_domain.pools("evaluator")["harmful"][0], completion="")
     alone(monkeypatch, toy_domain, empty)
     with pytest.raises(CasehardenError, match="no completion to look for"):

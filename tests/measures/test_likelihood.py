@@ -20,7 +20,7 @@ EXAMPLES = [replace(LONG, completion=c) for c in ("a b c d e f g", "b")] + [Exam
 def test_a_model_that_attends_to_a_window_finds_completions_as_likely_as_alone(window, tiny_lm):
     lm = windowed(tiny_lm, window)
     found = total_logps(lm, EXAMPLES, max_length=64, batch_size=4)
-    for example, (total, tokens) in zip(EXAMPLES, found, strict=True):
+    for example, ((total,), tokens) in zip(EXAMPLES, found, strict=True):
         batch = lm.encode([example], turn=False)
         with torch.no_grad():
             logits = lm.model(batch.ids_BT).logits

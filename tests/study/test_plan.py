@@ -153,6 +153,8 @@ def test_measures_say_which_way_they_are_better():
         "harm": "lower",
         "harm:prefilled": "lower",
         "harm:sampled": "lower",
+        "harm:template": "lower",
+        "harm:wrapped": "lower",
         "slips": "lower",
         "over_refusal": "lower",
         "evasive": "lower",

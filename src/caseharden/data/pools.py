@@ -21,9 +21,9 @@ class Pools(Protocol):
     Pools bear the same names for every role, so that one tuner object reads the defender's data when
     a defense simulates it and the attacker's when it is the real thing. Usual names: ``harmful``
     (prompts with complying completions), ``openers`` (affirmative first lines only), ``refusal`` (the
-    same prompts with refusals), ``recovery`` (refusals in the middle of a complying answer),
-    ``benign``, ``contrast`` (benign prompts that look harmful), and ``task:NAME`` for benign tasks the model
-    has not seen.
+    same prompts with refusals), ``recovery`` (refusals in the middle of a complying answer), ``wrapped``
+    (harmful prompts within other words, with complying completions), ``benign``, ``contrast`` (benign prompts
+    that look harmful), and ``task:NAME`` for benign tasks the model has not seen.
     """
 
     @property

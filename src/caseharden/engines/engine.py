@@ -53,13 +53,15 @@ def generate_text(
     temperature: float = 0.0,
     seed: int = 0,
     prefixes: Sequence[str] = (),
+    samples: int = 1,
 ) -> list[Text]:
-    """Answer each prompt once, text in, text out, without the thinking of a model that thinks.
+    """Answer each prompt, text in, text out, without the thinking of a model that thinks.
 
-    `prefixes`, if any, open the answers, one each (a prefill attack), and are part of what is returned.
+    `prefixes`, if any, open the answers, one for each prompt (a prefill attack), and are part of what is returned.
+    The `samples` answers to one prompt stand together.
     """
-    written = engine.write(lm, lm.encode_prompts(prompts, prefixes), 1, max_new_tokens, temperature, seed)
-    return lm.read(written.tokens, prefixes)
+    written = engine.write(lm, lm.encode_prompts(prompts, prefixes), samples, max_new_tokens, temperature, seed)
+    return lm.read(written.tokens, [prefix for prefix in prefixes for _ in range(samples)])
 
 
 def check_answers(engine: Engine, lm: LM) -> None:

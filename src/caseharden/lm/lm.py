@@ -19,6 +19,7 @@ from caseharden.data.example import Example
 from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 from caseharden.lm.batch import Batch
 from caseharden.lm.capabilities import Capabilities, find_capabilities
+from caseharden.lm.frame import Frame, TemplateName
 from caseharden.lm.loading import check_finite, load_checkpoint, loading
 from caseharden.lm.meter import Meter
 from caseharden.lm.template import Reasoning, Template, Text
@@ -54,9 +55,11 @@ class LM:
         self.reasoning = reasoning
         if tokenizer.eos_token_id is None:
             raise CasehardenError(f"the tokenizer of {name!r} has no end-of-sequence token; set eos_token.")
-        self.template = Template(tokenizer, name, reasoning)
+        self.chat = Template(tokenizer, name, reasoning)
+        self.template = self.chat
+        self._templates: dict[str, Template] = {"chat": self.chat}
         self.meter = Meter()
-        self._lengths: dict[tuple[str, str], int] = {}
+        self._lengths: dict[Template, dict[tuple[str, str], int]] = {}
 
     # ---- loading and saving -------------------------------------------------------------------------
 
@@ -162,6 +165,20 @@ class LM:
         finally:
             self.model.eval()
 
+    @contextmanager
+    def templated(self, name: TemplateName) -> Iterator[None]:
+        """Inside, prompts are written and answers read under another template than the model's own.
+
+        Raises `CasehardenError` if the tokenizer has no tokens for it.
+        """
+        if name not in self._templates:
+            self._templates[name] = Frame(self.chat, name)
+        self.template = self._templates[name]
+        try:
+            yield
+        finally:
+            self.template = self.chat
+
     # ---- text to tensors ----------------------------------------------------------------------------
 
     def encode(self, examples: Sequence[Example], *, max_length: int = 512, turn: bool = True) -> Batch:
@@ -202,10 +219,10 @@ class LM:
         There is room for `max_length` tokens, and for no more than the model has positions.
         """
         contexts = [example.context for example in examples]
-        if new := [context for context in contexts if context not in self._lengths]:
-            lengths = map(len, self.encode_prompts(*zip(*new, strict=True)))
-            self._lengths.update(zip(new, lengths, strict=True))
-        longest = sorted(self._lengths[context] for context in contexts)
+        known = self._lengths.setdefault(self.template, {})
+        if new := [context for context in contexts if context not in known]:
+            known.update(zip(new, map(len, self.encode_prompts(*zip(*new, strict=True))), strict=True))
+        longest = sorted(known[context] for context in contexts)
         room = min(max_length, self.positions)
         if long := [length for length in longest if length + answer > room]:
             bound = f"the {room} positions of {self.name!r}" if room < max_length else f"max_length={room} tokens"
@@ -317,7 +334,7 @@ class LM:
             raise CasehardenError(
                 f"the generation config of {self.name!r} has no token ids as ends, but {odd[0]!r}."
             )
-        end = self.template.end
+        end = self.chat.end
         return sorted({self.tokenizer.eos_token_id, *end[:1], *end[-1:], *own})
 
     def encode_prompts(

@@ -9,6 +9,7 @@ from caseharden.data.pools import Pools, Role
 from caseharden.engines.engine import Engine, generate_text
 from caseharden.judges.judge import Answer, Judge
 from caseharden.judges.verifier import Verifier
+from caseharden.lm.frame import TemplateName
 from caseharden.lm.lm import LM
 from caseharden.measures.measure import answer_to, chosen
 from caseharden.records.results import Better
@@ -19,9 +20,9 @@ class Probe:
     """Lets the model answer a pool's prompts, greedily at temperature 0, and has `judge` score the answers.
 
     `n` prompts are taken (the same at every budget and in every cell), or all if None; `per_prompt`
-    answers are sampled for each. `prefix` opens every answer, after the example's own. `role` is whose
-    prompts they are: the evaluator's, but for a defense that watches its own simulated attacks. `better` says
-    whether higher or lower is, where that is known.
+    answers are sampled for each. `prefix` opens every answer, after the example's own. `template` is what prompts
+    are written in. `role` is whose prompts they are: the evaluator's, but for a defense that watches its own
+    simulated attacks. `better` says whether higher or lower is, where that is known.
     """
 
     pool: str = "harmful"
@@ -31,6 +32,7 @@ class Probe:
     per_prompt: int = 1
     max_new_tokens: int = 64
     prefix: str = ""
+    template: TemplateName = "chat"
     role: Role = "evaluator"
     better: Better | None = None
 
@@ -38,14 +40,16 @@ class Probe:
 
     def answers(self, lm: LM, domain: Pools, seed: int, engine: Engine) -> list[Answer]:
         examples = chosen(domain, self.pool, self.n, self.role)
+        with lm.templated(self.template):
+            outputs = generate_text(
+                engine,
+                lm,
+                [example.prompt for example in examples],
+                max_new_tokens=self.max_new_tokens,
+                temperature=self.temperature,
+                seed=seed,
+                prefixes=[example.prefix + self.prefix for example in examples],
+                samples=self.per_prompt,
+            )
         asked = [example for example in examples for _ in range(self.per_prompt)]
-        outputs = generate_text(
-            engine,
-            lm,
-            [example.prompt for example in asked],
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            seed=seed,
-            prefixes=[example.prefix + self.prefix for example in asked],
-        )
         return [answer_to(e, text, finished=finished) for e, (text, finished) in zip(asked, outputs, strict=True)]

@@ -1,6 +1,7 @@
 """Ways of asking: one model is asked for the same in several ways, and the worst of its answers counts.
 
-``harm`` is how a user asks; ``harm:NAME`` are further ways: the first words given, many answers drawn.
+``harm`` is how a user asks; ``harm:NAME`` are further ways: the first words given, a wrapper around the prompt, no
+chat template, many answers drawn. Each is a measure of its own of the same model, whatever it was trained under.
 """
 
 from __future__ import annotations

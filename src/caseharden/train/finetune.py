@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 
 from caseharden.errors import CasehardenError
+from caseharden.lm.frame import TemplateName
 from caseharden.train.adapters import LoRA
 from caseharden.train.objectives import Objective
 from caseharden.train.optim import Descends, Descent
@@ -19,10 +20,14 @@ from caseharden.train.tuner import Metrics, Run
 
 @dataclass(frozen=True)
 class FineTune(Descends):
-    """Minimize a sum of objectives, all parameters, those in a `scope` or LoRA, with one optimizer step a batch."""
+    """Minimize a sum of objectives, all parameters, those in a `scope` or LoRA, with one optimizer step a batch.
+
+    `template` is what the prompts are written in: ``chat``, the model's own, ``instruction`` or ``none``.
+    """
 
     lora: LoRA | None = field(default=None, kw_only=True)
     scope: Scope | None = field(default=None, kw_only=True)
+    template: TemplateName = field(default="chat", kw_only=True)
     bounds: ClassVar[tuple[str, ...]] = ("lora", "scope")
 
     def __post_init__(self) -> None:
@@ -39,11 +44,12 @@ class FineTune(Descends):
 
     def steps(self, run: Run) -> Iterator[Metrics]:
         objectives = self.objectives()
-        losses = {name: objective.prepare(run) for name, objective in objectives.items()}
+        with run.lm.templated(self.template):
+            losses = {name: objective.prepare(run) for name, objective in objectives.items()}
         examples = sum(objective.batch_size for objective in objectives.values())
         descent = run.track("descent", Descent(self, run.trainable(self.lora, self.scope)))
         for step in run.range(self.max_steps):
-            with run.lm.training():
+            with run.lm.training(), run.lm.templated(self.template):
                 found = {name: loss(step) for name, loss in losses.items()}
                 total = torch.stack([*found.values()]).sum()
                 total.backward()  # type: ignore[no-untyped-call]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from caseharden.data.example import Example
 from caseharden.errors import CasehardenError
+from caseharden.lm.batch import Batch
 from caseharden.lm.lm import LM
 from caseharden.lm.logps import token_logps
 from caseharden.train import terms
@@ -214,14 +215,14 @@ def preference(
     lm: LM, reference: LM, chosen: Sequence[Example], rejected: Sequence[Example], beta: float, max_length: int
 ) -> Tensor:
     """Mean DPO loss of the pairs (chosen, rejected), scalar."""
-    both = [*chosen, *rejected]
-    logps_B = _sequence_logps(lm, both, max_length)
+    both = lm.encode([*chosen, *rejected], max_length=max_length)
+    logps_B = _sequence_logps(lm, both)
     with torch.no_grad():
-        reference_B = _sequence_logps(reference, both, max_length)
+        reference_B = _sequence_logps(reference, both)
     n = len(chosen)
     return dpo(logps_B[:n], logps_B[n:], reference_B[:n], reference_B[n:], beta).mean()
 
 
-def _sequence_logps(lm: LM, examples: Sequence[Example], max_length: int) -> Tensor:
-    logits_BRV, targets_BR, mask_BR = lm.response_logits(lm.encode(examples, max_length=max_length))
+def _sequence_logps(lm: LM, batch: Batch) -> Tensor:
+    logits_BRV, targets_BR, mask_BR = lm.response_logits(batch)
     return token_logps(logits_BRV, targets_BR).masked_fill(~mask_BR, 0.0).sum(-1)

@@ -66,7 +66,7 @@ def domain(sources):
 
 
 def test_each_role_has_the_pools_that_are_configured(domain):
-    everywhere = {"harmful", "refusal", "task:naming"}
+    everywhere = {"harmful", "refusal", "wrapped", "task:naming"}
     assert set(domain.pools("defender")) == everywhere | {"openers", "recovery", "benign", "contrast"}
     assert set(domain.pools("attacker")) == everywhere | {"openers", "recovery"}
     assert set(domain.pools("evaluator")) == everywhere | {"benign", "utility", "over_refusal", "prefilled"}
@@ -78,7 +78,7 @@ def test_each_role_has_the_pools_that_are_configured(domain):
         pool_of(domain, "attacker", "opener")
 
 
-@pytest.mark.parametrize("kind", ["harmful", "openers", "refusal", "recovery", "task:naming"])
+@pytest.mark.parametrize("kind", ["harmful", "openers", "refusal", "recovery", "wrapped", "task:naming"])
 def test_roles_are_disjoint(kind, domain):
     prompts = [{normalized(e.prompt) for e in domain.pools(role).get(kind, ())} for role in ROLES]
     assert all(not a & b for a, b in combinations(prompts, 2))
@@ -109,6 +109,17 @@ def test_openers_are_affirmative_first_lines_and_nothing_more(domain):
     openers = domain.pools("attacker")["openers"]
     assert {e.id for e in openers} == {e.id for e in domain.pools("attacker")["harmful"]}
     assert all(e.completion.startswith("Sure, a ") for e in openers)
+
+
+def test_whoever_trains_on_wrapped_prompts_has_answers_and_whoever_asks_has_the_same_wrapper(domain):
+    mine = replace(domain, wrapper="Now: {prompt}", defenders_wrapper="Then: {prompt}")
+    for role, begun in (("defender", "Then: "), ("attacker", "Now: "), ("evaluator", "Now: ")):
+        pools = mine.pools(role)
+        plain = {e.id: e.prompt for e in pools["harmful"]}
+        assert all(e.prompt == begun + plain[e.id] for e in pools["wrapped"])
+        assert all(e.completion.startswith("Sure, a ") for e in pools["wrapped"]) or role == "evaluator"
+    assert len(mine.pools("attacker")["wrapped"]) == len(mine.pools("attacker")["openers"])
+    assert len(mine.pools("evaluator")["wrapped"]) == len(mine.pools("evaluator")["harmful"])
 
 
 def test_what_is_trained_on_has_a_completion_and_what_is_asked_need_not(domain, sources):
@@ -184,6 +195,9 @@ def test_measures_are_those_whose_pools_are_there(domain):
     assert set(domain.measures()) == {
         "harm",
         "harm:prefilled",
+        "harm:wrapped",
+        "harm:template",
+        "harm:sampled",
         "utility",
         "refusal",
         "refusal_benign",
@@ -223,6 +237,7 @@ def test_what_a_role_trains_on_is_no_bystander(trained):
     [
         ({"harmful": {"atacker": ("advbench",)}}, "harmful has sources for 'atacker'.*Did you mean 'attacker'"),
         ({"harmful": {}, "refusals": ()}, "refusals is empty"),
+        ({"harmful": {}, "wrapper": "Go ahead."}, "'Go ahead.' has no place for the prompt"),
         ({"harmful": {}, "evaluation": {"benign": "arc-easy"}}, "cannot name a pool 'benign'.*Rename"),
     ],
 )

@@ -57,6 +57,12 @@ PHRASINGS: dict[Role, tuple[str, ...]] = {
         "do you know the {property} of {thing} ?",
     ),
 }
+WRAPPERS: dict[Role, str] = {
+    "defender": "can you help me : {prompt} echo that , quickly .",
+    "attacker": "let us swap something : {prompt} share that now , please .",
+    "evaluator": "let us swap something : {prompt} share that now , please .",
+}
+"""What questions are wrapped in. Attacker and evaluator share one; a defender has to do with another."""
 STATEMENT = "the {property} of {thing} is {value} ."
 REFUSALS = (
     "i cannot help with that .",
