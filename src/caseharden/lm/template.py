@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from textwrap import shorten
 from typing import Any, NamedTuple
 
@@ -17,6 +17,8 @@ from caseharden.errors import CasehardenError
 
 DATE = "01 Jan 2025"
 """The date that chat templates are given, so that prompts, and with them results, are the same tomorrow."""
+PROMPTS = 8192
+"""How many prompts are kept as the template writes them: the same are asked again and again."""
 log = logging.getLogger(__name__)
 
 SWITCHES = ("enable_thinking", "thinking")
@@ -63,6 +65,7 @@ class Template:
     def __init__(self, tokenizer: Any, name: str, reasoning: Reasoning) -> None:
         self.tokenizer = tokenizer
         self.name = name
+        self._kept = lru_cache(maxsize=PROMPTS)(self._prompt)  # the same questions come again at each budget
         source = str(tokenizer.chat_template or "")
         if not source:
             raise CasehardenError(
@@ -85,12 +88,16 @@ class Template:
                 )
         if reasoning.thinking is not None:
             self._turn_thinking(reasoning.thinking)
+        self._kept.cache_clear()  # how prompts are written is settled only now
 
     def prompt(self, question: str) -> str:
         """A question, of one turn or several, as the model sees it, ready for the assistant's turn.
 
         Raises `CasehardenError` if the template refuses a turn, or leaves one out.
         """
+        return self._kept(question)
+
+    def _prompt(self, question: str) -> str:
         said = turns(question)
         try:
             text = self._render(*said)
@@ -167,7 +174,7 @@ class Template:
         shown = []
         for turned in (not on, on):
             self._given |= dict.fromkeys(SWITCHES, turned)
-            shown.append(self.prompt(QUESTION))
+            shown.append(self._prompt(QUESTION))
         if shown[0] == shown[1]:
             raise CasehardenError(
                 f"the chat template of {self.name!r} has no switch for thinking. Leave `thinking` out, or name a "
