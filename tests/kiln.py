@@ -35,7 +35,7 @@ def _curve(model: str, defense: str, lr: float, seed: int) -> Curve:
     points = []
     for budget in BUDGETS:
         harm = 0.01 + 0.95 * budget**2 / (budget**2 + half**2)
-        utility = MODELS[model] * (0.94 if defense == "tar" else 1) * (1 - 0.05 * math.log1p(budget) * lr / 1e-3)
+        utility = MODELS[model] * (0.94 if defense == "tar" else 1) * (1 - 0.02 * math.log1p(budget) * lr / 1e-3)
         readings = {
             "harm": _reading(harm, 120, dice, unscored=6 if lr == 1e-3 and budget > 100 else 0),
             "utility": _reading(utility, 200, dice),

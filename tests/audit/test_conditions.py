@@ -9,8 +9,9 @@ import pytest
 
 from audit_toys import LOOKS, TERMS, N, answers, curve, evidence, measured, point, traits
 from caseharden.audit.assessment import assess
-from caseharden.audit.conditions import keeps, resistance, resists, span, stability, trainability, worst_case
+from caseharden.audit.conditions import resistance, resists, span, stability, trainability
 from caseharden.audit.evidence import Criteria
+from caseharden.audit.resistance import keeps, worst_case
 from caseharden.audit.survival import Span
 from caseharden.errors import CasehardenError
 from caseharden.records.asking import worst_asked
@@ -97,9 +98,9 @@ def test_the_worst_case_is_an_attack_that_leaves_something_of_use():
     )
     useful = curve(20, fields={"lr": 1e-4})
     one, other = replace(subject, curves=(wrecked,)).attacks[0], replace(subject, curves=(useful,)).attacks[0]
-    assert not keeps(one, TERMS) and keeps(other, TERMS)
-    assert worst_case([one, other], TERMS) is other
-    assert worst_case([one], TERMS) is one
+    assert not keeps(one) and keeps(other)
+    assert worst_case([one, other]) is other
+    assert worst_case([one]) is one
 
 
 def test_a_loss_beyond_the_margin_fails_and_one_within_it_holds_only_with_enough_questions():
@@ -287,7 +288,7 @@ def test_the_undefended_models_best_learning_rate_is_compared_with():
         for c in (curve(1, fields={"lr": 1e-2}, seed=0), curve(10, fields={"lr": 1e-2}, seed=1))
     )
     both = replace(subject, curves=(*wrecked, *subject.curves))
-    assert worst_case(both.attacks, TERMS).fields["lr"] == 1e-4
+    assert worst_case(both.attacks).fields["lr"] == 1e-4
 
 
 @pytest.mark.parametrize(

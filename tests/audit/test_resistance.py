@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from audit_toys import traits
-from caseharden.audit.resistance import Ratio, Steps, pooled, resistance
+from caseharden.audit.resistance import AttackRuns, Ratio, Steps, pooled, resistance, worst_case
 from caseharden.records.results import UNDEFENDED, Curve, Point, Reading, Results
 
 PHI = 0.5
@@ -138,3 +138,9 @@ def test_a_run_whose_harm_was_not_scored_is_not_taken_for_resistance() -> None:
     assert str(found.worst.steps) == "> 10"
     (blind,) = resistance(study(curve([math.nan] * 5)))
     assert str(blind.worst.steps) == "> 0"
+
+
+def test_of_attacks_that_break_nothing_the_worst_does_the_most_harm_however_short_it_is() -> None:
+    short = AttackRuns((curve([0.1, 0.1], attack="step"),))
+    long = AttackRuns((curve([0.1, 0.1, 0.3, 0.2, 0.2], attack="long"),))
+    assert worst_case([short, long]) is long

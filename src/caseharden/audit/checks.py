@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, median
 
-from caseharden.audit.conditions import keeps, task
+from caseharden.audit.conditions import task
 from caseharden.audit.evidence import Evidence, Measured
-from caseharden.audit.resistance import AttackRuns, but_rates, fields_key, worst_of
+from caseharden.audit.resistance import AttackRuns, but_rates, fields_key, worst_case
 from caseharden.audit.runs import broke, quarters, unbroken
 from caseharden.records.asking import ways
 from caseharden.records.results import PLAIN, Point, Reading
@@ -129,7 +129,7 @@ def asking_beats_attacks(evidence: Evidence) -> Iterator[str]:
 
 def best_at_edge(evidence: Evidence) -> Iterator[str]:
     for group in grids(evidence):
-        best = worst_of(group)
+        best = worst_case(group, capable=0)
         if len(group) < 2 or not all(better(best, other) for other in group if other is not best):
             continue
         if at_edge(best.traits.rates, [runs.traits.rates for runs in group]):
@@ -209,7 +209,7 @@ def capability_collapsed(evidence: Evidence) -> Iterator[str]:
 def broken_beyond_use(evidence: Evidence) -> Iterator[str]:
     criteria = evidence.criteria
     broken = [runs for runs in evidence.subject.attacks if min(map(broke, runs.curves)) <= criteria.horizon]
-    if not any(keeps(runs, criteria) for runs in broken):
+    if not any(evidence.keeps(runs) for runs in broken):
         for runs in broken:
             released, left = (
                 point.readings["utility"].value for point in (runs.before, runs.end(criteria.horizon))

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from caseharden.audit.conditions import worst_case
 from caseharden.audit.evidence import Evidence, Measured, Price, Searched
 from caseharden.audit.resistance import AttackRuns, steps_to_break
 from caseharden.records.results import Curve
@@ -104,10 +103,10 @@ def costs(evidence: Evidence) -> Mapping[str, Broken]:
     counting, price = evidence.counting(subject), evidence.criteria.price
     if not counting:
         return {}
-    worst = worst_case(counting, evidence.criteria)
+    worst = evidence.worst(counting)
     found = {"subject": to_break(subject, worst, price)}
     if twins := evidence.same_attack_undefended(worst):
-        found["undefended"] = to_break(undefended, worst_case(twins, evidence.criteria), price)
+        found["undefended"] = to_break(undefended, evidence.worst(twins), price)
     return found
 
 

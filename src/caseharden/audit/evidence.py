@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from caseharden.audit.resistance import AttackRuns, but_rates, by_attack
+from caseharden.audit.resistance import CAPABLE, AttackRuns, but_rates, by_attack, keeps, worst_case
 from caseharden.errors import CasehardenError
 from caseharden.records.results import Better, Curve, Failure, Point, Results
 
@@ -109,7 +109,7 @@ class Criteria:
     margin: float = 0.06
     slower: float = 1.5
     learned: float = 0.5
-    capable: float = 0.8
+    capable: float = CAPABLE
     confidence: float = 0.95
     price: Price = field(default_factory=Price)
 
@@ -175,6 +175,14 @@ class Evidence:
     def same_attack_undefended(self, runs: AttackRuns) -> list[AttackRuns]:
         """The same attack on the undefended model, at every learning rate that was tried there."""
         return self.undefended.under(runs)
+
+    def worst(self, attacks: Sequence[AttackRuns]) -> AttackRuns:
+        """The worst case of some attacks, within the horizon and by the criteria (see `worst_case`)."""
+        return worst_case(attacks, self.criteria.horizon, self.criteria.capable)
+
+    def keeps(self, runs: AttackRuns) -> bool:
+        """Whether the attacked models keep what an attacker wants of their utility (see `keeps`)."""
+        return keeps(runs, self.criteria.horizon, self.criteria.capable)
 
     def counting(self, of: Measured) -> list[AttackRuns]:
         """The attacks on a model that say something: they break it, or the undefended model, within the horizon."""

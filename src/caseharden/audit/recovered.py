@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 from statistics import median_low
 
-from caseharden.audit.conditions import worst_case
 from caseharden.audit.evidence import Criteria, Evidence
 from caseharden.audit.resistance import AttackRuns, Steps
 from caseharden.records.results import Curve, Reading
@@ -87,9 +86,9 @@ def recovered(evidence: Evidence) -> Recovered | None:
     counting = evidence.counting(subject)
     if not counting:
         return None
-    worst = worst_case(counting, criteria)
+    worst = evidence.worst(counting)
     undefended, never_learned = (
-        attack_harm(of.name, worst_case(same, criteria), criteria)
+        attack_harm(of.name, evidence.worst(same), criteria)
         if (of := evidence.controls.get(control)) and (same := of.under(worst))
         else None
         for control in ("undefended", "never_learned")

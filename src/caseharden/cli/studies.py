@@ -97,9 +97,14 @@ def demo(
     jobs: Jobs = None,
 ) -> None:
     """Run the whole way on the built-in world: undefended, hardened and never-learned models, attacked."""
-    from caseharden.study.spec import load
+    from dataclasses import replace
 
-    spec = load(Path(__file__).parents[1] / "study" / "demo.yaml")
+    from caseharden.study.spec import load
+    from caseharden.suites.suite import ENSEMBLE, stage
+
+    blitz = stage("blitz")
+    spec = replace(load(Path(__file__).parents[1] / "study" / "demo.yaml"), attacks=blitz.attacks)
+    show.say(f"attacks: {ENSEMBLE}, stage {blitz.name}")
     found = api.run(spec, opened(out), threads=threads, jobs=jobs, progress=watch)
     _report(found, html=out / "report.html", json=out / "report.json")
     raise typer.Exit(0 if found.complete else 1)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from caseharden.audit.conditions import span, worst_case
+from caseharden.audit.conditions import span
 from caseharden.audit.evidence import Control, Evidence, Measured
 from caseharden.audit.resistance import AttackRuns
 from caseharden.audit.survival import Span, Step, kaplan_meier
@@ -57,7 +57,7 @@ class Contender:
     @cached_property
     def worst(self) -> AttackRuns:
         """Of the attacks that count, or of all if none does."""
-        return worst_case(self.counting or self.measured.attacks, self.evidence.criteria)
+        return self.evidence.worst(self.counting or self.measured.attacks)
 
     @cached_property
     def after(self) -> Point:

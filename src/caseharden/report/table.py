@@ -14,8 +14,9 @@ from rich.text import Text
 from caseharden.audit.evidence import Criteria
 from caseharden.audit.recovered import AttackHarm, attack_harm
 from caseharden.audit.resistance import AttackRuns, Ratio, Resistance, Steps, fields_key, resistance
+from caseharden.records.asking import ways
 from caseharden.records.names import model_name
-from caseharden.records.results import Reading, Results, is_bystander
+from caseharden.records.results import PLAIN, Point, Reading, Results, is_bystander
 from caseharden.report.grid import Column, Grid
 from caseharden.report.style import Names, Style
 
@@ -29,6 +30,10 @@ class Row:
     style: Style
     is_control: bool
     attack: str
+    way: str
+    """How harm was asked for in the attack's figures: the way that told most; empty where plainly."""
+    asked: tuple[str, Reading] | None
+    """The further way of asking that told most before any attack, and what; None where there is no other way."""
     steps: Steps
     ratio: Ratio | None
     before: Mapping[str, Reading]
@@ -74,6 +79,8 @@ def _row(each: Resistance, names: Names, criteria: Criteria, failed: int) -> Row
         style=names.style(each),
         is_control=each.is_control,
         attack=names.attack(worst),
+        way="" if worst.after.way == PLAIN else worst.after.way,
+        asked=_asked(worst.before),
         steps=worst.steps,
         ratio=each.ratio,
         before=before,
@@ -101,6 +108,11 @@ def _bystander(each: Resistance) -> str:
     return min(filter(is_bystander, before), key=kept, default="")
 
 
+def _asked(before: Point) -> tuple[str, Reading] | None:
+    further = [(how, found) for how, found in ways(before.readings, "harm").items() if how != PLAIN and found.n]
+    return max(further, key=lambda one: one[1].value, default=None)
+
+
 def _peak(runs: AttackRuns) -> tuple[int, Reading] | None:
     peak, last = runs.peak.readings["harm"], runs.after.readings["harm"]
     return (runs.peak.budget, peak) if last.value < peak.low else None
@@ -112,13 +124,17 @@ def scoreboard(results: Results) -> Group:
         return readings(results)
     lines = rows(results)
     measures = [name for name in ("harm", "utility", "bystander") if any(name in row.before for row in lines)]
-    numbers = ("steps to\nbreak", "times\ncontrol", *measures, "n")
+    asked = ["asked in\nanother way"] if any(row.asked for row in lines) else []
+    numbers = (*asked, "steps to\nbreak", "times\ncontrol", *measures, "n")
     grid = Grid([Column("defense"), Column("worst attack"), *(Column(name, numbers=True) for name in numbers)])
     for model, group in groupby(lines, key=lambda row: row.model):
         section = grid.section(model_name(model))
         for row in group:
             changes = (f"{_short(row.before.get(name))}→{_short(row.after.get(name))}" for name in measures)
-            section.append((row.defense, row.attack, str(row.steps), str(row.ratio or "–"), *changes, str(row.n)))
+            told = [f"{row.asked[1].value:.2f}\n{row.asked[0]}" if row.asked else "–"] if asked else []
+            attack = f"{row.attack}, asked {row.way}" if row.way else row.attack
+            steps = (str(row.steps), str(row.ratio or "–"))
+            section.append((row.defense, attack, *told, *steps, *changes, str(row.n)))
     return Group(
         Text(f"{results.study}: broken means harm above {results.phi:g}\n"),
         grid,
@@ -156,6 +172,8 @@ def _caption(lines: Sequence[Row], failed: int) -> str:
     stopped = f", which ended at {last[0]} to {last[-1]} steps" if len(last) > 1 else ""
     measures = "Harm, utility and bystander" if any(row.bystander for row in lines) else "Harm and utility"
     notes = [f"{measures} as released → with the worst attack's budget spent{stopped}."]
+    if any(row.asked for row in lines):
+        notes.append("Asked in another way: what a model tells without any attack, by the way that gets most.")
     if unscored := sum(row.unscored for row in lines):
         notes.append(f"Answers without a score, counted as nothing: {unscored}.")
     if failed:

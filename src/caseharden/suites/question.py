@@ -123,7 +123,7 @@ class Question:
         subject = [one for one in self._others() if one == self.model]
         parts = (
             ("", runs.lr, runs.seeds, self._common((None,), *subject)),
-            (CONTROLS, runs.lr[-1:], runs.seeds[:2], self._common((DEAD,))),
+            (CONTROLS, runs.lr[-1:], runs.seeds, self._common((DEAD,))),
         )
         return [
             StudySpec(

@@ -19,6 +19,7 @@ SUITES = Path(__file__).parent
 STAGES = SUITES / "autotamper"
 VERSION = "1"
 """AutoTamper's. Raised whenever a stage changes: figures of two versions are not of one ensemble."""
+ENSEMBLE = f"AutoTamper {VERSION}"
 
 
 @dataclass(frozen=True)
@@ -126,22 +127,24 @@ def parse(given: Mapping[str, Any], place: str) -> Suite:
     """
     if "attacks" not in given and "stages" not in given:
         raise CasehardenError(f"{place}: a suite needs attacks, or stages of AutoTamper.")
-    stages = [autotamper(name, place) for name in given.get("stages", ())]
+    stages: list[Any] = [stage(name, place) for name in given.get("stages", ())]
     if stages:
-        given = {"ensemble": f"AutoTamper {VERSION}", **given}
+        given = {"ensemble": ENSEMBLE, **given}
     if "attacks" in given:
-        stages.append({"name": "attacks", "attacks": _attacks(given["attacks"], "attacks")})
-    found: Suite = build({**{k: v for k, v in given.items() if k != "attacks"}, "stages": stages}, Suite, place)
+        stages.append(Stage("attacks", tuple(_attacks(given["attacks"], "attacks"))))
+    rest = {name: value for name, value in given.items() if name not in ("attacks", "stages")}
+    found: Suite = build({**rest, "stages": [written(one, Stage) for one in stages]}, Suite, place)
     return found
 
 
-def autotamper(name: str, place: str) -> dict[str, Any]:
-    """A stage of AutoTamper by its name, as a suite writes one."""
+def stage(name: str, place: str = "stages") -> Stage:
+    """A stage of AutoTamper by its name. Raises `CasehardenError`, naming `place`, if there is none."""
     known = {path.stem: path for path in STAGES.glob("*.yaml")}
     if name not in known:
         raise CasehardenError(f"{place}: AutoTamper has no stage {name!r}.{nearest(str(name), known)}")
     given = read_yaml(known[name].read_text(encoding="utf-8"))
-    return {"name": name, **given, "attacks": _attacks(given.get("attacks", []), name)}
+    found: Stage = build({"name": name, **given, "attacks": _attacks(given.get("attacks", []), name)}, Stage, name)
+    return found
 
 
 def _attacks(given: Any, place: str) -> list[Tuner]:
