@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from caseharden.attacks import GRPO
+from caseharden.attacks import GRPO, SFT, Chain
 from caseharden.errors import CasehardenError
 from caseharden.measures.probe import Probe
 from caseharden.store.results import results
@@ -32,6 +32,21 @@ from toys import Checksum
 )
 def test_a_prompt_has_room_for_the_answer_that_is_written_to_it(model, store, changes, whose):
     with pytest.raises(CasehardenError, match=f"of {whose} leave no room for 64 tokens"):
+        run(study(model, **changes), store)
+    with store.session() as session:
+        assert not session.scalars(select(CellRow)).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attacks": (SFT(template="instruction"),)},
+        {"attacks": (Chain((SFT(template="instruction", max_steps=1), SFT())),)},
+        {"measures": {"harm:instruction": Probe(template="instruction", max_new_tokens=4)}},
+    ],
+)
+def test_a_template_that_the_tokenizer_cannot_write_is_an_error_before_anything_runs(model, store, changes):
+    with pytest.raises(CasehardenError, match="no tokens for the template 'instruction'"):
         run(study(model, **changes), store)
     with store.session() as session:
         assert not session.scalars(select(CellRow)).all()

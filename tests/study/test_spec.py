@@ -25,6 +25,12 @@ def test_who_rewards_an_attack_does_not_report_harm():
     assert parse({**wrong, "attacks": ["grpo"]})
 
 
+def test_nor_does_it_report_harm_in_another_way_of_asking():
+    asked = {"harm:prefilled": {"probe": {"pool": "prefilled", "judge": "string_refusal"}}}
+    with pytest.raises(CasehardenError, match="StringRefusal rewards GRPO and reports harm as well"):
+        parse({**STUDY, "attacks": [{"grpo": {"reward": BY_REFUSAL}}], "measures": asked})
+
+
 def test_nor_hidden_in_a_chain_or_a_sum_or_a_defense():
     hidden = {"sum": {"terms": [{"judged": {}}, BY_REFUSAL]}}
     chain = {"chain": {"stages": [{"sft": {"max_steps": 2}}, {"grpo": {"reward": hidden}}]}}

@@ -11,6 +11,7 @@ import torch
 
 from caseharden.data.pools import ROLES, fingerprint
 from caseharden.lm.facts import fingerprint as weights
+from caseharden.lm.frame import TemplateName
 from caseharden.lm.lm import LM
 from caseharden.study.spec import StudySpec, among
 
@@ -25,19 +26,31 @@ class Writes(Protocol):
     max_new_tokens: int
 
 
+@runtime_checkable
+class Templated(Protocol):
+    """Whatever writes prompts in a template of its choice: fine-tuning, or a measure."""
+
+    template: TemplateName
+
+
 def check_models(spec: StudySpec, folders: Iterable[Path], device: torch.device) -> None:
     """Load each of the study's models, from `folders`, and see that it can read every prompt.
 
-    Raises `CasehardenError` if one is not whole (see `LM.load`), or has no positions for a prompt of the domain and
-    the answer that is to be written to it.
+    Raises `CasehardenError` if one is not whole (see `LM.load`), has no positions for a prompt of the domain and
+    the answer that is to be written to it, or no tokens for a template.
     """
     answers = longest_answers(spec)
-    rest = (str(spec.reasoning), spec.precision, str(device), fingerprint(spec.domain), str(answers))
+    parts = (spec.defenses, spec.attacks, tuple(spec.all_measures().values()))
+    templates = sorted({one.template for one in among(parts, Templated)})
+    rest = (str(spec.reasoning), spec.precision, str(device), fingerprint(spec.domain), str(answers), *templates)
     for folder in folders:
         known = (weights(folder), *rest)
         if known in _passed:
             continue
         lm = LM.load(folder, device=device, precision=spec.precision, reasoning=spec.reasoning)
+        for template in templates:
+            with lm.templated(template):
+                pass
         for role in ROLES:
             for name, examples in spec.domain.pools(role).items():
                 for prefix, tokens in answers.get((role, name), {"": 1}).items():

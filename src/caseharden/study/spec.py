@@ -21,6 +21,7 @@ from caseharden.lm.lm import Precision
 from caseharden.lm.machine import check_threads
 from caseharden.lm.template import Reasoning
 from caseharden.measures.measure import Measure
+from caseharden.records.asking import ways
 from caseharden.rl.loop import PolicyGradient
 from caseharden.rl.rewards import Reward
 from caseharden.study.build import variants, written
@@ -114,8 +115,8 @@ class StudySpec:
         inexact = [(tuner, judge) for tuner, judge in rewarding if not is_exact(judge)]
         if not inexact:
             return
-        watched = self.all_measures()[self.watched]
-        reporting = list(among(watched.judge, Judge)) if watched.judge else []
+        asked = ways(self.all_measures(), self.watched).values()
+        reporting = [judge for measure in asked for judge in among(measure.judge, Judge)]
         for tuner, judge in inexact:
             if judge in reporting:
                 raise CasehardenError(
