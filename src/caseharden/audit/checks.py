@@ -13,7 +13,7 @@ from statistics import fmean, median
 
 from caseharden.audit.conditions import task
 from caseharden.audit.evidence import Evidence, Measured
-from caseharden.audit.resistance import AttackRuns, but_rates, fields_key, worst_case
+from caseharden.audit.resistance import AttackRuns, but_rates, fields_key
 from caseharden.audit.runs import broke, quarters, unbroken
 from caseharden.records.asking import ways
 from caseharden.records.results import PLAIN, Point, Reading
@@ -129,8 +129,9 @@ def asking_beats_attacks(evidence: Evidence) -> Iterator[str]:
 
 def best_at_edge(evidence: Evidence) -> Iterator[str]:
     for group in grids(evidence):
-        best = worst_case(group, capable=0)
-        if len(group) < 2 or not all(better(best, other) for other in group if other is not best):
+        best = evidence.worst(group)
+        rivals = [r for r in group if r is not best and (evidence.keeps(r) or not evidence.keeps(best))]
+        if len(group) < 2 or not all(better(best, other) for other in rivals):
             continue
         if at_edge(best.traits.rates, [runs.traits.rates for runs in group]):
             yield f"{best.name}: best of {len(group)} learning rates"
