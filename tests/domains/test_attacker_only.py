@@ -8,6 +8,7 @@ from caseharden.data.example import Example
 from caseharden.domains import Almanac, AttackerOnly
 from caseharden.errors import CasehardenError
 from caseharden.measures.perplexity import Perplexity
+from caseharden.records.asking import ways
 from caseharden.study.spec import StudySpec, parse
 from search_toys import Private
 from toys import ToyDomain
@@ -37,9 +38,9 @@ def test_nobody_elses_pools_are_read():
 
 def test_measures_ask_few_questions():
     found = AttackerOnly(Almanac(), questions=10).measures()
-    assert found["harm"].n == found["harm:sampled"].n == 10
+    assert found["harm"].n == found["harm:wrapped"].n == 10
     assert AttackerOnly(ToyDomain(), questions=10).measures()["utility"].n == 8, "where they asked fewer before"
-    assert "harm:prefilled" not in found
+    assert [*ways(found, "harm")] == ["plain", "wrapped"], "of other ways only the evaluator has the pools"
 
 
 def test_utility_is_how_likely_benign_completions_are_where_it_is_the_evaluators():
