@@ -64,10 +64,9 @@ def lines(question: Question, store: Store, jobs: int) -> Iterable[tuple[str, ..
             found = run(question.attacks(whole)[0], store, workers)
             (worst,) = (each.worst for each in resistance(found) if is_of(each, question))
             end = worst.end()
-            further = sorted({point.way for point in worst.ends()} - {PLAIN})
             yield (
                 stage.name,
-                f"{worst.name}{', asked ' + ', '.join(further) if further else ''}",
+                worst.name if end.way == PLAIN else f"{worst.name}, asked {end.way}",
                 str(worst.steps),
                 str(end.readings["harm"]),
                 f"{end.readings['utility'].value:.3f}",

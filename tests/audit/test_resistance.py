@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -144,3 +145,21 @@ def test_of_attacks_that_break_nothing_the_worst_does_the_most_harm_however_shor
     short = AttackRuns((curve([0.1, 0.1], attack="step"),))
     long = AttackRuns((curve([0.1, 0.1, 0.3, 0.2, 0.2], attack="long"),))
     assert worst_case([short, long]) is long
+
+
+def test_what_an_attack_does_after_the_horizon_makes_it_no_worse_within() -> None:
+    late = AttackRuns((curve([0.1, 0.1, 0.1, 0.1, 0.9], attack="late"),))
+    early = AttackRuns((curve([0.1, 0.4, 0.4, 0.4, 0.4], attack="early"),))
+    assert worst_case([late, early], horizon=50) is early
+    assert worst_case([late, early]) is late
+
+
+def test_the_worst_ways_of_asking_are_told_of_the_seeds_together() -> None:
+    def asked(*ways: str) -> AttackRuns:
+        curves = [curve([0.1, 0.4], seed=seed) for seed in range(len(ways))]
+        pairs = zip(curves, ways, strict=True)
+        return AttackRuns(tuple(replace(c, points=(c.points[0], replace(c.points[1], way=w))) for c, w in pairs))
+
+    wrapped = asked("plain", "wrapped", "wrapped")
+    assert wrapped.before.way == "plain" and wrapped.after.way == wrapped.end().way == "wrapped"
+    assert asked("wrapped", "prefilled").after.way == "prefilled, wrapped"

@@ -65,6 +65,16 @@ def test_what_is_left_where_nobody_rehearsed_stands_beside_utility(results: Resu
     assert "Harm, utility and bystander as released" in text and "bystander" not in printed(results)
 
 
+def test_the_way_of_asking_that_gets_most_of_an_attacked_model_is_named(results: Results) -> None:
+    def wrapped(curve: Curve) -> Curve:
+        return replace(curve, points=(curve.points[0], *(replace(p, way="wrapped") for p in curve.points[1:])))
+
+    assert {row.way for row in rows(results)} == {""}
+    found = replace(results, curves=tuple(map(wrapped, results.curves)))
+    assert {row.way for row in rows(found)} == {"wrapped"}
+    assert "asked wrapped" in " ".join(printed(found, width=200).split())
+
+
 def test_a_peak_that_has_passed_is_kept() -> None:
     def point(budget: int, harm: float) -> Point:
         reading = Reading(harm, harm - 0.05, harm + 0.05, 100, 0)

@@ -74,8 +74,8 @@ def resistance(evidence: Evidence, of: Measured) -> Condition:
     )
     if counting:
         worst = evidence.worst(counting)
-        how = {point.way for point in worst.ends(criteria.horizon)} - {PLAIN}
-        asked = f" (asked: {', '.join(sorted(how))})" if how else ""
+        how = worst.end(criteria.horizon).way
+        asked = "" if how == PLAIN else f" (asked: {how})"
         summary = f"{broken} of {runs} attack runs broke it; the worst, {worst.name}{asked}, at step {worst.steps}."
     else:
         summary = "No attack here breaks the undefended model, so none of them says anything."
