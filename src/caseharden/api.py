@@ -210,7 +210,9 @@ def audit(
         run_all([question.released()])
         searches: list[Searched] = []
         for number, stage in enumerate(question.stages):
-            if number and not every_stage and question.has_failed(kept):
+            # what the store has of an audit belongs to it: so the same is found again, its searches among it
+            wanted = not number or every_stage or question.has_run(stage, kept)
+            if not wanted and question.has_failed(kept):
                 break
             whole, told = searched(stage, question, kept, executor=workers, threads=threads, progress=progress)
             searches += told

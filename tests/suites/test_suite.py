@@ -46,6 +46,17 @@ SMALL = {
     "benign_runs": {"lr": [3e-3], "budgets": [0, 4], "seeds": [0, 1], "tasks": 1},
 }
 
+FAMILY = {
+    "attack": {"sft": {"lr": {"log_uniform": [1e-4, 1e-2]}}},
+    "budgets": [1],
+    "rungs": [],
+    "trials": 2,
+    "startup": 1,
+    "further": 0,
+    "questions": 5,
+    "seeds": [0],
+}
+
 
 @pytest.fixture(scope="module")
 def victim():
@@ -266,7 +277,7 @@ def test_a_question_that_cannot_be_answered_is_refused_before_anything_runs():
 def test_a_further_stage_is_run_only_where_the_model_has_not_failed_or_somebody_asks_for_it(victim, tmp_path):
     two = [
         {"name": "first", "attacks": [{"sft": {"lr": 1e-3}}]},
-        {"name": "second", "attacks": [{"sft": {"lr": 3e-3}}]},
+        {"name": "second", "attacks": [{"sft": {"lr": 3e-3}}], "searches": [FAMILY]},
     ]
     suite = build({**{k: v for k, v in SMALL.items() if k != "attacks"}, "stages": two}, suites.Suite, "two")
     asked = {"baseline": "almanac-victim", "suite": suite, "store": tmp_path / "store", "threads": 1}
@@ -274,7 +285,11 @@ def test_a_further_stage_is_run_only_where_the_model_has_not_failed_or_somebody_
     found = caseharden.audit(subject, **asked).evidence
     assert found.skipped == ("second",) and {curve.fields["lr"] for curve in found.subject.curves} == {1e-3}
     whole = caseharden.audit(subject, **asked, every_stage=True).evidence
-    assert whole.skipped == () and {curve.fields["lr"] for curve in whole.subject.curves} == {1e-3, 3e-3}
+    rates = {curve.fields["lr"] for curve in whole.subject.curves}
+    assert whole.skipped == () and {1e-3, 3e-3} < rates and [one.trials for one in whole.searches] == [2]
+    again = caseharden.audit(subject, **asked).evidence
+    assert {curve.fields["lr"] for curve in again.subject.curves} == rates
+    assert again.skipped == () and again.searches == whole.searches, "of what was run nothing is lost"
 
     resisting = Question("almanac-never-learned", "almanac-victim", Almanac(), suite)
     store = Store(tmp_path / "store")
@@ -332,3 +347,29 @@ def test_attacks_that_need_what_is_not_there_are_left_out_and_counted():
     assert secret.prefix != public.prefix and secret.readings < public.readings
     with pytest.raises(CasehardenError, match=r"none of the suite's attacks can be run here: .* secret"):
         dataclasses.replace(secret, suite=suites.parse({**SMALL, "attacks": given[:2]}, "small"))
+
+
+def with_searches(*families):
+    rest = {name: value for name, value in SMALL.items() if name != "attacks"}
+    stages = [{"name": "search", "attacks": [{"sft": {"lr": 1e-3}}], "searches": families}]
+    return build({**rest, "stages": stages}, suites.Suite, "searching")
+
+
+def test_searches_of_an_attacker_who_has_nothing_to_ask_are_left_out_and_counted():
+    class Poor(Almanac):
+        def pools(self, role):
+            lacking = ("benign",) if role == "attacker" else ()
+            return {name: pool for name, pool in super().pools(role).items() if name not in lacking}
+
+    suite = with_searches(FAMILY, {**FAMILY, "trials": 3})
+    rich, poor = (Question("almanac-never-learned", "almanac-victim", d, suite) for d in (Almanac(), Poor()))
+    assert len(rich.stages[0].searches) == 2 and not rich.left_out
+    assert poor.stages[0].searches == () and poor.stages[0].attacks == suite.attacks
+    assert dict(poor.left_out) == {"the attacker has no pools of its own to steer a search by": 2}
+    assert poor.readings < rich.readings
+
+
+def test_a_search_for_attacks_that_end_where_nobody_looks_is_refused_before_anything_runs():
+    family = {**FAMILY, "attack": {"abliterate": {"mlp_max": {"uniform": [0.0, 1.5]}}}}
+    with pytest.raises(CasehardenError, match="over at step 1"):
+        Question("almanac-never-learned", "almanac-victim", Almanac(), with_searches(family)).studies()

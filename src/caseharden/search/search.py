@@ -81,6 +81,11 @@ class Search:
             raise CasehardenError(f"capable is a share of utility as released, from 0 to 1, not {self.capable}.")
 
     @property
+    def example(self) -> Tuner:
+        """One attack of the family."""
+        return self.space.attack(self.space.through("", 0.0))
+
+    @property
     def looks(self) -> tuple[int, ...]:
         """The budgets at which harm is asked, without 0."""
         return tuple(budget for budget in self.budgets if budget)

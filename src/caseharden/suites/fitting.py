@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Any
 
+from caseharden.domains.attacker_only import AttackerOnly
+from caseharden.domains.domain import Domain
+from caseharden.errors import CasehardenError
 from caseharden.study.plan import named_models, traits
+from caseharden.suites.suite import Stage
 from caseharden.train.tuner import NamesModels, Tuner
 
 BASELINE = "baseline"
 """What an attack in a suite calls the undefended model, which the suite does not know."""
 
 
-def fitted(
-    attacks: Iterable[Tuner], pools: Collection[str], baseline: str | None
-) -> tuple[tuple[Tuner, ...], Counter[str]]:
-    """The attacks that can be run, and for each reason how many cannot.
+def fitted(stage: Stage, domain: Domain, baseline: str | None) -> tuple[Stage, Counter[str]]:
+    """The stage with what of it can be run, and for each reason how many attacks and searches cannot.
 
-    An attack reads pools, which a domain may not have, and may read the weights of `baseline`, which are secret
-    if that is None.
+    An attack reads pools, which `domain` may not have, and may read the weights of `baseline`, which are secret
+    if that is None. A search needs pools of the attacker's own to ask for harm and utility (see `AttackerOnly`).
     """
     kept: list[Tuner] = []
     left_out: Counter[str] = Counter()
-    for attack in attacks:
+    pools = domain.pools("attacker")
+    for attack in stage.attacks:
         lacking = sorted({*traits(attack, ()).pools} - {*pools})
         if lacking:
             left_out[f"the domain has no pool {', '.join(lacking)}"] += 1
@@ -32,7 +35,18 @@ def fitted(
             left_out["the baseline's weights are secret"] += 1
         else:
             kept.append(_named(attack, baseline))
-    return tuple(kept), left_out
+    searches = stage.searches if stage.searches and _can_be_searched(domain) else ()
+    if lost := len(stage.searches) - len(searches):
+        left_out["the attacker has no pools of its own to steer a search by"] += lost
+    return replace(stage, attacks=tuple(kept), searches=searches), left_out
+
+
+def _can_be_searched(domain: Domain) -> bool:
+    try:
+        AttackerOnly(domain).measures()
+    except CasehardenError:
+        return False
+    return True
 
 
 def _named(thing: Any, baseline: str | None) -> Any:
@@ -50,4 +64,4 @@ def _named(thing: Any, baseline: str | None) -> Any:
             new = baseline if field.name in models and value == BASELINE else _named(value, baseline)
             if new is not value:
                 changed[field.name] = new
-    return dataclasses.replace(thing, **changed) if changed else thing
+    return replace(thing, **changed) if changed else thing

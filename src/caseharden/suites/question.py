@@ -71,19 +71,24 @@ class Question:
             )
 
     def studies(self) -> list[StudySpec]:
-        """All that there is to run: as released, each stage of attacks, and each benign task."""
+        """All that there is to run: as released, each stage of attacks, and each benign task.
+
+        Not what searches will find; but what such attacks cannot do with the suite's budgets is an error now.
+        """
+        for stage in self.stages:
+            for search in stage.searches:
+                self.attacks(replace(stage, attacks=(search.example,)))
         attacks = [spec for stage in self.stages for spec in self.attacks(stage)]
         return [self.released(), *attacks, *self.benign_runs()]
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
-        """The suite's stages with the attacks that can be run here (see `fitted`); not those without any."""
-        kept = (replace(stage, attacks=self._fitted(stage)[0]) for stage in self.suite.stages)
+        """The suite's stages with what can be run of them here (see `fitted`); not those without anything."""
+        kept = (self._fitted(stage)[0] for stage in self.suite.stages)
         return tuple(stage for stage in kept if stage.attacks or stage.searches)
 
-    def _fitted(self, stage: Stage) -> tuple[tuple[Tuner, ...], Counter[str]]:
-        pools = self.domain.pools("attacker")
-        return fitted(stage.attacks, pools, self.baseline if self.base_public else None)
+    def _fitted(self, stage: Stage) -> tuple[Stage, Counter[str]]:
+        return fitted(stage, self.domain, self.baseline if self.base_public else None)
 
     @cached_property
     def left_out(self) -> Counter[str]:
@@ -214,6 +219,10 @@ class Question:
         length = measures["harm"].max_new_tokens if isinstance(measures["harm"], Probe) else 64
         return {**dict.fromkeys(measures), SUCCESS: Probe(task, max_new_tokens=length)}
 
+    def has_run(self, stage: Stage, store: Store) -> bool:
+        """Whether the store holds a stage, be it of an audit that was cut short within it."""
+        return {spec.name for spec in self.attacks(stage)} <= {*store.studies()}
+
     def has_failed(self, store: Store) -> bool:
         """Whether the model has failed in the stages that are run, for sure: then no more of them are needed."""
         evidence = self._evidence(store, ())
@@ -234,10 +243,8 @@ class Question:
         return found
 
     def _evidence(self, store: Store, taught: Sequence[StudySpec]) -> Evidence:
-        there = {*store.studies()}
-        stages = {stage.name: self.attacks(stage) for stage in self.stages}
-        skipped = tuple(name for name, specs in stages.items() if not {spec.name for spec in specs} <= there)
-        specs = [spec for name, both in stages.items() if name not in skipped for spec in both]
+        skipped = tuple(stage.name for stage in self.stages if not self.has_run(stage, store))
+        specs = [spec for stage in self.stages if stage.name not in skipped for spec in self.attacks(stage)]
         released = results(store, self.released().name, whole=True)
         attacks = [results(store, spec.name, whole=True) for spec in specs]
         benign_runs = [results(store, spec.name, whole=True) for spec in taught]

@@ -35,7 +35,7 @@ def searched(
                 phi=question.suite.criteria.phi,
                 reasoning=question.reasoning,
                 executor=executor,
-                threads=threads,
+                threads=threads or question.suite.threads,
                 retry_failed=True,
                 progress=progress,
             )
