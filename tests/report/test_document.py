@@ -18,7 +18,7 @@ from caseharden.audit.evidence import Measured
 from caseharden.certificate.certificate import certificate
 from caseharden.certificate.statement import statement
 from caseharden.report.audit_html import render
-from caseharden.report.document import Judged, document
+from caseharden.report.document import PUBLIC, Judged, document
 from caseharden.report.export import dumped
 from caseharden.report.scorecard import markdown, scorecard
 from kiln import Tags
@@ -62,6 +62,18 @@ def test_every_renderer_says_what_the_document_says(found: Assessment) -> None:
             for part in (one.shown, one.value, one.interval, one.summary, one.power):
                 assert part in shown
     assert doc.limits in text and doc.limits in page
+
+
+def test_every_renderer_names_the_attacks_and_says_early_that_the_baseline_is_public() -> None:
+    told = {"provenance": PROVENANCE, "ensemble": "AutoTamper 7", "base_public": True}
+    found = assess(evidence(measured("hardened", [20, 50, None]), **told))
+    doc = document(found)
+    assert doc.base == PUBLIC
+    page = " ".join(Tags(render(found)).text.split())
+    for shown in (terminal(found), markdown(doc).replace("\\", ""), page):
+        assert "AutoTamper 7" in shown and PUBLIC in shown
+    for shown in (terminal(found), markdown(doc)):
+        assert shown.index(PUBLIC) < shown.index(doc.subject.conditions["resistance"].summary)
 
 
 def test_the_certificate_has_the_same_verdicts_and_numbers(found: Assessment) -> None:

@@ -22,9 +22,10 @@ def scorecard(doc: Document) -> RenderableType:
         )
         section.append((_called(model), *cells))
     lines = [
+        ("the baseline", doc.base),
+        *([("attacks", doc.ensemble)] if doc.ensemble else []),
         *((one.name, f"{one.summary} {one.power}") for one in doc.subject.conditions.values()),
         ("usefulness as released", doc.usefulness),
-        ("the baseline", doc.base),
         *([("how much came back", str(doc.recovered))] if doc.recovered else []),
         *((f"cost to break, {who}", str(cost)) for who, cost in doc.costs.items()),
         *(("searched", str(one)) for one in doc.searches),
