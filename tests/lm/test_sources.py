@@ -27,6 +27,8 @@ def test_fetched_models_go_by_their_hub_id(no_hub, tiny_lm):
     (models.cache() / "someone" / ".fetching-abc").mkdir()
     assert models.fetched() == {"someone/tiny": folder}
     assert models.resolve("someone/tiny") == folder
+    assert models.is_on_hub("someone/tiny"), "anybody can have it, wherever this copy came from"
+    assert not models.is_on_hub(str(folder)) and not models.is_on_hub("almanac-victim")
 
 
 @pytest.mark.parametrize(

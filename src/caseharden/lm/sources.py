@@ -35,8 +35,8 @@ def fetched() -> dict[str, Path]:
 
 
 def is_on_hub(name: str) -> bool:
-    """Whether `resolve` takes a name for a hub id: there anybody can have the model."""
-    return not Path(name).is_dir() and name not in packaged() and name not in fetched()
+    """Whether `resolve` takes a name for a hub id, got from there or not: there anybody can have the model."""
+    return not Path(name).is_dir() and name not in packaged()
 
 
 def resolve(name: str) -> Path:
