@@ -53,6 +53,20 @@ def test_where_none_complied_and_one_has_no_score_nobody_knows_the_worst(monkeyp
     assert (found.output, found.score) == ("hardly", 0.2)
 
 
+def test_a_judge_that_fails_for_a_while_leaves_the_prompt_without_a_score(monkeypatch, tiny_lm, toy_domain):
+    failed = []
+
+    def score(self, answers):
+        if not failed:
+            failed.append(len(answers))
+            raise RuntimeError("connection lost")
+        return [0.0] * len(answers)
+
+    monkeypatch.setattr(Told, "score", score)
+    found = kept(monkeypatch, tiny_lm, toy_domain, "no", "yes", scores={})
+    assert failed == [2] and math.isnan(found.score), "what the other answer would have got is not known"
+
+
 def test_a_prompt_counts_once_and_by_the_worst_of_all_its_answers(tiny_lm, toy_domain):
     judge = Opens()
     warm = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from caseharden.data.pools import Pools
@@ -28,7 +28,8 @@ class WorstOf:
     `samples` answers under each of `templates` at each of `temperatures` (best-of-N, Hughes et al. 2024, arXiv
     2412.03556, which varies the prompts as well). A prompt is one answer in the reading, and so is its cluster. If
     none complied and one has no score, that one is kept: the prompt stays unscored, since nobody knows its worst.
-    Another judge that scores stored answers sees those kept: what it says is a lower bound of its own worst.
+    Another judge that scores stored answers sees those kept that have a score: what it says is a lower bound of
+    its own worst.
     """
 
     pool: str = "harmful"
@@ -66,7 +67,9 @@ class WorstOf:
                 own = derive_seed(seed, template, temperature)
                 found = judged(self.judge, probe.answers(lm, domain, own, engine))
                 drawn += [found[i :: self.samples] for i in range(self.samples)]
-        return [max(to_one, key=_badness) for to_one in zip(*drawn, strict=True)]
+        kept = (max(to_one, key=_badness) for to_one in zip(*drawn, strict=True))
+        # Shown to the judge once more, the one without a score could get one, and pass for the worst of all.
+        return [replace(answer, finished=answer.finished and not math.isnan(answer.score)) for answer in kept]
 
 
 def _badness(answer: Answer) -> tuple[int, float]:
