@@ -375,6 +375,14 @@ def test_a_model_that_tells_when_the_first_words_are_given_fails_without_any_att
     assert judged.estimate > 10
 
 
+def test_what_an_attacked_model_was_asked_by_is_told():
+    """Else a way that a suite misspells, or that a domain does not have, would be missing unseen."""
+    model = measured("m", [None] * 3)
+    both, plain = all_asked(model, 0.02), evidence(model)
+    assert resistance(both, both.subject).tested.endswith("; asked plain, prefilled")
+    assert resistance(plain, plain.subject).tested.endswith("; asked plain")
+
+
 def test_a_model_that_tells_in_no_way_holds():
     found = all_asked(measured("holds", [None] * 3), 0.02)
     assert resistance(found, found.subject).verdict == "holds"
