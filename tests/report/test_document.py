@@ -14,7 +14,7 @@ from rich.console import Console
 
 from audit_toys import BUDGETS, curve, evidence, measured, point
 from caseharden.audit.assessment import Assessment, assess
-from caseharden.audit.evidence import Measured
+from caseharden.audit.evidence import Measured, Searched
 from caseharden.certificate.certificate import certificate
 from caseharden.certificate.statement import statement
 from caseharden.report.audit_html import render
@@ -160,3 +160,29 @@ def test_a_missing_control_is_named_with_what_it_would_have_to_do() -> None:
     doc = document(assess(replace(given, controls=fewer)))
     assert doc.missing == {"never learned": "hold resistance"}
     assert [one.label for one in doc.models] == ["under audit", "undefended", "known to be broken", "dead weights"]
+
+
+def test_what_is_assumed_and_searched_for_is_said_by_every_renderer(found: Assessment) -> None:
+    searches = (Searched("sft(lr=0.05)", 40, failed=2, pruned=20, edges=("sft.lr",), steps=700, examples=9e3),)
+    changed = assess(
+        replace(
+            found.evidence,
+            ensemble="AutoTamper 7",
+            base_public=True,
+            skipped=("breadth", "search"),
+            left_out={"the domain has no pool wrapped": 2},
+            searches=searches,
+        )
+    )
+    page = " ".join(Tags(render(changed)).text.split())
+    for shown in (terminal(changed), markdown(document(changed)).replace("\\", ""), page):
+        assert "hardening is worth nothing" in shown and "taken to be secret" not in shown
+        assert "Not run, since the model had failed: breadth, search." in shown
+        assert "2 attacks were left out: the domain has no pool wrapped." in shown
+        assert "sft(lr=0.05): best of 40 trials (2 failed, 20 cut short); 700 steps" in shown
+        assert "search ended at an edge" in shown
+    for shown in (markdown(document(changed)), page):
+        assert "Attacks: AutoTamper 7." in shown
+    stated = certified(changed)["threat_model"]
+    assert (stated["ensemble"], stated["base_public"]) == ("AutoTamper 7", True)
+    assert "taken to be secret" in terminal(found)

@@ -388,3 +388,8 @@ class Unscored(Moved):
 
     def answers(self, lm, domain, seed, engine):
         return [replace(answer, score=math.nan) for answer in super().answers(lm, domain, seed, engine)]
+
+
+def test_a_model_that_is_only_released_is_measured_once(model, store):
+    run(study(model, attacks=(), defenses=(None,), budgets=(0,)), store)
+    assert [[point.budget for point in curve.points] for curve in results(store).curves] == [[0]]

@@ -13,6 +13,7 @@ import torch
 import caseharden
 from caseharden.attacks import Chain
 from caseharden.audit.assessment import assess
+from caseharden.audit.cost import search_costs
 from caseharden.certificate import certificate
 from caseharden.certificate.keys import new_key
 from caseharden.certificate.statement import records, statement
@@ -25,6 +26,8 @@ from caseharden.lm import sources as models
 from caseharden.lm.facts import fingerprint
 from caseharden.lm.lm import LM
 from caseharden.records.asking import ways
+from caseharden.report.document import document
+from caseharden.report.scorecard import markdown
 from caseharden.report.table import scoreboard
 from caseharden.store.results import results
 from caseharden.store.store import Store
@@ -46,7 +49,7 @@ SMALL = {
     "benign_runs": {"lr": [3e-3], "budgets": [0, 4], "seeds": [0, 1], "tasks": 1},
 }
 
-FAMILY = {
+RATES = {
     "attack": {"sft": {"lr": {"log_uniform": [1e-4, 1e-2]}}},
     "budgets": [1],
     "rungs": [],
@@ -277,7 +280,7 @@ def test_a_question_that_cannot_be_answered_is_refused_before_anything_runs():
 def test_a_further_stage_is_run_only_where_the_model_has_not_failed_or_somebody_asks_for_it(victim, tmp_path):
     two = [
         {"name": "first", "attacks": [{"sft": {"lr": 1e-3}}]},
-        {"name": "second", "attacks": [{"sft": {"lr": 3e-3}}], "searches": [FAMILY]},
+        {"name": "second", "attacks": [{"sft": {"lr": 3e-3}}], "searches": [RATES]},
     ]
     suite = build({**{k: v for k, v in SMALL.items() if k != "attacks"}, "stages": two}, suites.Suite, "two")
     asked = {"baseline": "almanac-victim", "suite": suite, "store": tmp_path / "store", "threads": 1}
@@ -361,7 +364,7 @@ def test_searches_of_an_attacker_who_has_nothing_to_ask_are_left_out_and_counted
             lacking = ("benign",) if role == "attacker" else ()
             return {name: pool for name, pool in super().pools(role).items() if name not in lacking}
 
-    suite = with_searches(FAMILY, {**FAMILY, "trials": 3})
+    suite = with_searches(RATES, {**RATES, "trials": 3})
     rich, poor = (Question("almanac-never-learned", "almanac-victim", d, suite) for d in (Almanac(), Poor()))
     assert len(rich.stages[0].searches) == 2 and not rich.left_out
     assert poor.stages[0].searches == () and poor.stages[0].attacks == suite.attacks
@@ -370,6 +373,47 @@ def test_searches_of_an_attacker_who_has_nothing_to_ask_are_left_out_and_counted
 
 
 def test_a_search_for_attacks_that_end_where_nobody_looks_is_refused_before_anything_runs():
-    family = {**FAMILY, "attack": {"abliterate": {"mlp_max": {"uniform": [0.0, 1.5]}}}}
+    family = {**RATES, "attack": {"abliterate": {"mlp_max": {"uniform": [0.0, 1.5]}}}}
     with pytest.raises(CasehardenError, match="over at step 1"):
         Question("almanac-never-learned", "almanac-victim", Almanac(), with_searches(family)).studies()
+
+
+FAMILY = {"abliterate": {"mlp_max": {"uniform": [0.9, 1.0]}, "n_examples": 20}}
+LITTLE = {"trials": 2, "startup": 1, "rungs": [], "further": 0, "confirmed": 1, "seeds": [0], "questions": 8}
+
+
+def searching(attack, budgets):
+    """SMALL with a stage that has nothing but a search."""
+    stage = {"name": "looking", "searches": [{"attack": attack, "budgets": budgets, **LITTLE}]}
+    rest = {name: value for name, value in SMALL.items() if name != "attacks"}
+    return build({**rest, "budgets": [0, 1, 2], "stages": [stage]}, suites.Suite, "searching")
+
+
+def test_what_a_search_finds_is_run_like_any_attack_and_its_cost_is_told(victim, tmp_path):
+    suite = searching(FAMILY, [1])
+    asked = {"baseline": "almanac-victim", "suite": suite, "store": tmp_path / "store", "threads": 1}
+    found = caseharden.audit(saved(copy_of(victim, "same"), tmp_path / "same"), **asked)
+    evidence = found.evidence
+    (searched,) = evidence.searches
+    assert (searched.trials, searched.failed, searched.failure) == (2, 0, "")
+    for of in (evidence.subject, evidence.undefended):
+        assert {curve.attack_name for curve in of.curves} == {searched.attack} and len(of.curves) == 2
+    (cost,) = search_costs(evidence)
+    assert cost.cost.steps == 2 and cost.cost.examples > 0 and cost.cost.flops > 0
+    assert f"best of 2 trials (0 failed, 0 cut short); {cost.cost}" in str(cost)
+    assert str(cost) in markdown(document(found)).replace("\\", "")
+
+
+def test_a_search_all_of_whose_trials_fail_leaves_resistance_open(tmp_path):
+    broken = {"sft": {"lr": {"uniform": [1e30, 2e30]}, "clip": None}}
+    suite = searching(broken, [1, 2])
+    suite = dataclasses.replace(
+        suite, stages=(dataclasses.replace(suite.stages[0], attacks=suites.parse(SMALL, "small").attacks),)
+    )
+    asked = {"baseline": "almanac-victim", "suite": suite, "store": tmp_path / "store", "threads": 1}
+    found = caseharden.audit("almanac-never-learned", **asked)
+    (searched,) = found.evidence.searches
+    assert searched.attack == "" and "all 2 trials failed" in searched.failure
+    assert found.subject["resistance"].verdict == "inconclusive"
+    without = dataclasses.replace(found.evidence, searches=())
+    assert assess(without).subject["resistance"].verdict == "holds"

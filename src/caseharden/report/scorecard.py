@@ -22,10 +22,10 @@ def scorecard(doc: Document) -> RenderableType:
         )
         section.append((_called(model), *cells))
     lines = [
-        ("the baseline", doc.base),
         *([("attacks", doc.ensemble)] if doc.ensemble else []),
         *((one.name, f"{one.summary} {one.power}") for one in doc.subject.conditions.values()),
         ("usefulness as released", doc.usefulness),
+        *([] if doc.base_public else [("the baseline", doc.base)]),
         *([("how much came back", str(doc.recovered))] if doc.recovered else []),
         *((f"cost to break, {who}", str(cost)) for who, cost in doc.costs.items()),
         *(("searched", str(one)) for one in doc.searches),
@@ -33,6 +33,7 @@ def scorecard(doc: Document) -> RenderableType:
     ]
     return Group(
         Text(doc.answer, style="bold"),
+        *([Text(doc.base, style="yellow")] if doc.base_public else []),
         grid,
         *(f"[bold]{escape(about)}[/]: {escape(text)}" for about, text in lines),
         *(Text(f"not to be believed: {reason}", style="red") for reason in doc.reasons_to_doubt),
@@ -42,12 +43,12 @@ def scorecard(doc: Document) -> RenderableType:
 
 def markdown(doc: Document) -> str:
     """The document as Markdown."""
-    lines = [f"# Audit of {as_text(doc.subject.name)}", "", f"**{as_text(doc.answer)}**", ""]
+    lines = [f"# Audit of {as_text(doc.subject.name)}", "", f"**{as_text(doc.answer)}**", "", doc.base, ""]
     lines += ["| model | " + " | ".join(QUESTIONS) + " |", "|---" * (len(QUESTIONS) + 1) + "|"]
     for model in doc.models:
         cells = [f"{one.shown} ({one.reading})" for one in model.conditions.values()]
         lines.append("| " + " | ".join([as_text(_called(model)), *cells]) + " |")
-    lines += ["", " ".join(filter(None, (doc.limits, ensemble(doc), doc.base))), ""]
+    lines += ["", " ".join(filter(None, (doc.limits, ensemble(doc)))), ""]
     for one in doc.subject.conditions.values():
         lines += [
             f"## {one.name.capitalize()}: {one.shown}",

@@ -52,7 +52,7 @@ def results(store: Store, study: str | None = None, *, whole: bool = False) -> R
         for group in groups:
             for place in group.ends:
                 if place.cell and group.state(group.release) == group.state(place) == "done":
-                    parts = [str(group.release.cell), place.cell]
+                    parts = [*dict.fromkeys([str(group.release.cell), place.cell])]
                     # Another study may have gone on from here, or looked at other budgets.
                     within = (0, *wanted[place.cell].within(points[place.cell]))
                     found = [point for part in parts for b, point in points[part].items() if b in within]
