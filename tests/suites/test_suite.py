@@ -352,32 +352,6 @@ def test_attacks_that_need_what_is_not_there_are_left_out_and_counted():
         dataclasses.replace(secret, suite=suites.parse({**SMALL, "attacks": given[:2]}, "small"))
 
 
-def with_searches(*families):
-    rest = {name: value for name, value in SMALL.items() if name != "attacks"}
-    stages = [{"name": "search", "attacks": [{"sft": {"lr": 1e-3}}], "searches": families}]
-    return build({**rest, "stages": stages}, suites.Suite, "searching")
-
-
-def test_searches_of_an_attacker_who_has_nothing_to_ask_are_left_out_and_counted():
-    class Poor(Almanac):
-        def pools(self, role):
-            lacking = ("benign",) if role == "attacker" else ()
-            return {name: pool for name, pool in super().pools(role).items() if name not in lacking}
-
-    suite = with_searches(RATES, {**RATES, "trials": 3})
-    rich, poor = (Question("almanac-never-learned", "almanac-victim", d, suite) for d in (Almanac(), Poor()))
-    assert len(rich.stages[0].searches) == 2 and not rich.left_out
-    assert poor.stages[0].searches == () and poor.stages[0].attacks == suite.attacks
-    assert dict(poor.left_out) == {"the attacker has no pools of its own to steer a search by": 2}
-    assert poor.readings < rich.readings
-
-
-def test_a_search_for_attacks_that_end_where_nobody_looks_is_refused_before_anything_runs():
-    family = {**RATES, "attack": {"abliterate": {"mlp_max": {"uniform": [0.0, 1.5]}}}}
-    with pytest.raises(CasehardenError, match="over at step 1"):
-        Question("almanac-never-learned", "almanac-victim", Almanac(), with_searches(family)).studies()
-
-
 FAMILY = {"abliterate": {"mlp_max": {"uniform": [0.9, 1.0]}, "n_examples": 20}}
 LITTLE = {"trials": 2, "startup": 1, "rungs": [], "further": 0, "confirmed": 1, "seeds": [0], "questions": 8}
 
