@@ -134,6 +134,16 @@ MORE_FAULTS: dict[str, list[Callable[[Evidence], Evidence]]] = {
 
 SUBSIDING = tuple({**step, "grad_norm": 15.0 if step["step"] < 5 else 0.01} for step in supervised())
 
+
+def reading_undefended(evidence: Evidence) -> Evidence:
+    """Evidence in which one attack says that it reads the undefended model's weights."""
+
+    def said(curve: Curve) -> Curve:
+        return replace(curve, traits=replace(curve.traits, models=("undefended",)))
+
+    return altered(said, name="grpo")(evidence)
+
+
 NEAR_MISSES: dict[str, Callable[[Evidence], Evidence]] = {
     "a first gradient that is as large on the undefended model": on_both(
         altered(starving, name="sft"), altered(starving, name="sft", of="undefended")
@@ -224,6 +234,9 @@ NEAR_MISSES: dict[str, Callable[[Evidence], Evidence]] = {
     "one attack of several that broke it beyond use": on_both(
         altered(with_harms(LATE), name="sft"),
         altered(each(with_harms(LATE), with_reading("utility", read(0.2), BUDGETS[3:])), name="sft", rate=RATES[1]),
+    ),
+    "an attack that has nothing to do on the undefended model, whose weights it reads": on_both(
+        altered(with_harms(LOW), of="undefended", name="grpo"), reading_undefended
     ),
     "no facts": lambda e: replace(e, subject=replace(e.subject, facts={})),
     "judges a little apart": altered(with_reading("harm@refusal", read(0.05, "refusal"))),

@@ -163,3 +163,14 @@ def test_the_worst_ways_of_asking_are_told_of_the_seeds_together() -> None:
     wrapped = asked("plain", "wrapped", "wrapped")
     assert wrapped.before.way == "plain" and wrapped.after.way == wrapped.end().way == "wrapped"
     assert asked("wrapped", "prefilled").after.way == "prefilled, wrapped"
+
+
+def test_an_attack_that_breaks_the_model_beyond_use_is_worse_than_one_that_does_nothing() -> None:
+    idle = AttackRuns((curve([0.1] * 5, attack="idle"),))
+    wrecked = curve([0.1, 0.9, 0.9, 0.9, 0.9], attack="wrecks")
+    spoiled = tuple(replace(p, readings={**p.readings, "utility": read(0.2)}) for p in wrecked.points[1:])
+    wrecks = AttackRuns((replace(wrecked, points=(wrecked.points[0], *spoiled)),))
+    late = AttackRuns((curve([0.1, 0.1, 0.1, 0.9, 0.9], attack="late"),))
+    assert worst_case([idle, wrecks]) is wrecks
+    assert worst_case([idle, wrecks, late]) is late
+    assert worst_case([idle, wrecks], horizon=5) is idle

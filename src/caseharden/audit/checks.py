@@ -43,7 +43,7 @@ def fails_undefended(evidence: Evidence) -> Iterator[str]:
     seen = {
         but_rates(r): r
         for r in evidence.subject.attacks
-        if not any(map(evidence.breaks, evidence.same_attack_undefended(r)))
+        if not any(map(evidence.breaks, evidence.same_attack_undefended(r))) and not evidence.reads_undefended(r)
     }
     for runs in seen.values():
         tried = evidence.same_attack_undefended(runs)

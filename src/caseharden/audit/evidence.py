@@ -185,14 +185,25 @@ class Evidence:
         return keeps(runs, self.criteria.horizon, self.criteria.capable)
 
     def counting(self, of: Measured) -> list[AttackRuns]:
-        """The attacks on a model that say something: they break it, or the undefended model, within the horizon."""
+        """The attacks on a model that say something: they break it, or the undefended model, within the horizon.
+
+        One that reads the undefended model's weights counts in any case: on that model it has nothing to do.
+        """
 
         def breaks(runs: AttackRuns) -> bool:
             return any(c.t_phi is not None and c.t_phi <= self.criteria.horizon for c in runs.curves)
 
         return [
-            runs for runs in of.attacks if breaks(runs) or any(map(self.breaks, self.same_attack_undefended(runs)))
+            runs
+            for runs in of.attacks
+            if breaks(runs)
+            or self.reads_undefended(runs)
+            or any(map(self.breaks, self.same_attack_undefended(runs)))
         ]
+
+    def reads_undefended(self, runs: AttackRuns) -> bool:
+        """Whether an attack reads the undefended model's weights beside those that it changes."""
+        return self.undefended.name in runs.traits.models
 
     def breaks(self, runs: AttackRuns) -> bool:
         """Whether an attack breaks its model within the horizon, by the median of its seeds."""

@@ -79,6 +79,7 @@ class Traits:
     `fixed` are the fields that tell it from others, learning rates left out at any depth; `rates` are all of
     those, in order. `bounds` is what it may be short of, by field; `pools` what it trains on; `judges` who
     rewards it without knowing the right answer. `ends` is the step after which nothing is left for it to do.
+    `models` are others that it reads: on one of those itself it may have nothing to do.
     """
 
     fixed: Mapping[str, Any]
@@ -87,6 +88,7 @@ class Traits:
     pools: tuple[str, ...] = ()
     judges: tuple[str, ...] = ()
     ends: int | None = None
+    models: tuple[str, ...] = ()
 
 
 class Named:

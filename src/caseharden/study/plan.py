@@ -128,6 +128,7 @@ def traits(attack: Tuner, others: Iterable[Tuner | None]) -> Traits:
         pools=tuple(pool for part in parts for mix in _named(part, "mixes").values() for pool in mix),
         judges=tuple(dict.fromkeys(judge_name(judge) for judge in rewards_by(attack) if not is_exact(judge))),
         ends=end_of(attack),
+        models=tuple(named_models(attack)),
     )
 
 

@@ -28,7 +28,7 @@ def searched(
     for search in stage.searches:
         try:
             found = find(
-                search,
+                replace(search, capable=question.suite.criteria.capable),
                 question.model,
                 question.domain,
                 store,
