@@ -16,6 +16,7 @@ from caseharden.attacks import (
     RLOO,
     SFT,
     Abliterate,
+    Bounded,
     Chain,
     Distill,
     DrGRPO,
@@ -95,6 +96,17 @@ CASES: dict[str, tuple[str, Tuner]] = {
         "defender",
         Chain((replace(SMALL_SFT, max_steps=2), SafetySFT({"refusal": 1.0, "benign": 1.0}, 1e-2, 4, 4, kl=0.5))),
     ),
+    "chain, near the original": (
+        "defender",
+        Chain(
+            (
+                replace(SMALL_SFT, max_steps=2),
+                SafetySFT(lr=1e-2, batch_size=4, max_steps=4, hidden=0.5, near_original=True),
+            ),
+            keep_original=True,
+        ),
+    ),
+    "bounded": ("attacker", Bounded(SMALL_SFT, (3, 5))),
     "dpo": ("attacker", DPO(lr=1e-2, batch_size=3, max_steps=6)),
     "dpo, without the chat template": ("attacker", DPO(lr=1e-2, batch_size=3, max_steps=6, template="none")),
     "reinforce": ("attacker", Reinforce(**SMALL_RL)),
@@ -146,6 +158,17 @@ CASES: dict[str, tuple[str, Tuner]] = {
     "patcher, against a scope": (
         "defender",
         replace(SMALL_PATCHER, adversaries=(replace(SMALL_SFT, scope="attention"),)),
+    ),
+    "patcher, against attacks of their own lengths": (
+        "defender",
+        replace(
+            SMALL_PATCHER,
+            adversaries=(SMALL_SFT, Bounded(replace(SMALL_SFT, lora=LoRA(r=2)), (1, 2), 2.0)),
+        ),
+    ),
+    "tar, against attacks of their own lengths": (
+        "defender",
+        replace(SMALL_TAR, adversaries=(SMALL_SFT, Bounded(SMALL_SFT, (1, 2), 2.0))),
     ),
     "patcher, watched population": (
         "defender",

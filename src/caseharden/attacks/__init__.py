@@ -1,6 +1,7 @@
 """Attacks, by the name that a spec file gives them."""
 
 from caseharden.attacks.abliterate import Abliterate
+from caseharden.attacks.bounded import Bounded
 from caseharden.attacks.chain import Chain
 from caseharden.attacks.distill import Distill
 from caseharden.attacks.dpo import DPO
@@ -21,6 +22,7 @@ from caseharden.attacks.weights import Noise, Prune, Quantize, Reparameterize, S
 
 TABLE: dict[str, type] = {
     "abliterate": Abliterate,
+    "bounded": Bounded,
     "chain": Chain,
     "dapo": DAPO,
     "distill": Distill,

@@ -15,10 +15,12 @@ class Chain:
     """Runs each of `stages` to its end, then the next; all steps count towards the budget.
 
     Every stage but the last needs an end of its own (`max_steps`). Adapters of a stage are merged
-    before the next begins.
+    before the next begins. With `keep_original` a copy of the model is kept as it was before the first, for
+    stages that are to stay near it (`near_original`).
     """
 
     stages: tuple[Tuner, ...]
+    keep_original: bool = False
     rates: ClassVar[tuple[str, ...]] = ()
     bounds: ClassVar[tuple[str, ...]] = ()
     mixes: ClassVar[tuple[str, ...]] = ()
@@ -36,6 +38,8 @@ class Chain:
 
     def steps(self, run: Run) -> Iterator[Metrics]:
         stage = run.track("stage", Counter())
+        if self.keep_original:
+            run.reference()
         while stage.value < len(self.stages):
             name = f"stage{stage.value}"
             child = run.child(name)

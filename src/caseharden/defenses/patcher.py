@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 
+from caseharden.attacks.bounded import drawn
 from caseharden.attacks.sft import SFT
 from caseharden.bilevel.attackers import Attacker, Sequential
 from caseharden.bilevel.excursion import Keep
@@ -29,9 +29,9 @@ class Patcher(Descends):
     """Trains safety under long simulated attacks, each reused for many steps.
 
     Wen et al. 2026 (arXiv 2606.07970). The first loop is plain safety fine-tuning. In every other one an
-    adversary runs `attack_steps` from θ, and `defense_steps` follow on α·safe(θ+v) + (1−α)·safe(θ), plus
-    `benign` at θ, with its displacement v frozen. The optimizer's state is reset each loop; `schedule`
-    spans all of them. docs/methods/patcher.md has the departures from the paper.
+    adversary runs `attack_steps` from θ (one that is `Bounded` its own number), and `defense_steps` follow on
+    α·safe(θ+v) + (1−α)·safe(θ), plus `benign` at θ, with its displacement v frozen. The optimizer's state is
+    reset each loop; `schedule` spans all of them. docs/methods/patcher.md has the departures from the paper.
     """
 
     adversaries: tuple[Tuner, ...] = (SFT(lr=1e-4),)
@@ -106,10 +106,10 @@ class Patcher(Descends):
 
     def attack(self, run: Run, launched: int) -> SimulatedAttack:
         """Simulate one attack on the θ of step `launched`, by an adversary drawn for it; or the random control."""
-        adversary = random.Random(run.seed_for("adversary", launched)).choice(self.adversaries)
+        adversary, length = drawn(self.adversaries, run.seed_for("adversary", launched), self.attack_steps)
         watch, number = self.watch, launched // self.defense_steps
         observe = (lambda adversary_run: watch.observe(number, adversary_run)) if watch else None
-        found = simulate(run, launched, adversary, self.attack_steps, keep=self.keep, observe=observe)
+        found = simulate(run, launched, adversary, length, keep=self.keep, observe=observe)
         if self.random_vector:
             found.vector = found.vector.random_like(run.seed_for("random", launched))
         return found

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 
+from caseharden.attacks.bounded import drawn
 from caseharden.attacks.sft import SFT
 from caseharden.bilevel.excursion import Keep, excursion, trajectory
 from caseharden.bilevel.watch import Watch
@@ -55,13 +55,15 @@ class TAR(Descends):
         tamper, retain = self.tamper.prepare(held_out), self.retain.prepare(run)
         parameters = run.trainable()
         descent = run.track("descent", Descent(self, parameters))
-        weights = self.checkpoint_weights()
         for step in run.range(self.max_steps):
             metrics: Metrics = {}
-            adversary = random.Random(run.seed_for("adversary", step)).choice(self.adversaries)  # from A_train
+            adversary, length = drawn(
+                self.adversaries, run.seed_for("adversary", step), self.inner_steps
+            )  # A_train
+            weights = self.checkpoint_weights(length)
             g_TR = [torch.zeros_like(p) for p in parameters]
             with excursion(theirs, step, keep=self.keep) as adversary_run:
-                for k, _ in trajectory(adversary_run, adversary, self.inner_steps, weights):
+                for k, _ in trajectory(adversary_run, adversary, length, weights):
                     metrics[f"tamper_{k}"], g_k = gradient(tamper, step, parameters)
                     add(g_TR, g_k, self.tamper_weight * weights[k])  # ∇ at θ'_k, applied to θ as it is
                     del g_k  # not kept through the adversary's next steps
@@ -74,8 +76,15 @@ class TAR(Descends):
             yield metrics | descent.step(g)
             del g, g_TR  # not kept through the next excursion
 
-    def checkpoint_weights(self) -> dict[int, float]:
-        """w_k of each checkpoint, by its step, summing to 1: later ones count for more."""
-        ks = range(self.checkpoint_every, self.inner_steps + 1, self.checkpoint_every)
+    def checkpoint_weights(self, length: int | None = None) -> dict[int, float]:
+        """w_k of each checkpoint, by its step, summing to 1: later ones count for more.
+
+        An adversary of another `length` than `inner_steps` is looked at as often, and at its end.
+        """
+        length = length or self.inner_steps
+        number = self.inner_steps // self.checkpoint_every
+        ks = sorted(
+            {max(1, round(length * self.checkpoint_every * i / self.inner_steps)) for i in range(1, number + 1)}
+        )
         raw = torch.exp(self.checkpoint_decay * torch.tensor([float(k) for k in ks]))
         return dict(zip(ks, (raw / raw.sum()).tolist(), strict=True))

@@ -82,13 +82,15 @@ class Imitate(SumOfTerms):
     """Imitate completions (cross-entropy), optionally near the released model. Patcher's L_safe.
 
     `over` is the cross-entropy's mean, and the KL's. `kl` weighs KL(released ‖ trained) on the tokens of examples
-    that are not refusals, `hidden` the mean distance of hidden states to the released model's on all.
+    that are not refusals, `hidden` the mean distance of hidden states to the released model's on all. With
+    `near_original` the released model is that before the first stage of a chain, not before this one.
     """
 
     data: Mapping[str, float] = field(default_factory=lambda: {"refusal": 1.0})
     over: Reduction = "sequence"
     kl: float = 0.0
     hidden: float = 0.0
+    near_original: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,6 +105,9 @@ class Imitate(SumOfTerms):
         if self.hidden > 0:
             found.append(terms.near_in_states(self.hidden))
         return found
+
+    def reference(self, run: Run) -> LM:
+        return run.original() if self.near_original else run.reference()
 
 
 @dataclass(frozen=True)

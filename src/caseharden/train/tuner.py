@@ -114,6 +114,7 @@ class Run:
         self.share = share
         self.engine: Engine = engine or Native()
         self.step = 0
+        self.parent: Run | None = None
         self._tracked: dict[str, Any] = {}
         self._pending: dict[str, Any] = {}
 
@@ -194,6 +195,17 @@ class Run:
             self.track("reference", self.lm.frozen_copy())
         return cast(LM, self._tracked["reference"])
 
+    def original(self) -> LM:
+        """A frozen copy of the model as it stood before the first stage of the chain that this run is a stage of.
+
+        Raises `CasehardenError` unless the chain has kept it. Of a run that is no stage, its `reference`.
+        """
+        if self.parent is None:
+            return self.reference()
+        if "reference" not in self.parent._tracked:
+            raise CasehardenError("a stage is to stay near the original model. Give the chain keep_original: true.")
+        return self.parent.reference()
+
     def other(self, name: str) -> LM:
         """Another model, called `name` as in a spec, frozen, on this one's device; tokens count with this one's.
 
@@ -217,7 +229,9 @@ class Run:
 
     def child(self, name: str) -> Run:
         """A run on the same model, data and role with seeds and steps of its own, saved with this one."""
-        return self.track(name, self.afresh("child", name))
+        child = self.track(name, self.afresh("child", name))
+        child.parent = self
+        return child
 
     def afresh(self, *purpose: object) -> Run:
         """A run on the same model, data, role and engine with seeds and steps of its own, and nothing tracked."""
