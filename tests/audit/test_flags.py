@@ -207,6 +207,16 @@ NEAR_MISSES: dict[str, Callable[[Evidence], Evidence]] = {
     "no log at all": altered(with_log(())),
     "most groups tied, not all": altered(with_steps(reward_variance=1e-4), name="grpo"),
     "the best rate inside": altered(with_harms(MIDDLE), name="sft", rate=RATES[1]),
+    "nothing broken at the edge, and all other rates wreck the model": on_both(
+        *(
+            altered(
+                each(with_harms((0.02, 0.03, *LOW[2:])), with_reading("utility", read(0.2), BUDGETS[1:-1])),
+                name="sft",
+                rate=rate,
+            )
+            for rate in RATES[1:]
+        )
+    ),
     "a tie at the edge": on_both(
         altered(with_harms(LATE), name="sft", rate=RATES[0]), altered(with_harms(LATE), name="sft", rate=RATES[1])
     ),

@@ -130,7 +130,8 @@ def asking_beats_attacks(evidence: Evidence) -> Iterator[str]:
 def best_at_edge(evidence: Evidence) -> Iterator[str]:
     for group in grids(evidence):
         best = evidence.worst(group)
-        rivals = [r for r in group if r is not best and (evidence.keeps(r) or not evidence.keeps(best))]
+        others = [runs for runs in group if runs is not best]
+        rivals = [runs for runs in others if evidence.keeps(runs)] or others
         if len(group) < 2 or not all(better(best, other) for other in rivals):
             continue
         if at_edge(best.traits.rates, [runs.traits.rates for runs in group]):
