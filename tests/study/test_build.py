@@ -43,7 +43,13 @@ def test_a_spec_survives_writing_in_short_and_in_full():
 @pytest.mark.parametrize("name", {**attacks.TABLE, **defenses.TABLE})
 def test_every_tuner_of_the_tables_survives_writing(name):
     stages = [{"sft": {"max_steps": 3}}, "sft"]
-    needs = {"chain": {"stages": stages}, "distill": {"teacher": "x"}, "strip": {"base": "x"}}
+    bounded = {"attack": "sft", "steps_between": [2, 4]}
+    needs = {
+        "bounded": bounded,
+        "chain": {"stages": stages},
+        "distill": {"teacher": "x"},
+        "strip": {"base": "x"},
+    }
     tuner = build.build({name: needs.get(name)}, Tuner, "here")
     full = build.written(tuner, Tuner)
     assert [full] == [name] or list(full) == [name]  # a tuner without fields is its name alone
