@@ -24,7 +24,7 @@ COLUMNS = 3
 PANEL = (2.35, 1.95)
 """Width and height of one panel, in inches: three fill a two-column page."""
 DPI = 300
-TITLE = 40
+TITLE = 34
 """Characters of a line of a panel's title, as wide as the panel."""
 THINNER = 0.6
 """Of a line's width on the page, in points for its pixels."""
