@@ -83,6 +83,12 @@ def saved(lm: LM, folder):
 
 
 @pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """The folder of a store that audits share, so that their controls are measured once."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="module")
 def audited(tmp_path_factory, victim):
     """A model of noise, audited; its question, the store, and what was found."""
     root = tmp_path_factory.mktemp("audit")
@@ -277,13 +283,13 @@ def test_a_question_that_cannot_be_answered_is_refused_before_anything_runs():
         Question("m", "almanac-victim", Taskless(), small)
 
 
-def test_a_further_stage_is_run_only_where_the_model_has_not_failed_or_somebody_asks_for_it(victim, tmp_path):
+def test_a_further_stage_is_run_only_where_the_model_has_not_failed_or_somebody_asks(victim, shared, tmp_path):
     two = [
         {"name": "first", "attacks": [{"sft": {"lr": 1e-3}}]},
         {"name": "second", "attacks": [{"sft": {"lr": 3e-3}}], "searches": [RATES]},
     ]
     suite = build({**{k: v for k, v in SMALL.items() if k != "attacks"}, "stages": two}, suites.Suite, "two")
-    asked = {"baseline": "almanac-victim", "suite": suite, "store": tmp_path / "store", "threads": 1}
+    asked = {"baseline": "almanac-victim", "suite": suite, "store": shared, "threads": 1}
     subject = saved(copy_of(victim, "same"), tmp_path / "same")
     found = caseharden.audit(subject, **asked).evidence
     assert found.skipped == ("second",) and {curve.fields["lr"] for curve in found.subject.curves} == {1e-3}
@@ -295,7 +301,7 @@ def test_a_further_stage_is_run_only_where_the_model_has_not_failed_or_somebody_
     assert again.skipped == () and again.searches == whole.searches, "of what was run nothing is lost"
 
     resisting = Question("almanac-never-learned", "almanac-victim", Almanac(), suite)
-    store = Store(tmp_path / "store")
+    store = Store(shared)
     for spec in [resisting.released(), *resisting.attacks(suite.stages[0]), *resisting.benign_runs()]:
         list(run_study(spec, store, threads=1))
     assert not resisting.has_failed(store)
@@ -363,9 +369,9 @@ def searching(attack, budgets):
     return build({**rest, "budgets": [0, 1, 2], "stages": [stage]}, suites.Suite, "searching")
 
 
-def test_what_a_search_finds_is_run_like_any_attack_and_its_cost_is_told(victim, tmp_path):
+def test_what_a_search_finds_is_run_like_any_attack_and_its_cost_is_told(victim, shared, tmp_path):
     suite = searching(FAMILY, [1])
-    asked = {"baseline": "almanac-victim", "suite": suite, "store": tmp_path / "store", "threads": 1}
+    asked = {"baseline": "almanac-victim", "suite": suite, "store": shared, "threads": 1}
     found = caseharden.audit(saved(copy_of(victim, "same"), tmp_path / "same"), **asked)
     evidence = found.evidence
     (searched,) = evidence.searches
@@ -378,13 +384,13 @@ def test_what_a_search_finds_is_run_like_any_attack_and_its_cost_is_told(victim,
     assert str(cost) in markdown(document(found)).replace("\\", "")
 
 
-def test_a_search_all_of_whose_trials_fail_leaves_resistance_open(tmp_path):
+def test_a_search_all_of_whose_trials_fail_leaves_resistance_open(shared):
     broken = {"sft": {"lr": {"uniform": [1e30, 2e30]}, "clip": None}}
     suite = searching(broken, [1, 2])
     suite = dataclasses.replace(
         suite, stages=(dataclasses.replace(suite.stages[0], attacks=suites.parse(SMALL, "small").attacks),)
     )
-    asked = {"baseline": "almanac-victim", "suite": suite, "store": tmp_path / "store", "threads": 1}
+    asked = {"baseline": "almanac-victim", "suite": suite, "store": shared, "threads": 1}
     found = caseharden.audit("almanac-never-learned", **asked)
     (searched,) = found.evidence.searches
     assert searched.attack == "" and "all 2 trials failed" in searched.failure
