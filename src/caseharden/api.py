@@ -1,4 +1,4 @@
-"""Load, harden, attack and audit a model, each in one call: from Python, and behind the commands."""
+"""Load, harden, attack and audit a model, or search for an attack, each in one call: what the commands do."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # heavy: what a function needs it imports when it runs
     from caseharden.lm.lm import LM, Precision
     from caseharden.lm.template import Reasoning
     from caseharden.records.results import Results
+    from caseharden.search.search import Found, Search
     from caseharden.store.store import Store
     from caseharden.study.run import Event
     from caseharden.study.spec import StudySpec
@@ -151,6 +152,49 @@ def attack(
     common = {"name": "attack", "models": [os.fspath(model)], "domain": domain, "reasoning": reasoning or {}}
     spec = parse({**common, "attacks": [attack], "budgets": sorted({0, *budgets}), "seeds": [*seeds]})
     return run(_under_its_own_name(spec), Store(Path(store)), threads=threads, jobs=jobs, progress=progress)
+
+
+def find_attack(
+    model: Model,
+    search: Search | Mapping[str, Any],
+    *,
+    domain: Domain | Written = "almanac",
+    reasoning: Reasoning | Mapping[str, Any] | None = None,
+    store: Path | str = "out/search",
+    threads: int | None = None,
+    jobs: int | None = 1,
+    retry_failed: bool = True,
+    progress: Progress | None = None,
+) -> Found:
+    """Search for the attack of a family that is strongest on a model, by the attacker's own data alone.
+
+    `search` is a `Search`, or its fields as a file says them: ``{"attack": {"sft": {"lr": {"log_uniform": [1e-5,
+    1e-2]}}}, "trials": 20}``. Trials are cells in `store`, `jobs` at a time (see `run`), so that the same search
+    again goes on where it was. What the evaluator's data say of what was found, ``attack(model, found.attack)``
+    tells. Raises `CasehardenError` if all trials failed.
+    """
+    from caseharden.domains.domain import Domain
+    from caseharden.lm.template import Reasoning
+    from caseharden.search.search import Search, find, study
+    from caseharden.store.store import Store
+    from caseharden.study.build import build
+    from caseharden.study.jobs import executor
+
+    asked = search if isinstance(search, Search) else build(search, Search, "")
+    threat, thinking = build(domain, Domain, "domain"), build(reasoning or {}, Reasoning, "reasoning")
+    spec = study(asked, os.fspath(model), threat, reasoning=thinking)
+    with closing(executor([spec], jobs, threads, to_come=asked.round)) as workers:
+        return find(
+            asked,
+            os.fspath(model),
+            threat,
+            Store(Path(store)),
+            reasoning=thinking,
+            executor=workers,
+            threads=threads,
+            retry_failed=retry_failed,
+            progress=progress or _warn_of_failures,
+        )
 
 
 def audit(

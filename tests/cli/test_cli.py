@@ -14,6 +14,7 @@ from caseharden.lm.facts import fingerprint
 from caseharden.lm.template import Reasoning
 from caseharden.report.model_card import BEGIN, END, NONE_YET
 from caseharden.study.build import build
+from caseharden.study.spec import read_yaml
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -114,15 +115,48 @@ def test_harden_writes_a_model_that_can_be_attacked(command, spec, tmp_path):
     assert "harm" in said
 
 
+FAMILY = """
+attack: {abliterate: {mlp_max: {uniform: [0.5, 1.5]}, direction: {choice: [null, 0.5]}}}
+budgets: [1]
+rungs: []
+trials: 3
+seeds: [0]
+further: 0
+"""
+
+
+def test_a_search_writes_an_attack_that_can_be_made(command, spec, tmp_path):
+    (tmp_path / "family.yaml").write_text(FAMILY)
+    (tmp_path / "toy-domain.yaml").write_text("toys:ToyDomain\n")
+    status, said = command("search", "tiny", "family.yaml", "--domain", "toy-domain.yaml", "--output", "it.yaml")
+    assert status == 0, said
+    words = " ".join(said.split())
+    assert "attack abliterate(" in words and "wrote it.yaml" in words
+    assert "trials 3, of which 0 ended early and 0 failed" in words and "cost 3 steps, " in words
+    assert {*read_yaml((tmp_path / "it.yaml").read_text())} == {"abliterate"}
+    again = command("search", "tiny", "family.yaml", "--domain", "toys:ToyDomain", "--output", "-")[1]
+    assert "done" not in again and "abliterate:" in again
+    status, said = command("attack", "tiny", "it.yaml", "--domain", "toy-domain.yaml", "--budgets", 1)
+    assert status == 0, said
+
+
+def test_a_search_of_which_all_trials_fail_says_why(command, spec, tmp_path):
+    family = "{attack: {sft: {lr: {uniform: [1e+30, 2e+30]}}}, budgets: [2], rungs: [], trials: 2, further: 0}"
+    status, said = command("search", "tiny", family, "--domain", "toys:ToyDomain")
+    assert status == 2 and "all 2 trials failed" in said and "Traceback" not in said
+
+
 @pytest.mark.parametrize(("option", "thinking"), [([], None), (["--thinking"], True), (["--no-thinking"], False)])
 @pytest.mark.parametrize(
-    "words", ["harden tiny sft --output hard", "attack tiny sft", "audit tiny --baseline tiny"]
+    "words",
+    ["harden tiny sft --output hard", "attack tiny sft", "audit tiny --baseline tiny", "search tiny family"],
 )
 def test_thinking_is_turned_on_or_off_or_left_to_the_template(command, monkeypatch, words, option, thinking):
     def asked(*models, reasoning, **rest):
         raise CasehardenError(str(build(reasoning, Reasoning, "reasoning")))
 
-    monkeypatch.setattr(caseharden.api, words.split()[0], asked)
+    behind = {"search": "find_attack"}
+    monkeypatch.setattr(caseharden.api, behind.get(name := words.split()[0], name), asked)
     status, said = command(*words.split(), *option)
     assert status == 2 and f"thinking={thinking}," in said
 
@@ -137,6 +171,9 @@ def test_thinking_is_turned_on_or_off_or_left_to_the_template(command, monkeypat
         (("attack", "no-such-model", "sft", "--domain", "toys:ToyDomain"), "there is no model 'no-such-model'"),
         (("attack", "tiny", "sft", "--domain", "toys:ToyDomain", "--budgets", "ten"), "--budgets: expected"),
         (("--data-dir", "nowhere", "list"), "there is no folder nowhere"),
+        (("attack", "tiny", "absent.yaml"), "cannot read absent.yaml: [Errno 2]"),
+        (("search", "tiny", "{attack: sft}"), "attack: there is nothing to search"),
+        (("search", "tiny", "{attack: sft, trails: 3}"), "no field 'trails'. Did you mean 'trials'?"),
     ],
 )
 def test_mistakes_give_a_message_and_status_2(command, spec, tmp_path, words, said):

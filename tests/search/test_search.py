@@ -6,15 +6,17 @@ import json
 import pytest
 
 from caseharden.domains.attacker_only import AttackerOnly
+from caseharden.domains.prompts.prompts import Prompts
 from caseharden.errors import CasehardenError
 from caseharden.executors.executor import Came, Ended
 from caseharden.judges.judge import NAN
+from caseharden.measures.probe import Probe
 from caseharden.search import search as searching
 from caseharden.search.search import Search, SearchFailed, find
 from caseharden.store.store import Store
 from caseharden.study.build import build, written
 from search_toys import Planted, Private, Read
-from toys import ToyDomain
+from toys import Opens, ToyDomain
 
 X = "search_toys:Planted.x"
 
@@ -214,8 +216,50 @@ def test_an_attack_that_ends_before_the_last_budget_is_a_failure_that_says_so(mo
     assert all("before the last budget" in reason for reason in found.failures)
 
 
+def test_a_search_measures_otherwise_if_it_says_so(model, store):
+    measures = {"utility": Read(1, "benign", n=2), "harm:softly": Read(0, "harmful", n=1)}
+    asked = search(measures=measures, precision="bfloat16")
+    spec = searching.study(asked, model, Private())
+    assert spec.all_measures() == {"harm": Read(0, "harmful"), **measures}
+    assert spec.precision == "bfloat16"
+    assert find(asked, model, Private(), store).utility.n == 2
+
+
+def test_a_search_asks_nothing_that_the_attacker_has_not(model):
+    with pytest.raises(CasehardenError, match=r"utility asks the pool 'utilty'.*Did you mean 'utility'\?"):
+        searching.study(search(measures={"utility": Read(1, "utilty")}), model, Private())
+
+
+def test_a_search_goes_by_prompts_of_the_attackers_own(tiny_lm, tmp_path, store):
+    tiny_lm.save(tmp_path / "tiny")
+    letters = "abcdefghijklmnop"
+    for name, ending in (("harmful", "?"), ("benign", ".")):
+        rows = [
+            {"prompt": f"{a} {b} {ending}", "completion": f"{b} {a} ."} for a in letters for b in letters if a < b
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    shares = {
+        name: {role: (str(tmp_path / f"{name}.jsonl"),) for role in ("attacker", "evaluator")}
+        for name in ("harmful", "benign")
+    }
+    domain = Prompts(**shares, contrast={}, evaluation={}, overlap="drop")
+    harm = Probe("harmful", Opens(), n=8, max_new_tokens=2)
+    space = {"mlp_max": {"uniform": [0.0, 1.5]}}
+    asked = {"budgets": (1,), "rungs": (), "trials": 3, "seeds": (0,), "further": 0, "questions": 6}
+    others = dict.fromkeys(("harm:wrapped", "harm:template", "harm:sampled"))
+    found = find(
+        Search({"abliterate": space}, **asked, measures={"harm": harm, **others}),
+        str(tmp_path / "tiny"),
+        domain,
+        store,
+    )
+    assert (found.trials, found.failed, found.harm.n, found.utility.n) == (3, 0, 8, 6)
+    theirs = {example.id for example in domain.pools("attacker")["harmful"]}
+    assert {*found.at.answers["harm"].items} <= theirs
+
+
 def test_a_search_can_be_written_and_read(model):
-    given = search(rungs=(1,))
+    given = search(rungs=(1,), measures={"utility": Read(1, "benign")}, precision="float32")
     assert build(json.loads(json.dumps(written(given, Search))), Search, "search") == given
     assert build({"attack": given.attack}, Search, "search").trials == 40
 

@@ -76,6 +76,7 @@ def audit(
         raise CasehardenError(f"--certificate {certificate}: its card is written beside it. Name a file.")
     signer = load_key(key) if key else None
     console = show.console_beside(json, markdown, html)
+    domain = studies.written_in(domain)
     found = api.audit(
         model,
         baseline,

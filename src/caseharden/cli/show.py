@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ from caseharden.records.results import Results
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from caseharden.search.search import Found
     from caseharden.study.run import Event
 
 MARKS = {"done": "[green]done[/]", "failed": "[red]failed[/]", "blocked": "[yellow]blocked[/]"}
@@ -98,13 +100,39 @@ def describe(labels: Mapping[str, Any]) -> str:
 
 def status(results: Results) -> Table:
     """How far a study is, and what failed."""
-    table = Table(
-        title=escape(results.study), title_justify="left", box=box.SIMPLE, show_header=False, pad_edge=False
-    )
+    numbers = [(word, str(number)) for word, number in results.progress.items()]
+    return _pairs(results.study, [*numbers, *(("[red]failed[/]", str(failure)) for failure in results.failures)])
+
+
+def found(one: Found) -> Table:
+    """What a search found, and what it was."""
+    from caseharden.study.plan import short_name
+
+    before, spent = one.points[0].readings, one.spent
+    tokens = f"{_count(spent.trained)} tokens trained on and {_count(spent.read)} read"
+    rows = [
+        ("attack", short_name(one.attack)),
+        ("harm", f"{one.harm} after {one.at.budget} steps, {before['harm']} before"),
+        ("utility", f"{one.utility}, {before['utility']} before"),
+        ("score", f"{one.score:.3f}, the mean of {len(one.runs)} seeds"),
+        ("trials", f"{one.trials}, of which {one.pruned} ended early and {one.failed} failed"),
+        ("confirmations", f"{one.confirmations}, of which {one.confirmations_failed} failed"),
+        ("at an edge", ", ".join(one.edges) or "nothing"),
+        ("cost", f"{spent.steps} steps, {_count(spent.examples)} examples, {tokens}"),
+        *(("[red]failed[/]", f"{number} times: {reason}") for reason, number in one.failures.items()),
+    ]
+    return _pairs("The strongest attack found, by the attacker's own data", rows)
+
+
+def _count(number: float) -> str:
+    return "an unknown number of" if math.isnan(number) else f"{number:,.0f}"
+
+
+def _pairs(title: str, rows: Iterable[tuple[str, str]]) -> Table:
+    """Two columns: a word, which may have markup, and what there is to say of it."""
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for word, number in results.progress.items():
-        table.add_row(word, str(number))
-    for failure in results.failures:
-        table.add_row("[red]failed[/]", escape(str(failure)))
+    for word, said in rows:
+        table.add_row(word, escape(said))
     return table

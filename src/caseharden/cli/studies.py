@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -43,7 +43,7 @@ Retry = Annotated[bool, typer.Option("--retry-failed", help="Try failed cells ag
 StoreFolder = Annotated[Path, typer.Argument(help="Folder of the store.")]
 Study = Annotated[str | None, typer.Option(help="Name of the study; the last one run if not given.")]
 Json = Annotated[Path | None, typer.Option(help="Write every curve as JSON.")]
-DomainText = Annotated[str, typer.Option(help="Domain, as a spec would write it.")]
+DomainText = Annotated[str, typer.Option(help="Domain, as a spec would write it, or a .yaml file that does.")]
 Thinking = Annotated[
     bool | None,
     typer.Option(
@@ -113,7 +113,10 @@ def demo(
 def harden(
     model: Annotated[str, typer.Argument(help="Built-in name, folder or hub id.")],
     defense: Annotated[
-        str, typer.Argument(help='As a spec would write it: safety_sft, "{safety_sft: {lr: 1e-4}}".')
+        str,
+        typer.Argument(
+            help='As a spec would write it: safety_sft, "{safety_sft: {lr: 1e-4}}", or a .yaml file that does.'
+        ),
     ],
     output: Annotated[Path, typer.Option(help="Folder to write the hardened model to; must not exist.")],
     domain: DomainText = "almanac",
@@ -124,14 +127,12 @@ def harden(
     threads: Threads = None,
 ) -> None:
     """Harden a model, measure it before and after, and save it."""
-    from caseharden.study.spec import read_yaml
-
     console = show.console_beside(json)
     hardened = api.harden(
         model,
-        read_yaml(defense),
+        read(defense),
         output=output,
-        domain=read_yaml(domain),
+        domain=read(domain),
         seed=seed,
         reasoning={"thinking": thinking},
         store=store,
@@ -144,7 +145,10 @@ def harden(
 
 def attack(
     model: Annotated[str, typer.Argument(help="Built-in name, folder or hub id.")],
-    attack: Annotated[str, typer.Argument(help='As a spec would write it: sft, "{sft: {lr: 1e-4}}".')],
+    attack: Annotated[
+        str,
+        typer.Argument(help='As a spec would write it: sft, "{sft: {lr: 1e-4}}", or a .yaml file that does.'),
+    ],
     domain: DomainText = "almanac",
     budgets: Annotated[str, typer.Option(help="Attack steps after which to measure.")] = "10,20,50,100",
     seed: int = 0,
@@ -155,13 +159,11 @@ def attack(
     jobs: Jobs = None,
 ) -> None:
     """Attack a model and measure it at growing budgets."""
-    from caseharden.study.spec import read_yaml
-
     console = show.console_beside(json)
     found = api.attack(
         model,
-        read_yaml(attack),
-        domain=read_yaml(domain),
+        read(attack),
+        domain=read(domain),
         budgets=_numbers(budgets),
         seeds=[seed],
         reasoning={"thinking": thinking},
@@ -221,6 +223,23 @@ def opened(folder: Path, database: str | None = None, *, create: bool = True) ->
     from caseharden.store.store import Store
 
     return Store(folder, database, create=create)
+
+
+def read(given: str) -> Any:
+    """What is written in the file `given`, if that is the name of one in YAML, and else in `given` itself."""
+    from caseharden.study.spec import read_yaml
+
+    return read_yaml(written_in(given))
+
+
+def written_in(given: str) -> str:
+    """The text of the YAML file of that name; `given` itself if it is no such name."""
+    if not given.endswith((".yaml", ".yml")):
+        return given
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CasehardenError(f"cannot read {given}: {error}") from error
 
 
 def _numbers(text: str) -> list[int]:

@@ -10,11 +10,13 @@ from typing import Any
 from caseharden.data.stream import derive_seed
 from caseharden.domains.attacker_only import AttackerOnly
 from caseharden.domains.domain import Domain
-from caseharden.errors import CasehardenError
+from caseharden.errors import CasehardenError, nearest
 from caseharden.executors.executor import Executor
 from caseharden.lm import sources as models
 from caseharden.lm.facts import fingerprint
+from caseharden.lm.lm import Precision
 from caseharden.lm.template import Reasoning
+from caseharden.measures.measure import Measure
 from caseharden.records.asking import way
 from caseharden.records.results import Point, Reading
 from caseharden.search.edges import middle_of_the_new, wider
@@ -47,7 +49,8 @@ class Search:
     then made again with the other seeds, and the best by the mean counts: of many attacks the first may only have
     been lucky, above all where utility is about to break. If it is at the edge of a range, the range is widened
     and `further` trials are made, twice at most. Points count where utility is at least `capable` times what it
-    was as released (`objective`). No measure asks more than `questions`.
+    was as released (`objective`). No measure of the domain asks more than `questions`; `measures` adds to these, or
+    takes their place by name, and `precision` is the models', as in a study.
     """
 
     attack: Any
@@ -62,6 +65,8 @@ class Search:
     questions: int | None = 96
     confirmed: int = 3
     seeds: tuple[int, ...] = (0, 1, 2)
+    measures: Mapping[str, Measure | None] = field(default_factory=dict)
+    precision: Precision = "auto"
     space: Space = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -185,7 +190,7 @@ def find(
     is counted; it is tried again only if `retry_failed`. Raises `SearchFailed` if all have failed.
     """
     trials = Trials(
-        study(search, model, domain, phi, reasoning or Reasoning()),
+        study(search, model, domain, phi, reasoning),
         store,
         executor=executor,
         threads=threads,
@@ -195,15 +200,19 @@ def find(
     return _Searching(search, trials).run()
 
 
-def study(search: Search, model: str, domain: Domain, phi: float, reasoning: Reasoning) -> StudySpec:
+def study(
+    search: Search, model: str, domain: Domain, phi: float = 0.5, reasoning: Reasoning | None = None
+) -> StudySpec:
     """What all trials have in common: harm, in every way of asking that the attacker has, and utility."""
     own = AttackerOnly(domain, search.questions)
+    _check_pools(search, own)
+    no_harm = [name for name in own.measures() if name != "utility" and way(name, "harm") is None]
     asked = {
         "search": written(search, Search),
         "model": fingerprint(models.resolve(model)),
         "domain": written(own, Domain),
         "phi": phi,
-        "reasoning": written(reasoning, Reasoning),
+        "reasoning": written(reasoning or Reasoning(), Reasoning),
     }
     return StudySpec(
         name=f"search-{hashed(asked)[:12]}",
@@ -211,10 +220,22 @@ def study(search: Search, model: str, domain: Domain, phi: float, reasoning: Rea
         models=(model,),
         budgets=(0, *search.looks),
         seeds=search.seeds[:1],
-        measures={name: None for name in own.measures() if name != "utility" and way(name, "harm") is None},
+        measures={**dict.fromkeys(no_harm), **search.measures},
         phi=phi,
-        reasoning=reasoning,
+        reasoning=reasoning or Reasoning(),
+        precision=search.precision,
     )
+
+
+def _check_pools(search: Search, own: AttackerOnly) -> None:
+    """Raise `CasehardenError` if a measure of the search asks what the attacker has not."""
+    there = own.pools("evaluator")
+    for name, measure in search.measures.items():
+        if (pool := getattr(measure, "pool", None)) is not None and pool not in there:
+            raise CasehardenError(
+                f"measures: {name} asks the pool {pool!r}, and the attacker has none.{nearest(pool, there)} A "
+                "search measures by the attacker's own pools alone."
+            )
 
 
 class _Searching:

@@ -22,17 +22,18 @@ BARE, PER_PARAMETER = 2**30, 24
 """Bytes that a worker takes without a model, and for each parameter: weights, gradient, two moments, two copies."""
 
 
-def executor(specs: Sequence[StudySpec], jobs: int | None, threads: int | None) -> Executor:
+def executor(specs: Sequence[StudySpec], jobs: int | None, threads: int | None, *, to_come: int = 0) -> Executor:
     """Whoever works on the cells of these studies, `jobs` at a time: this process on one, else a process on each.
 
-    None is as many as suit the machine (see `fitting`). Raises `CasehardenError` for a number that cannot be.
+    None is as many as suit the machine (see `fitting`), where each study will have `to_come` attacks that it does
+    not name yet. Raises `CasehardenError` for a number that cannot be.
     """
     check_threads(threads)
     if jobs is not None and not 1 <= jobs <= MOST_THREADS:
         raise CasehardenError(
             f"jobs is from 1 to {MOST_THREADS}, not {jobs}. Leave it out for what suits the machine."
         )
-    number = jobs or max(fitting(spec, threads) for spec in specs)
+    number = jobs or max(fitting(spec, threads, to_come) for spec in specs)
     if number == 1:
         return Local()
     each = threads or max(spec.threads or 1 for spec in specs)
@@ -42,14 +43,14 @@ def executor(specs: Sequence[StudySpec], jobs: int | None, threads: int | None) 
     return Processes([common | one for one in own], around=quiet_transformers)
 
 
-def fitting(spec: StudySpec, threads: int | None) -> int:
+def fitting(spec: StudySpec, threads: int | None, to_come: int = 0) -> int:
     """How many cells of a study to work on at a time, if nobody says: one a GPU, or one a core.
 
     But one where somebody says how many `threads` there are, where a simulated attacker has a GPU of its own, and
     where so many processes of a thread each would be worse than one of many threads: with fewer cells to train
     in than cores, or too little memory.
     """
-    trained = sum(cell.tuner is not None for cell in plan(spec))
+    trained = to_come + sum(cell.tuner is not None for cell in plan(spec))
     if threads is not None or trained < 2:
         return 1
     if device_of(spec.device).type != "cpu":

@@ -139,7 +139,7 @@ class StudySpec:
 
     def to_yaml(self) -> str:
         """The file that says this, defaults left out."""
-        return yaml.dump(self.to_dict(all_fields=False), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        return as_yaml(self.to_dict(all_fields=False))
 
 
 def load(path: Path) -> StudySpec:
@@ -205,6 +205,11 @@ def read_yaml(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
         raise CasehardenError(f"this is no YAML: {error}") from error
+
+
+def as_yaml(value: Any) -> str:
+    """The text that `read_yaml`, and a reader of YAML 1.1, takes for `value`."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 TAG = "tag:yaml.org,2002:"
