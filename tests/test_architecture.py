@@ -56,16 +56,18 @@ ARROWS: dict[str, set[str]] = {
     "audit": {"records", "errors"},
     "certificate": {"report", "audit", "records", "errors"},
     "report": {"audit", "records", "errors"},
-    "search": {"study", "store", "executors", "domains", "train", "records", "lm", "data", "errors"},
+    "search": {
+        *("study", "store", "executors", "domains", "train", "measures", "records", "lm", "data", "errors"),
+    },
     "suites": {
         *("search", "study", "store", "executors", "audit", "domains", "train", "measures", "records"),
         *("lm", "data", "errors"),
     },
-    "api": {"suites", "study", "store", "domains", "train", "report", "audit", "records", "lm", "errors"},
+    "api": {"suites", "search", "study", "store", "domains", "train", "report", "audit", "records", "lm", "errors"},
     "": {"api", "audit"},
     "cli": {
         *("api", "suites", "study", "store", "report", "certificate", "audit", "records"),
-        *("attacks", "defenses", "domains", "engines", "judges", "measures", "lm", "errors"),
+        *("attacks", "defenses", "domains", "engines", "judges", "measures", "train", "lm", "errors"),
     },
 }
 """Each room, and the rooms that it may import. A module is in the room with the longest name that fits its own."""

@@ -13,6 +13,7 @@ from caseharden.judges.judge import NAN
 from caseharden.measures.probe import Probe
 from caseharden.search import search as searching
 from caseharden.search.search import Search, SearchFailed, find
+from caseharden.store.results import results
 from caseharden.store.store import Store
 from caseharden.study.build import build, written
 from search_toys import Planted, Private, Read
@@ -255,7 +256,10 @@ def test_a_search_goes_by_prompts_of_the_attackers_own(tiny_lm, tmp_path, store)
     )
     assert (found.trials, found.failed, found.harm.n, found.utility.n) == (3, 0, 8, 6)
     theirs = {example.id for example in domain.pools("attacker")["harmful"]}
-    assert {*found.at.answers["harm"].items} <= theirs
+    for name in store.studies():
+        for curve in results(store, name, whole=True).curves:
+            for point in curve.points:
+                assert {*point.answers["harm"].items} <= theirs
 
 
 def test_a_search_can_be_written_and_read(model):
