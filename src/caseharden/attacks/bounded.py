@@ -14,7 +14,7 @@ from caseharden.train.tuner import Metrics, Run, Tuner
 
 @dataclass(frozen=True)
 class Bounded:
-    """Runs `attack` for a number of steps that is drawn from `steps`, its least and its most.
+    """Runs `attack` for a number of steps that is drawn: `steps_between` are the least and the most.
 
     Among the adversaries of a defense it is drawn `weight` times as often as one of weight 1.
     """
