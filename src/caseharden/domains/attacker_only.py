@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from caseharden.data.example import Example
 from caseharden.data.pools import Role
 from caseharden.data.stream import derive_seed
 from caseharden.domains.domain import Domain
 from caseharden.errors import CasehardenError
-from caseharden.measures.measure import Measure
+from caseharden.measures.measure import Measure, by_at_most
 from caseharden.measures.perplexity import Perplexity
 
 
@@ -42,7 +41,7 @@ class AttackerOnly:
         """
         there = self.pools("evaluator")
         found = {
-            name: self._fewer(measure)
+            name: by_at_most(self.questions, measure)
             for name, measure in self.domain.measures().items()
             if getattr(measure, "pool", None) in (None, *there)
         }
@@ -59,13 +58,6 @@ class AttackerOnly:
                 )
             found["utility"] = Perplexity("benign", n=self.questions)
         return found
-
-    def _fewer(self, measure: Measure) -> Measure:
-        own: Any = getattr(measure, "n", self.questions)
-        if self.questions is None or not hasattr(measure, "n"):
-            return measure
-        fewer: Any = replace(measure, n=min(self.questions, own or self.questions))  # type: ignore[type-var]
-        return fewer  # type: ignore[no-any-return]
 
     @cached_property
     def _parts(self) -> Mapping[Role, Mapping[str, Sequence[Example]]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
 
 from caseharden.data.example import Example
 from caseharden.data.pools import Pools, Role, pool
@@ -41,6 +42,15 @@ def chosen(domain: Pools, name: str, n: int | None, role: Role = "evaluator") ->
     if n is None or n >= len(examples):
         return examples
     return Stream({name: examples}, {name: 1.0}, n, seed=0)[0]  # a fixed seed, whatever the run's is
+
+
+def by_at_most(n: int | None, measure: Measure) -> Measure:
+    """The measure by at most `n` questions, if it has a number of them; as it is if `n` is None."""
+    own: Any = measure
+    if n is None or not hasattr(own, "n"):
+        return measure
+    fewer: Measure = replace(own, n=n if own.n is None else min(n, own.n))
+    return fewer
 
 
 def completed(domain: Pools, name: str, n: int | None) -> Sequence[Example]:

@@ -119,7 +119,6 @@ class Document:
     """What counts as broken, stable and trainable."""
     ensemble: str
     """The attacks' name and version; empty for a suite's own."""
-    base_public: bool
     base: str
     """What is assumed of the baseline's weights, and what the hardening is then worth."""
     usefulness: str
@@ -161,7 +160,6 @@ def document(found: Assessment) -> Document:
             "model's steps. ∞: nothing here says where it ends, since not every run got there."
         ),
         ensemble=evidence.ensemble,
-        base_public=evidence.base_public,
         base=PUBLIC if evidence.base_public else SECRET,
         usefulness="; ".join(
             f"{name} {number(reading.value)}, undefended {number(undefended[name].value)}"

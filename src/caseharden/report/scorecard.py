@@ -25,7 +25,6 @@ def scorecard(doc: Document) -> RenderableType:
         *([("attacks", doc.ensemble)] if doc.ensemble else []),
         *((one.name, f"{one.summary} {one.power}") for one in doc.subject.conditions.values()),
         ("usefulness as released", doc.usefulness),
-        *([] if doc.base_public else [("the baseline", doc.base)]),
         *([("how much came back", str(doc.recovered))] if doc.recovered else []),
         *((f"cost to break, {who}", str(cost)) for who, cost in doc.costs.items()),
         *(("searched", str(one)) for one in doc.searches),
@@ -33,7 +32,7 @@ def scorecard(doc: Document) -> RenderableType:
     ]
     return Group(
         Text(doc.answer, style="bold"),
-        *([Text(doc.base, style="yellow")] if doc.base_public else []),
+        Text(doc.base),
         grid,
         *(f"[bold]{escape(about)}[/]: {escape(text)}" for about, text in lines),
         *(Text(f"not to be believed: {reason}", style="red") for reason in doc.reasons_to_doubt),

@@ -16,7 +16,7 @@ from caseharden.errors import CasehardenError, nearest
 from caseharden.lm import sources as models
 from caseharden.lm.facts import fingerprint, parameters, weight_facts
 from caseharden.lm.template import Reasoning
-from caseharden.measures.measure import Measure
+from caseharden.measures.measure import Measure, by_at_most
 from caseharden.measures.probe import Probe
 from caseharden.records.asking import way, ways
 from caseharden.records.results import PLAIN, UNDEFENDED, Curve, Results
@@ -84,16 +84,17 @@ class Question:
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """The suite's stages with what can be run of them here (see `fitted`); not those without anything."""
-        kept = (self._fitted(stage)[0] for stage in self.suite.stages)
-        return tuple(stage for stage in kept if stage.attacks or stage.searches)
-
-    def _fitted(self, stage: Stage) -> tuple[Stage, Counter[str]]:
-        return fitted(stage, self.domain, self.baseline if self.base_public else None)
+        return tuple(stage for stage, _ in self._fitted if stage.attacks or stage.searches)
 
     @cached_property
     def left_out(self) -> Counter[str]:
         """How many of the suite's attacks cannot be run here, by the reason."""
-        return sum((self._fitted(stage)[1] for stage in self.suite.stages), Counter())
+        return sum((left_out for _, left_out in self._fitted), Counter())
+
+    @cached_property
+    def _fitted(self) -> list[tuple[Stage, Counter[str]]]:
+        base = self.baseline if self.base_public else None
+        return [fitted(stage, self.domain, base) for stage in self.suite.stages]
 
     def released(self) -> StudySpec:
         """All models as released, by every measure of the domain."""
@@ -207,11 +208,11 @@ class Question:
         measures, suite = self.domain.measures(), self.suite
         hows = {name: how for name in measures if (how := way(name, "harm"))}
         kept = {
-            name: _by(suite.harm_n, measures[name])
+            name: by_at_most(suite.harm_n, measures[name])
             for name, how in hows.items()
             if suite.asked is None or how in (PLAIN, *suite.asked)
         }
-        return {**dict.fromkeys(measures), **kept, "utility": _by(suite.utility_n, measures["utility"])}
+        return {**dict.fromkeys(measures), **kept, "utility": by_at_most(suite.utility_n, measures["utility"])}
 
     def _only(self, task: str) -> dict[str, Measure | None]:
         """The only measure of a benign run: the share of the task that is done right."""
@@ -299,7 +300,7 @@ class Question:
 
         before: list[Curve] = list(mine([released], "curves"))
         curves: tuple[Curve, ...] = tuple(mine(attacks, "curves"))
-        if not before or not (curves or defense == 2):
+        if not before or not (curves or name == name_of(DEAD, Tuner)):
             return None
         return Measured(
             name=f"{model}, {before[0].defense_name}" if defense else model,
@@ -310,13 +311,6 @@ class Question:
             benign_failures=tuple(mine(benign_runs, "failures")),
             facts={"parameters": float(parameters(models.resolve(model)))},
         )
-
-
-def _by(n: int | None, measure: Any) -> Any:
-    """A measure by at most `n` questions, if it has a number of them."""
-    if n is None or not hasattr(measure, "n"):
-        return measure
-    return replace(measure, n=n if measure.n is None else min(n, measure.n))
 
 
 def prefix(mark: str) -> str:

@@ -100,11 +100,12 @@ class Descent:
                 parameter.grad = value
         found = [p for p in self._parameters if p.grad is not None]
         limit = self._how.clip if self._how.clip is not None else float("inf")
-        norm = float(torch.nn.utils.clip_grad_norm_(found, limit))
+        norm = torch.nn.utils.clip_grad_norm_(found, limit)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._schedule.step()
-        return {"grad_norm": norm, "clipped_norm": min(norm, limit), "lr": self.lr}
+        size = float(norm)  # only now, so that a GPU has the step to do while it is waited for
+        return {"grad_norm": size, "clipped_norm": min(size, limit), "lr": self.lr}
 
     def forget(self) -> None:
         """Reset the optimizer's state, its moments and counts; the learning rate stays where the schedule is."""
