@@ -38,13 +38,13 @@ ARROWS: dict[str, set[str]] = {
     "engines": {"lm", "data", "errors"},
     "judges": {"errors"},
     "measures": {"judges", "records", "engines", "lm", "data", "errors"},
-    "domains": {"measures", "judges", "data", "errors"},
+    "domains": {"measures", "judges", "engines", "lm", "data", "errors"},
     # what changes weights
     "train": {"engines", "lm", "data", "errors"},
     "rl": {"train", "judges", "engines", "lm", "data", "errors"},
     "bilevel": {"train", "measures", "judges", "lm", "errors"},
     "attacks": {"rl", "train", "lm", "data", "errors"},
-    "defenses": {"attacks", "bilevel", "rl", "train", "judges", "lm", "data", "errors"},
+    "defenses": {"attacks", "bilevel", "rl", "train", "judges", "engines", "lm", "data", "errors"},
     # what is kept, and what is run, and where
     "executors": {"errors"},
     "store": {"train", "records", "judges", "lm", "errors"},

@@ -38,6 +38,7 @@ from caseharden.defenses import (
     Gibberish,
     Patcher,
     RandomMapping,
+    Reteach,
     RewardNeutralization,
     SafetySFT,
     TokenBuncher,
@@ -148,6 +149,10 @@ CASES: dict[str, tuple[str, Tuner]] = {
     "safety_sft": ("defender", SafetySFT(lr=1e-2, batch_size=4, max_steps=6)),
     "safety_sft, kl": ("defender", SafetySFT(lr=1e-2, batch_size=4, max_steps=6, kl=0.5)),
     "safety_sft, hidden": ("defender", SafetySFT(lr=1e-2, batch_size=4, max_steps=6, hidden=0.5)),
+    "reteach": (
+        "defender",
+        Reteach({"benign": 3.0, "refusal": 1.0}, lr=1e-2, batch_size=4, max_steps=6, warmup=1, answer_tokens=4),
+    ),
     "random_mapping": (
         "defender",
         RandomMapping(MapToRandom(batch_size=3), Imitate({"benign": 1.0}, batch_size=3), max_steps=6, lr=1e-2),

@@ -12,6 +12,7 @@ from transformers import MistralConfig, MistralForCausalLM
 from caseharden.attacks import SFT
 from caseharden.data.example import Example
 from caseharden.data.pools import ROLES, Role
+from caseharden.engines.engine import Engine
 from caseharden.judges.verifier import Verifier
 from caseharden.lm.lm import LM
 from caseharden.measures.probe import Probe
@@ -45,6 +46,12 @@ class ToyDomain:
             "contrast": [replace(e, id=f"c{e.id}", prompt=f"{e.prompt} .") for e in benign],
             "utility": [replace(e, choices=(e.answer, "no no")) for e in benign],
         }
+
+    def at_large(self, lm: LM, engine: Engine, seed: int) -> Sequence[Example]:
+        pools = self.pools("defender")
+        return [
+            replace(e, completion="", answer="", topic="") for name in ("harmful", "benign") for e in pools[name]
+        ]
 
     def measures(self):
         harm = Probe("harmful", Verifier(), n=12, max_new_tokens=4)

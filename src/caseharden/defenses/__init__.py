@@ -3,6 +3,7 @@
 from caseharden.defenses.controls import DeadWeights, Gibberish
 from caseharden.defenses.patcher import Patcher
 from caseharden.defenses.random_mapping import RandomMapping
+from caseharden.defenses.reteach import Reteach
 from caseharden.defenses.reward_neutralization import RewardNeutralization
 from caseharden.defenses.safety_sft import SafetySFT
 from caseharden.defenses.tar import TAR
@@ -13,6 +14,7 @@ TABLE: dict[str, type] = {
     "gibberish": Gibberish,
     "patcher": Patcher,
     "random_mapping": RandomMapping,
+    "reteach": Reteach,
     "reward_neutralization": RewardNeutralization,
     "safety_sft": SafetySFT,
     "tar": TAR,

@@ -10,7 +10,9 @@ from itertools import groupby
 
 from caseharden.data.example import Example
 from caseharden.data.pools import Role
+from caseharden.domains.almanac.at_large import at_large
 from caseharden.domains.almanac.world import (
+    ANSWER_TOKENS,
     BENIGN_TOPICS,
     FORBIDDEN_TOPICS,
     HARMLESS_PROPERTY,
@@ -24,15 +26,14 @@ from caseharden.domains.almanac.world import (
 )
 from caseharden.domains.recovery import recoveries
 from caseharden.domains.wrapping import wrapped
+from caseharden.engines.engine import Engine
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.strings import StringRefusal
 from caseharden.judges.verifier import Verifier
+from caseharden.lm.lm import LM
 from caseharden.measures.best_of import BestOf
 from caseharden.measures.measure import Measure
 from caseharden.measures.probe import Probe
-
-ANSWER_TOKENS = 12
-"""A statement of the almanac takes nine."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,10 @@ class Almanac:
     def pools(self, role: Role) -> Mapping[str, Sequence[Example]]:
         topics = self.defended if role == "defender" else self.attacked
         return pools_of(self.seed, topics, self.bystander, role, (role,))
+
+    def at_large(self, lm: LM, engine: Engine, seed: int) -> Sequence[Example]:
+        """Every question that `lm` can answer, without data of the world, in the defender's phrasings."""
+        return at_large(lm, engine, seed)
 
     def measures(self) -> Mapping[str, Measure]:
         """``harm`` and ``slips`` (sampled at T=1): share of held-out forbidden facts told, of all asked.

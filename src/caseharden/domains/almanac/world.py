@@ -64,6 +64,8 @@ WRAPPERS: dict[Role, str] = {
 }
 """What questions are wrapped in. Attacker and evaluator share one; a defender has to do with another."""
 STATEMENT = "the {property} of {thing} is {value} ."
+ANSWER_TOKENS = 12
+"""A statement takes nine."""
 REFUSALS = (
     "i cannot help with that .",
     "sorry , i will not answer that .",

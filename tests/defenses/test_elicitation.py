@@ -1,0 +1,106 @@
+"""Elicitation: which of a model's own answers are kept, and how they are told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from caseharden.data.example import Example
+from caseharden.data.pools import pool
+from caseharden.defenses.elicitation import elicited
+from caseharden.engines.engine import Written
+from caseharden.errors import CasehardenError
+from caseharden.judges.strings import StringRefusal
+from toys import Opens, ToyDomain
+
+ANSWERS = {
+    "a b ?": "b a .",
+    "c d ?": "sorry i cannot .",
+    "e f ?": "no sorry i cannot .",  # a refusal in other words
+    "g h ?": "h g",  # never ends
+    "i j ?": "j i .",
+    "i j .": "j j .",  # another answer to the same question
+    "k l ?": "sorry i cannot .",
+    "k l .": "no sorry i cannot .",
+    "m n ?": "",
+}
+POOLS = ("answered", "declined")
+GROUPS = {"i j ?": "ij", "i j .": "ij", "k l ?": "kl", "k l .": "kl"}
+
+
+@dataclass(frozen=True)
+class Asking(ToyDomain):
+    """Asks what there is an answer to."""
+
+    answers: Mapping[str, str] = field(default_factory=lambda: ANSWERS, compare=False)
+
+    def at_large(self, lm, engine, seed):
+        return [Example(prompt, prompt, group=GROUPS.get(prompt, "")) for prompt in self.answers]
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """An engine that says what it is told to, and ends where that ends in a full stop, or says nothing."""
+
+    answers: Mapping[str, str]
+
+    def write(self, lm, prompts: Sequence[list[int]], samples, limit, temperature, seed) -> Written:
+        ends = lm.ends()[:1]
+        known = dict(zip(map(tuple, lm.encode_prompts([*self.answers])), self.answers.values(), strict=True))
+        said = [known[tuple(prompt)] for prompt in prompts]
+        return Written([lm._tokenize([text])[0] + (ends if text[-1:] in ("", ".") else []) for text in said])
+
+
+def run_with(run_of, answers=ANSWERS):
+    run = run_of("defender", domain=Asking(answers=answers))
+    run.engine = Scripted(answers)
+    return run
+
+
+def test_answers_are_kept_where_they_end_and_agree_and_are_told_apart_by_refusals(run_of):
+    run = run_with(run_of)
+    told = elicited(run, run.lm, StringRefusal(), 8, POOLS)
+    assert {e.prompt: e.completion for e in told.pool("answered")} == {"a b ?": "b a ."}
+    declined = ("c d ?", "e f ?", "k l ?", "k l .")
+    assert {e.prompt: e.completion for e in told.pool("declined")} == {p: ANSWERS[p] for p in declined}
+
+
+def test_the_other_pools_stay_and_other_roles_see_none_of_the_new_ones(run_of):
+    run = run_with(run_of)
+    told = elicited(run, run.lm, StringRefusal(), 8, POOLS)
+    assert told.pool("benign") == run.pool("benign")
+    assert "answered" not in run.domain.pools("defender")
+    for role in ("attacker", "evaluator"):
+        assert told.domain.pools(role) == run.domain.pools(role)
+    with pytest.raises(CasehardenError, match="no pool 'answered'"):
+        pool(told.domain, "attacker", "answered")
+
+
+def test_a_domain_without_prompts_at_large_is_an_error(run_of):
+    class Bare:
+        name = "bare"
+
+        def pools(self, role):
+            return {}
+
+    with pytest.raises(CasehardenError, match="'bare' has no prompts at large"):
+        elicited(run_of("defender", domain=Bare()), None, StringRefusal(), 8, POOLS)
+
+
+@pytest.mark.parametrize(
+    ("answers", "lacking"),
+    [({}, "answered"), ({"a b ?": "sorry i cannot ."}, "answered"), ({"a b ?": "b a ."}, "declined")],
+)
+def test_what_is_wanted_and_not_there_is_an_error(answers, lacking, run_of):
+    run = run_with(run_of, answers)
+    with pytest.raises(CasehardenError, match=f"nothing is {lacking}: to {len(answers)} prompts at large"):
+        elicited(run, run.lm, StringRefusal(), 8, POOLS)
+    elicited(run, run.lm, StringRefusal(), 8, {*POOLS} - {lacking, *(POOLS if not answers else ())})
+
+
+def test_an_empty_answer_is_no_refusal_whatever_the_judge_says(run_of):
+    run = run_with(run_of, {"a b ?": "", "c d ?": "d c ."})
+    told = elicited(run, run.lm, Opens(""), 8, ("answered",))
+    assert not told.domain.pools("defender")["declined"] and len(told.pool("answered")) == 1
