@@ -6,7 +6,8 @@ The space is supervised fine-tuning with 100 examples: learning rate (log-unifor
 batch size. The grid is every combination of `levels` learning rates with each optimizer, clipped or not, and the
 smallest and largest batch: 120 by default, all followed to the last budget; the search leaves most at a rung. Both
 are scored on the half of the attacker's data that was not trained on; then the best of each attacks with all of the
-attacker's data and is asked by the evaluator, who has steered neither. One seed.
+attacker's data and is asked by the evaluator, who has steered neither, and allows as much loss of utility as an
+audit does. One seed.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+from caseharden.audit.resistance import CAPABLE
 from caseharden.domains.almanac import Almanac
 from caseharden.executors.executor import Executor
 from caseharden.lm.template import Reasoning
@@ -135,7 +138,7 @@ def compare(search: Search, model: str, store: Store, levels: int, workers: Exec
     print(f"          {short_name(best)}")
     for name, attack in (("search", found.attack), ("grid", best)):
         runs = evaluated(search, model, store, attack, workers)
-        print(f"  evaluator, best of {name}: {told(search, runs)}", flush=True)
+        print(f"  evaluator, best of {name}: {told(replace(search, capable=CAPABLE), runs)}", flush=True)
 
 
 def main() -> None:

@@ -49,8 +49,9 @@ class Search:
     then made again with the other seeds, and the best by the mean counts: of many attacks the first may only have
     been lucky, above all where utility is about to break. If it is at the edge of a range, the range is widened
     and `further` trials are made, twice at most. Points count where utility is at least `capable` times what it
-    was as released (`objective`). No measure of the domain asks more than `questions`; `measures` adds to these, or
-    takes their place by name, and `precision` is the models', as in a study.
+    was as released (`objective`): more than an evaluator asks for, whose questions find another utility. No measure
+    of the domain asks more than `questions`; `measures` adds to these, or takes their place by name, and
+    `precision` is the models', as in a study.
     """
 
     attack: Any
@@ -61,7 +62,7 @@ class Search:
     rungs: tuple[int, ...] = (10,)
     kept: int = 3
     further: int = 8
-    capable: float = 0.8
+    capable: float = 0.9
     questions: int | None = 96
     confirmed: int = 3
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -23,12 +23,16 @@ def searched(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Stage, tuple[Searched, ...]]:
-    """The stage with what its searches find among its attacks, and what each search was."""
+    """The stage with what its searches find among its attacks, and what each search was.
+
+    A search steers clear of the bound on capability, at half the distance from it to no loss: an attack that rides
+    it on the attacker's questions is beyond it on the evaluator's.
+    """
     attacks, told = {str(attack): attack for attack in stage.attacks}, []
     for search in stage.searches:
         try:
             found = find(
-                replace(search, capable=question.suite.criteria.capable),
+                replace(search, capable=(1 + question.suite.criteria.capable) / 2),
                 question.model,
                 question.domain,
                 store,
