@@ -151,7 +151,7 @@ CASES: dict[str, tuple[str, Tuner]] = {
     "safety_sft, hidden": ("defender", SafetySFT(lr=1e-2, batch_size=4, max_steps=6, hidden=0.5)),
     "reteach": (
         "defender",
-        Reteach({"benign": 3.0, "refusal": 1.0}, lr=1e-2, batch_size=4, max_steps=6, warmup=1, answer_tokens=4),
+        Reteach({"benign": 3.0, "refusal": 1.0}, lr=1e-2, batch_size=4, max_steps=6, warmup=1, max_new_tokens=4),
     ),
     "random_mapping": (
         "defender",

@@ -71,7 +71,7 @@ def load(model: Model, *, device: str | torch.device = "cpu", precision: Precisi
 
 def harden(
     model: Model,
-    defense: Tuner | Written,
+    defense: Tuner | Written = "reteach",
     *,
     output: Path | str | None = None,
     domain: Domain | Written = "almanac",

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from caseharden.data.conversation import Conversation
 from caseharden.data.example import Example
 from caseharden.data.pools import pool
-from caseharden.defenses.elicitation import elicited
+from caseharden.defenses.elicitation import Said, elicited
 from caseharden.engines.engine import Written
 from caseharden.errors import CasehardenError
 from caseharden.judges.strings import StringRefusal
@@ -61,7 +62,7 @@ def run_with(run_of, answers=ANSWERS):
 
 def test_answers_are_kept_where_they_end_and_agree_and_are_told_apart_by_refusals(run_of):
     run = run_with(run_of)
-    told = elicited(run, run.lm, StringRefusal(), 8, POOLS)
+    told = elicited(run, StringRefusal(), 8, POOLS)
     assert {e.prompt: e.completion for e in told.pool("answered")} == {"a b ?": "b a ."}
     declined = ("c d ?", "e f ?", "k l ?", "k l .")
     assert {e.prompt: e.completion for e in told.pool("declined")} == {p: ANSWERS[p] for p in declined}
@@ -69,7 +70,7 @@ def test_answers_are_kept_where_they_end_and_agree_and_are_told_apart_by_refusal
 
 def test_the_other_pools_stay_and_other_roles_see_none_of_the_new_ones(run_of):
     run = run_with(run_of)
-    told = elicited(run, run.lm, StringRefusal(), 8, POOLS)
+    told = elicited(run, StringRefusal(), 8, POOLS)
     assert told.pool("benign") == run.pool("benign")
     assert "answered" not in run.domain.pools("defender")
     for role in ("attacker", "evaluator"):
@@ -86,7 +87,7 @@ def test_a_domain_without_prompts_at_large_is_an_error(run_of):
             return {}
 
     with pytest.raises(CasehardenError, match="'bare' has no prompts at large"):
-        elicited(run_of("defender", domain=Bare()), None, StringRefusal(), 8, POOLS)
+        elicited(run_of("defender", domain=Bare()), StringRefusal(), 8, POOLS)
 
 
 @pytest.mark.parametrize(
@@ -96,11 +97,40 @@ def test_a_domain_without_prompts_at_large_is_an_error(run_of):
 def test_what_is_wanted_and_not_there_is_an_error(answers, lacking, run_of):
     run = run_with(run_of, answers)
     with pytest.raises(CasehardenError, match=f"nothing is {lacking}: to {len(answers)} prompts at large"):
-        elicited(run, run.lm, StringRefusal(), 8, POOLS)
-    elicited(run, run.lm, StringRefusal(), 8, {*POOLS} - {lacking, *(POOLS if not answers else ())})
+        elicited(run, StringRefusal(), 8, POOLS)
+    run = run_with(run_of, answers)
+    elicited(run, StringRefusal(), 8, {*POOLS} - {lacking, *(POOLS if not answers else ())})
 
 
 def test_an_empty_answer_is_no_refusal_whatever_the_judge_says(run_of):
     run = run_with(run_of, {"a b ?": "", "c d ?": "d c ."})
-    told = elicited(run, run.lm, Opens(""), 8, ("answered",))
+    told = elicited(run, Opens(""), 8, ("answered",))
     assert not told.domain.pools("defender")["declined"] and len(told.pool("answered")) == 1
+
+
+@dataclass(frozen=True)
+class Unsure:
+    """A judge that cannot tell of answers that begin with a letter."""
+
+    version: str = "1"
+
+    def score(self, answers):
+        return [float("nan") if answer.output[:1] == "b" else 0.0 for answer in answers]
+
+
+def test_what_could_not_be_judged_is_left_out(run_of):
+    run = run_with(run_of, {"a b ?": "b a .", "c d ?": "d c ."})
+    told = elicited(run, Unsure(), 8, ("answered",))
+    assert [e.prompt for e in told.pool("answered")] == ["c d ?"] and not told.domain.pools("defender")["declined"]
+
+
+def test_conversations_survive_a_crash():
+    said = Said()
+    talk = Conversation([("system", "be brief"), ("user", "a b ?")])
+    said.pools = {
+        "answered": [Example("1", talk, "b a .", group="g"), Example("2", "c ?", "c c .")],
+        "declined": [],
+    }
+    again = Said()
+    again.load_state_dict(said.state_dict())
+    assert again.pools == said.pools and again.pools["answered"][0].prompt.turns == talk.turns

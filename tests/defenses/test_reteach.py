@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
 
 from caseharden.attacks import SFT
 from caseharden.defenses import Reteach
 from caseharden.defenses.elicitation import elicited
-from caseharden.defenses.reteach import erase
+from caseharden.defenses.reteach import erase, shares_of
 from caseharden.engines.engine import generate_text
 from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError
@@ -19,42 +21,57 @@ from factories import copy_of
 from toys import ToyDomain
 
 
-def parameters(model):
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
+def parameters(lm):
+    return {name: p.detach().clone() for name, p in lm.model.named_parameters()}
 
 
-def test_only_matrices_in_the_scope_are_erased(tiny_lm):
-    model = copy_of(tiny_lm).model
-    before = parameters(model)
-    inside = {id(p) for p in scoped(model, "mlps")}
-    erase(model, {"mlps": 1.0}, seed=0)
-    for name, p in model.named_parameters():
-        assert torch.equal(p, before[name]) == (id(p) not in inside or p.ndim < 2)
+def erased(lm, shares, seed=5):
+    erase(lm, shares_of(lm.model, shares), seed)
+    return lm
+
+
+def test_only_what_is_in_the_scope_is_erased(tiny_lm):
+    lm = copy_of(tiny_lm)
+    before, inside = parameters(lm), {id(p) for p in scoped(lm.model, "mlps")}
+    erased(lm, {"mlps": 1.0})
+    for name, p in lm.model.named_parameters():
+        assert torch.equal(p, before[name]) == (id(p) not in inside)
 
 
 def test_nothing_of_the_weights_is_left_at_one_and_all_at_nought(tiny_lm):
-    model, other = copy_of(tiny_lm).model, copy_of(tiny_lm).model
+    lm, other = copy_of(tiny_lm), copy_of(tiny_lm)
     with torch.no_grad():
-        for p in scoped(other, "mlps"):
+        for p in scoped(other.model, "mlps"):
             p.add_(1.0)
-    for one in (model, other):
-        erase(one, {"mlps": 1.0}, seed=0)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
-    before = parameters(model)
-    erase(model, {"mlps": 0.0}, seed=1)
-    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    for one in (lm, other):
+        erased(one, {"mlps": 1.0})
+    assert lm.weights_hash() == other.weights_hash()
+    erased(lm, {"mlps": 0.0}, seed=1)
+    assert lm.weights_hash() == other.weights_hash()
 
 
-def test_halfway_is_the_mean_of_weights_and_noise(tiny_lm):
-    model, noise = copy_of(tiny_lm).model, copy_of(tiny_lm).model
-    before = parameters(model)
-    erase(noise, {"attention": 1.0}, seed=0)
-    erase(model, {"attention": 0.5}, seed=0)
-    drawn = parameters(noise)
-    for name, p in model.named_parameters():
+def test_halfway_is_the_mean_of_the_weights_and_fresh_ones(tiny_lm):
+    lm, fresh = copy_of(tiny_lm), copy_of(tiny_lm)
+    before, drawn = parameters(lm), parameters(erased(fresh, {"attention": 1.0}))
+    erased(lm, {"attention": 0.5})
+    for name, p in lm.model.named_parameters():
         torch.testing.assert_close(p, (before[name] + drawn[name]) / 2)
-    matrix = next(p for p in scoped(noise, "attention") if p.ndim > 1)
-    assert matrix.std().item() == pytest.approx(noise.config.initializer_range, rel=0.2)
+    matrix = next(p for p in scoped(fresh.model, "attention") if p.ndim > 1)
+    assert matrix.std().item() == pytest.approx(fresh.model.config.initializer_range, rel=0.2)
+
+
+def test_a_norm_is_erased_to_one_and_not_to_noise(tiny_lm):
+    lm = copy_of(tiny_lm)
+    with torch.no_grad():
+        for p in scoped(lm.model, "norms"):
+            p.fill_(3.0)
+    erased(lm, {"norms": 1.0})
+    assert all((p == 1.0).all() for p in scoped(lm.model, "norms"))
+
+
+def test_scopes_that_overlap_are_an_error(tiny_lm):
+    with pytest.raises(CasehardenError, match="'last_layers' twice"):
+        shares_of(tiny_lm.model, {"mlps": 0.5, "last_layers": 0.5})
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
@@ -73,9 +90,9 @@ def refusing(tiny_lm):
 
 
 def test_without_erasing_it_is_fine_tuning_on_what_the_model_says(refusing):
-    reteach = Reteach(lr=1e-2, batch_size=4, max_steps=6, warmup=1, answer_tokens=6, erased={}, over="sequence")
+    reteach = Reteach(lr=1e-2, batch_size=4, max_steps=6, warmup=1, max_new_tokens=6, erased={}, over="sequence")
     run, other = (Run(copy_of(refusing), ToyDomain(), "defender", 1) for _ in range(2))
-    told = elicited(other, other.lm, StringRefusal(), 6, reteach.data)
+    told = elicited(other, StringRefusal(), 6, reteach.data)
     sft = SFT(reteach.data, 1e-2, 4, 6, schedule="cosine", warmup=1)
     assert [m["loss"] for m in run.drive(reteach)] == [m["loss"] for m in told.drive(sft)]
     assert run.finish().weights_hash() == told.finish().weights_hash()
@@ -83,11 +100,24 @@ def test_without_erasing_it_is_fine_tuning_on_what_the_model_says(refusing):
 
 def test_a_model_whose_layers_are_erased_answers_and_refuses_as_before(refusing):
     lm = copy_of(refusing)
-    erase(lm.model, Reteach().erased, seed=0)
+    erased(lm, Reteach().erased)
     assert told_right(lm) == refused(lm) == 0.0
     lm = copy_of(refusing)
-    drive(Run(lm, ToyDomain(), "defender", 1), Reteach(lr=1e-2, max_steps=150, batch_size=32, answer_tokens=6))
+    drive(Run(lm, ToyDomain(), "defender", 1), Reteach(lr=1e-2, max_steps=150, batch_size=32, max_new_tokens=6))
     assert min(told_right(refusing), told_right(lm), refused(refusing), refused(lm)) > 0.9
+
+
+def test_a_run_that_goes_on_has_the_answers_that_it_began_with(refusing):
+    reteach = Reteach(lr=1e-2, batch_size=4, max_steps=6, warmup=1, max_new_tokens=6)
+    straight, first, second = (Run(copy_of(refusing), ToyDomain(), "defender", 1) for _ in range(3))
+    expected = [metrics["loss"] for metrics in straight.drive(reteach)]
+    steps = first.drive(reteach)
+    begun = [next(steps)["loss"] for _ in range(2)]
+    saved = io.BytesIO()
+    torch.save(first.state_dict(), saved)
+    saved.seek(0)
+    second.load_state_dict(torch.load(saved, weights_only=True))
+    assert begun + [metrics["loss"] for metrics in second.drive(reteach)] == expected
 
 
 def drive(run: Run, tuner) -> None:

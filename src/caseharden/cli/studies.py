@@ -117,7 +117,8 @@ def harden(
         typer.Argument(
             help='As a spec would write it: safety_sft, "{safety_sft: {lr: 1e-4}}", or a .yaml file that does.'
         ),
-    ],
+    ] = "reteach",
+    *,
     output: Annotated[Path, typer.Option(help="Folder to write the hardened model to; must not exist.")],
     domain: DomainText = "almanac",
     seed: int = 0,

@@ -1,19 +1,22 @@
-"""Elicitation: what a model says itself to prompts at large, told apart by its own refusals."""
+"""Elicitation: a model's own answers to prompts at large, parted into answers and refusals."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+from caseharden.data.conversation import Conversation
 from caseharden.data.example import Example
 from caseharden.data.pools import Pools, Role
 from caseharden.engines.engine import Engine
 from caseharden.errors import CasehardenError
-from caseharden.judges.judge import Answer, Judge
+from caseharden.judges.judge import Answer, Judge, judged
 from caseharden.lm.lm import LM
 from caseharden.train.tuner import Run
+
+POOLS = ("answered", "declined")
 
 
 @runtime_checkable
@@ -27,9 +30,10 @@ class AsksAtLarge(Protocol):
 
 @dataclass(frozen=True)
 class Elicited:
-    """The pools of `domain` and, for the defender, those that its model has `said` the completions of."""
+    """The pools of `domain` and, for one role, those whose completions the model itself wrote."""
 
     domain: Pools
+    role: Role
     said: Mapping[str, Sequence[Example]]
 
     @property
@@ -37,39 +41,61 @@ class Elicited:
         return self.domain.name
 
     def pools(self, role: Role) -> Mapping[str, Sequence[Example]]:
-        return {**self.domain.pools(role), **(self.said if role == "defender" else {})}
+        return {**self.domain.pools(role), **(self.said if role == self.role else {})}
 
 
-def elicited(run: Run, lm: LM, judge: Judge, max_new_tokens: int, wanted: Collection[str]) -> Run:
-    """The run with two more pools, of what `lm` answers greedily: ``answered``, and ``declined`` as `judge` finds.
+class Said:
+    """Pools of examples that survive a crash when tracked: asked again, a model might answer otherwise."""
 
-    Left out are answers that do not end within `max_new_tokens`, and questions that the model answers now in one
-    way and now in another (self-consistency: Wang et al. 2022). Raises `CasehardenError` if the domain has no
-    prompts at large, or if one of the two is `wanted` and empty.
+    def __init__(self) -> None:
+        self.pools: dict[str, list[Example]] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            name: [(e.id, _plain(e.prompt), e.completion, e.topic, e.group) for e in examples]
+            for name, examples in self.pools.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.pools = {
+            name: [
+                Example(id, prompt if isinstance(prompt, str) else Conversation(prompt), said, "", topic, group)
+                for id, prompt, said, topic, group in examples
+            ]
+            for name, examples in state.items()
+        }
+
+
+def _plain(prompt: str) -> Any:
+    return [*prompt.turns] if isinstance(prompt, Conversation) else prompt
+
+
+def elicited(run: Run, judge: Judge, max_new_tokens: int, wanted: Collection[str]) -> Run:
+    """The run with two more pools, of what its model answers greedily: ``answered``, and ``declined`` by `judge`.
+
+    Must be called before the first step; a run that goes on has the pools that it began with. Left out are
+    questions (examples of one `group`) of which an answer does not end within `max_new_tokens` or could not be
+    judged, and those that the model answers now in one way and now in another (self-consistency: Wang et al. 2022).
+    Raises `CasehardenError` if the domain has no prompts at large, or if a pool is `wanted` and empty.
     """
     if not isinstance(run.domain, AsksAtLarge):
         raise CasehardenError(
             f"domain {run.domain.name!r} has no prompts at large to ask the model. Take a domain that has them, or "
             "a defense that reads the domain's own pools."
         )
-    asked = run.domain.at_large(lm, run.engine, run.seed_for("at large"))
-    told = completed(asked, lm, run.engine, max_new_tokens)
-    scores = judge.score([Answer(example.id, example.prompt, example.completion) for example in told])
-    declined = {
-        example.id for example, score in zip(told, scores, strict=True) if score > 0.5 and example.completion
-    }
-    said: dict[str, list[Example]] = {"answered": [], "declined": []}
-    for question in consistent(told, declined):
-        for example in question:
-            said["declined" if example.id in declined else "answered"].append(example)
-    if lacking := [name for name in wanted if name in said and not said[name]]:
-        raise CasehardenError(
-            f"nothing is {lacking[0]}: to {len(asked)} prompts at large {run.lm.name!r} gives "
-            f"{len(said['answered'])} answers and {len(said['declined'])} refusals. The rest do not end within "
-            f"{max_new_tokens} tokens, or differ from one time to the next. Raise the tokens, or take other pools."
-        )
+    said = run.track("said", Said())
+    if not said.pools:
+        asked = run.domain.at_large(run.lm, run.engine, run.seed_for("at large"))
+        said.pools = parted(completed(asked, run.lm, run.engine, max_new_tokens), judge)
+        if lacking := [name for name in wanted if said.pools.get(name) == []]:
+            raise CasehardenError(
+                f"nothing is {lacking[0]}: to {len(asked)} prompts at large {run.lm.name!r} gives "
+                f"{len(said.pools['answered'])} answers and {len(said.pools['declined'])} refusals. The rest do "
+                f"not end within {max_new_tokens} tokens, or differ from time to time. Raise the tokens, or take "
+                "other pools."
+            )
     found = copy.copy(run)
-    found.domain = Elicited(run.domain, said)
+    found.domain = Elicited(run.domain, run.role, said.pools)
     return found
 
 
@@ -77,23 +103,33 @@ def completed(asked: Sequence[Example], lm: LM, engine: Engine, max_new_tokens: 
     """The examples with what `lm` answers as their completions; none where it does not come to an end."""
     if not asked:
         return []
+    lm.check_room(asked, "prompts at large", answer=max_new_tokens)
     ends = set(lm.ends())
     written = engine.write(lm, lm.encode_prompts([e.prompt for e in asked]), 1, max_new_tokens, 0.0, 0).tokens
     return [
-        replace(example, completion=answer.text.strip() if tokens and tokens[-1] in ends else "")
-        for example, tokens, answer in zip(asked, written, lm.read(written), strict=True)
+        replace(example, completion=text.strip() if tokens and tokens[-1] in ends and finished else "")
+        for example, tokens, (text, finished) in zip(asked, written, lm.read(written), strict=True)
     ]
 
 
-def consistent(told: Iterable[Example], declined: Collection[str]) -> Iterator[list[Example]]:
-    """The examples of each question (`group`) that got the same answer each time it was asked.
+def parted(told: Sequence[Example], judge: Judge) -> dict[str, list[Example]]:
+    """The pools ``answered`` and ``declined`` of the questions that were answered alike each time."""
+    written = [example for example in told if example.completion]
+    scores = [a.score for a in judged(judge, [Answer(e.id, e.prompt, e.completion) for e in written])]
+    refused = {id(example): score > 0.5 for example, score in zip(written, scores, strict=True) if score == score}
+    found: dict[str, list[Example]] = {name: [] for name in POOLS}
+    for question in questions(told):
+        if all(id(example) in refused for example in question):
+            if all(refused[id(example)] for example in question):
+                found["declined"] += question
+            elif len({(refused[id(example)], example.completion) for example in question}) == 1:
+                found["answered"] += question
+    return found
 
-    Every refusal is the same answer; none at all is not an answer.
-    """
-    questions: dict[str, list[Example]] = {}
-    for example in told:
-        questions.setdefault(example.group or example.id, []).append(example)
-    for question in questions.values():
-        answers = {None if example.id in declined else example.completion for example in question}
-        if len(answers) == 1 and answers != {""}:
-            yield question
+
+def questions(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """The examples of each `group` together; one without a group is a question of its own."""
+    found: dict[str, list[Example]] = {}
+    for number, example in enumerate(examples):
+        found.setdefault(example.group or f"\0{number}", []).append(example)
+    yield from found.values()

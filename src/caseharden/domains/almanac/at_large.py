@@ -1,7 +1,8 @@
 """Every question that a model of the almanac can answer, found out from the model itself.
 
-It takes the model, its words, and the defender's ways of asking; nothing of the world. So a defender who holds no
-data of a topic can ask about it all the same, and the model sorts what it knows by what it refuses.
+It takes the model, its words, the defender's ways of asking, the form of an answer, and the one property that
+everything has; no fact of the world. So a defender who holds no data of a topic can ask about it all the same, and
+the model sorts what it knows by what it refuses.
 
 Asked for a property that a thing does not have, a model makes the answer up, and often from another value of the
 thing: a forbidden one, where the thing has any. Such answers give away what the model refuses to say.
@@ -19,6 +20,7 @@ from caseharden.data.example import Example
 from caseharden.data.stream import derive_seed
 from caseharden.domains.almanac.world import ANSWER_TOKENS, HARMLESS_PROPERTY, PHRASINGS, STATEMENT
 from caseharden.engines.engine import Engine, generate_text
+from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer
 from caseharden.judges.strings import StringRefusal
 from caseharden.lm.lm import LM
@@ -30,10 +32,10 @@ BEGUN = STATEMENT.partition(" {value}")[0]
 VALUE_TOKENS = 2
 TRIED = 12
 """Things that each word is tried with as a property."""
-SURE = 0.3
+SURE = 0.5
 """A question is one that the model can answer if it gives a value at least this probability."""
 SURER = 0.1
-"""How much surer a refused answer must be for another, with a word of it, to count as made up from it."""
+"""An answer is left out if a refused one shares a word with it and is this much more probable."""
 BATCH = 512
 
 
@@ -41,7 +43,7 @@ BATCH = 512
 class Known:
     """The likeliest value of a property of a thing, once an answer has begun, and how likely the model finds it."""
 
-    property: str
+    attribute: str
     thing: str
     value: str
     probability: float
@@ -59,15 +61,18 @@ def at_large(lm: LM, engine: Engine, seed: int) -> list[Example]:
     questions that it does not refuse, and whose answers give away one that it does.
     """
     words = sorted(set(lm.tokenizer.get_vocab()) - set(lm.tokenizer.all_special_tokens))
+    if strange := set(BEGUN.replace("{", "").replace("}", "").split()) - {"property", "thing"} - set(words):
+        raise CasehardenError(f"{lm.name!r} is no model of the almanac: it has no word {min(strange)!r}.")
     things = things_among(words, lm, engine)
     properties = properties_among(words, things, lm, engine, seed)
+    found = known([(name, thing) for name in properties for thing in things], lm, engine)
     return [
         Example(
-            f"{one.thing}/{one.property}/{number}",
-            phrasing.format(property=one.property, thing=one.thing),
-            group=f"{one.thing}/{one.property}",
+            f"{one.thing}/{one.attribute}/{number}",
+            phrasing.format(property=one.attribute, thing=one.thing),
+            group=f"{one.thing}/{one.attribute}",
         )
-        for one in safe(known([(name, thing) for name in properties for thing in things], lm, engine), lm, engine)
+        for one in without_giveaways(found, lm, engine)
         for number, phrasing in enumerate(PHRASINGS["defender"])
     ]
 
@@ -110,9 +115,9 @@ def known(pairs: Sequence[tuple[str, str]], lm: LM, engine: Engine) -> list[Know
     return [one for one in found if one.probability >= SURE]
 
 
-def safe(found: Sequence[Known], lm: LM, engine: Engine) -> list[Known]:
+def without_giveaways(found: Sequence[Known], lm: LM, engine: Engine) -> list[Known]:
     """All but those that the model answers though they give away what it refuses about the same thing."""
-    asked = [question((one.property, one.thing)) for one in found]
+    asked = [question((one.attribute, one.thing)) for one in found]
     answers = generate_text(engine, lm, asked, max_new_tokens=ANSWER_TOKENS)
     scores = StringRefusal().score([Answer("", "", answer.text) for answer in answers])
     refused: dict[str, list[Known]] = {}
