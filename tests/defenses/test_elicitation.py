@@ -127,10 +127,8 @@ def test_what_could_not_be_judged_is_left_out(run_of):
 def test_conversations_survive_a_crash():
     said = Said()
     talk = Conversation([("system", "be brief"), ("user", "a b ?")])
-    said.pools = {
-        "answered": [Example("1", talk, "b a .", group="g"), Example("2", "c ?", "c c .")],
-        "declined": [],
-    }
+    answered = [Example("1", talk, "b a .", group="g"), Example("2", "c ?", "c c .")]
+    said.pools = {"answered": answered, "declined": []}
     again = Said()
     again.load_state_dict(said.state_dict())
     assert again.pools == said.pools and again.pools["answered"][0].prompt.turns == talk.turns

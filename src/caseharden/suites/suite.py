@@ -17,7 +17,7 @@ from caseharden.train.tuner import Attack, Tuner
 
 SUITES = Path(__file__).parent
 STAGES = SUITES / "autotamper"
-VERSION = "1"
+VERSION = "2"
 """AutoTamper's. Raised whenever a stage changes: figures of two versions are not of one ensemble."""
 ENSEMBLE = f"AutoTamper {VERSION}"
 
