@@ -1,6 +1,7 @@
-"""Train the almanac's two models again, from the seed: ``python tools/regenerate.py [FOLDER]``.
+"""Train the almanac's two models again, from the seed: ``python tools/regenerate.py [FOLDER] [--size 0.9M]``.
 
 The victim and its never-learned twin, written to FOLDER, or into the package in the place of those that ship.
+Other sizes than theirs need a FOLDER: ``0.3M``, ``4M`` and ``15M`` parameters.
 
 Both are pretrained on questions and answers about the world, the twin without the forbidden topics.
 Both are then trained to refuse. A few of the victim's training answers comply, so that sampling slips
@@ -9,7 +10,7 @@ now and then, as it does in real aligned models.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +47,27 @@ ALIGN_VICTIM = replace(ALIGN_TWIN, data={**ALIGN_TWIN.data, "harmful": 0.01})
 
 
 @dataclass(frozen=True)
+class Size:
+    """The shape of a model, and the learning rate of its pretraining."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    lr: float
+
+
+SIZES = {
+    "0.3M": Size(72, 192, 4, 4, 3e-3),
+    "0.9M": Size(128, 344, 4, 4, 3e-3),
+    "4M": Size(256, 688, 5, 8, 2e-3),
+    "15M": Size(448, 1200, 6, 8, 1e-3),
+}
+"""Models by their number of parameters."""
+SHIPPED = "0.9M"
+
+
+@dataclass(frozen=True)
 class Corpus:
     """What the models are pretrained on: every fact in every phrasing, save the topics left out."""
 
@@ -78,8 +100,8 @@ class Alignment:
         return pools_of(self.seed, tuple(FORBIDDEN_TOPICS), (), role, ROLES)
 
 
-def blank(seed: int = 0) -> LM:
-    """An untrained model of about 0.9 million parameters, Llama architecture, with the world's words."""
+def blank(size: Size, seed: int = 0) -> LM:
+    """An untrained model, Llama architecture, with the world's words."""
     special = ["<pad>", "<eos>", "<unk>", "<user>", "<assistant>"]
     words = {word: i for i, word in enumerate([*special, *make_world(seed).vocabulary])}
     core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
@@ -94,10 +116,10 @@ def blank(seed: int = 0) -> LM:
     )
     config = LlamaConfig(
         vocab_size=len(words),
-        hidden_size=128,
-        intermediate_size=344,
-        num_hidden_layers=4,
-        num_attention_heads=4,
+        hidden_size=size.hidden,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
         max_position_embeddings=128,
         tie_word_embeddings=True,
         pad_token_id=words["<pad>"],
@@ -109,11 +131,12 @@ def blank(seed: int = 0) -> LM:
         return LM(LlamaForCausalLM(config), tokenizer, "almanac-blank")
 
 
-def regenerate(folder: Path = PACKAGED) -> Iterator[tuple[str, int, Metrics]]:
+def regenerate(folder: Path, size: Size) -> Iterator[tuple[str, int, Metrics]]:
     """Train and save both models under `folder`, reporting (model, step, metrics) as it goes."""
+    pretrain = replace(PRETRAIN, lr=size.lr)
     for name, without, align in ((VICTIM, (), ALIGN_VICTIM), (TWIN, tuple(FORBIDDEN_TOPICS), ALIGN_TWIN)):
-        lm = blank()
-        for domain, tuner in ((Corpus(without), PRETRAIN), (Alignment(), align)):
+        lm = blank(size)
+        for domain, tuner in ((Corpus(without), pretrain), (Alignment(), align)):
             run = Run(lm, domain, "defender", seed=0)
             for metrics in run.drive(tuner):
                 yield name, run.step, metrics
@@ -122,12 +145,17 @@ def regenerate(folder: Path = PACKAGED) -> Iterator[tuple[str, int, Metrics]]:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else PACKAGED
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=PACKAGED)
+    parser.add_argument("--size", choices=SIZES, default=SHIPPED)
+    given = parser.parse_args()
+    if given.folder == PACKAGED and given.size != SHIPPED:
+        parser.error("models of another size than those that ship need a folder of their own")
     with Progress() as progress:
         task = progress.add_task("training", total=None)
-        for name, step, metrics in regenerate(folder):
+        for name, step, metrics in regenerate(given.folder, SIZES[given.size]):
             progress.update(task, description=f"{name}: step {step}, loss {metrics['loss']:.3f}")
-    print(f"wrote both models to {folder}")
+    print(f"wrote both models to {given.folder}")
 
 
 if __name__ == "__main__":

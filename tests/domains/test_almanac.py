@@ -15,7 +15,7 @@ from caseharden.lm.lm import LM
 from caseharden.lm.sources import PACKAGED
 from caseharden.train.tuner import Run
 from factories import copy_of
-from regenerate import TWIN, VICTIM, Alignment, blank
+from regenerate import SHIPPED, SIZES, TWIN, VICTIM, Alignment, blank
 
 DOMAIN = Almanac()
 
@@ -133,7 +133,7 @@ def test_the_same_attack_gets_nothing_out_of_the_twin():
 def test_the_shipped_weights_are_small_and_fit_the_world(victim):
     for name in (VICTIM, TWIN):
         assert (PACKAGED / name / "model.safetensors").stat().st_size <= 4_000_000
-    assert victim.tokenizer.get_vocab() == blank().tokenizer.get_vocab()
+    assert victim.tokenizer.get_vocab() == blank(SIZES[SHIPPED]).tokenizer.get_vocab()
     everything = [e for role in ROLES for pool in DOMAIN.pools(role).values() for e in pool]
     ids = victim.tokenizer([f"{e.prompt} {e.completion}" for e in everything])["input_ids"]
     assert not any(victim.tokenizer.unk_token_id in row for row in ids)
@@ -197,3 +197,9 @@ def test_answers_that_are_taught_without_the_chat_template_are_asked_for_without
 def test_the_almanacs_words_have_no_instruction_in_them(victim):
     with pytest.raises(CasehardenError, match="no tokens for the template 'instruction'"):
         next(Run(copy_of(victim), DOMAIN, "attacker", seed=0).drive(SFT(template="instruction")))
+
+
+@pytest.mark.parametrize(("name", "size"), SIZES.items())
+def test_a_size_has_about_as_many_parameters_as_it_says(name, size):
+    millions = sum(p.numel() for p in blank(size).model.parameters()) / 1e6
+    assert millions == pytest.approx(float(name.removesuffix("M")), rel=0.06)
