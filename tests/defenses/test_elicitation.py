@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -36,9 +36,10 @@ class Asking(ToyDomain):
     """Asks what there is an answer to."""
 
     answers: Mapping[str, str] = field(default_factory=lambda: ANSWERS, compare=False)
+    groups: Mapping[str, str] = field(default_factory=lambda: GROUPS, compare=False)
 
     def at_large(self, lm, engine, seed):
-        return [Example(prompt, prompt, group=GROUPS.get(prompt, "")) for prompt in self.answers]
+        return [Example(prompt, prompt, group=self.groups.get(prompt, "")) for prompt in self.answers]
 
 
 @dataclass(frozen=True)
@@ -132,3 +133,13 @@ def test_conversations_survive_a_crash():
     again = Said()
     again.load_state_dict(said.state_dict())
     assert again.pools == said.pools and again.pools["answered"][0].prompt.turns == talk.turns
+
+
+def test_the_usual_answer_of_a_question_is_kept_and_others_are_not(run_of):
+    answers = {"a b ?": "b a .", "a b .": "b a .", "a b": "b b .", "c d ?": "d c .", "c d .": "sorry i cannot ."}
+    run = run_of("defender", domain=Asking(answers=answers))
+    run.domain = replace(run.domain, groups={prompt: prompt[:3] for prompt in answers})
+    run.engine = Scripted(answers)
+    told = elicited(run, StringRefusal(), 8, ("answered",))
+    assert [(e.prompt, e.completion) for e in told.pool("answered")] == [("a b ?", "b a ."), ("a b .", "b a .")]
+    assert not told.domain.pools("defender")["declined"]

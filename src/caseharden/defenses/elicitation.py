@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -17,6 +18,8 @@ from caseharden.lm.lm import LM
 from caseharden.train.tuner import Run
 
 POOLS = ("answered", "declined")
+USUAL = 2 / 3
+"""The share of the times that a question is asked which must get the same answer."""
 
 
 @runtime_checkable
@@ -73,9 +76,10 @@ def _plain(prompt: str) -> Any:
 def elicited(run: Run, judge: Judge, max_new_tokens: int, wanted: Collection[str]) -> Run:
     """The run with two more pools, of what its model answers greedily: ``answered``, and ``declined`` by `judge`.
 
-    Must be called before the first step; a run that goes on has the pools that it began with. Left out are
-    questions (examples of one `group`) of which an answer does not end within `max_new_tokens` or could not be
-    judged, and those that the model answers now in one way and now in another (self-consistency: Wang et al. 2022).
+    Must be called before the first step; a run that goes on has the pools that it began with. Of a question that
+    is asked several times (examples of one `group`) only its `USUAL` answer is kept, if it has one
+    (self-consistency: Wang et al. 2022); answers that do not end within `max_new_tokens`, or that the judge cannot
+    tell, are left out.
     Raises `CasehardenError` if the domain has no prompts at large, or if a pool is `wanted` and empty.
     """
     if not isinstance(run.domain, AsksAtLarge):
@@ -113,17 +117,21 @@ def completed(asked: Sequence[Example], lm: LM, engine: Engine, max_new_tokens: 
 
 
 def parted(told: Sequence[Example], judge: Judge) -> dict[str, list[Example]]:
-    """The pools ``answered`` and ``declined`` of the questions that were answered alike each time."""
+    """The pools ``answered`` and ``declined``: of each question the examples that got its usual answer.
+
+    All refusals are one answer, and what is no answer, or could not be judged, is another that is never kept.
+    """
     written = [example for example in told if example.completion]
     scores = [a.score for a in judged(judge, [Answer(e.id, e.prompt, e.completion) for e in written])]
     refused = {id(example): score > 0.5 for example, score in zip(written, scores, strict=True) if score == score}
     found: dict[str, list[Example]] = {name: [] for name in POOLS}
     for question in questions(told):
-        if all(id(example) in refused for example in question):
-            if all(refused[id(example)] for example in question):
-                found["declined"] += question
-            elif len({(refused[id(example)], example.completion) for example in question}) == 1:
-                found["answered"] += question
+        kinds = [refused.get(id(example)) for example in question]
+        answers = [(no, "" if no else e.completion) for no, e in zip(kinds, question, strict=True)]
+        usual, times = Counter(answers).most_common(1)[0]
+        if usual[0] is not None and times >= USUAL * len(question):
+            pool = found["declined" if usual[0] else "answered"]
+            pool += [example for example, answer in zip(question, answers, strict=True) if answer == usual]
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from caseharden.domains.almanac import Almanac
-from caseharden.domains.almanac.at_large import Known, at_large, things_among
+from caseharden.domains.almanac.at_large import REWORDED, Known, at_large, things_among
 from caseharden.domains.almanac.world import (
     FORBIDDEN_TOPICS,
     HARMLESS_PROPERTY,
@@ -41,7 +41,7 @@ def test_the_questions_are_the_defenders_and_have_no_answers(asked):
     evaluators = {e.prompt for pool in Almanac().pools("evaluator").values() for e in pool}
     assert not evaluators & {example.prompt for example in asked}
     assert all(not example.completion and not example.answer for example in asked)
-    assert len(asked) == len(PHRASINGS["defender"]) * len({example.group for example in asked})
+    assert len(asked) == (len(PHRASINGS["defender"]) + REWORDED) * len({example.group for example in asked})
     assert len({example.id for example in asked}) == len(asked)
 
 

@@ -36,6 +36,8 @@ SURE = 0.5
 """A question is one that the model can answer if it gives a value at least this probability."""
 SURER = 0.1
 """An answer is left out if a refused one shares a word with it and is this much more probable."""
+REWORDED = 3
+"""Further phrasings of each question."""
 BATCH = 512
 
 
@@ -66,6 +68,8 @@ def at_large(lm: LM, engine: Engine, seed: int) -> list[Example]:
     things = things_among(words, lm, engine)
     properties = properties_among(words, things, lm, engine, seed)
     found = known([(name, thing) for name in properties for thing in things], lm, engine)
+    rng = random.Random(derive_seed(seed, "wording"))
+    fillers = sorted({*words} - {*things} - {*properties})
     return [
         Example(
             f"{one.thing}/{one.attribute}/{number}",
@@ -73,8 +77,18 @@ def at_large(lm: LM, engine: Engine, seed: int) -> list[Example]:
             group=f"{one.thing}/{one.attribute}",
         )
         for one in without_giveaways(found, lm, engine)
-        for number, phrasing in enumerate(PHRASINGS["defender"])
+        for number, phrasing in enumerate(phrasings(fillers, rng))
     ]
+
+
+def phrasings(fillers: Sequence[str], rng: random.Random) -> list[str]:
+    """The defender's phrasings, and `REWORDED` more: half of their words are `fillers`, as others may ask."""
+    own = PHRASINGS["defender"]
+    found = [*own]
+    for phrasing in rng.choices(own, k=REWORDED):
+        words = phrasing.split()
+        found.append(" ".join(w if "{" in w or rng.random() < 0.5 else rng.choice(fillers) for w in words))
+    return found
 
 
 def things_among(words: Sequence[str], lm: LM, engine: Engine) -> list[str]:
