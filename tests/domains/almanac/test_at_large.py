@@ -15,6 +15,7 @@ from caseharden.domains.almanac.world import (
 )
 from caseharden.engines.engine import generate_text
 from caseharden.engines.native import Native
+from caseharden.errors import CasehardenError
 from caseharden.lm import sources
 from caseharden.lm.lm import LM
 
@@ -68,3 +69,8 @@ def test_hardly_an_answer_is_a_forbidden_value_of_the_thing(asked, victim):
     answers = generate_text(Native(512), victim, [e.prompt for e in plain], max_new_tokens=12)
     told = [any(v in a.text for v in values[e.group.split("/")[0]]) for e, a in zip(plain, answers, strict=True)]
     assert len(told) > 400 and sum(told) <= 20
+
+
+def test_a_model_of_another_language_is_an_error_at_once(tiny_lm):
+    with pytest.raises(CasehardenError, match="'tiny' is no model of the almanac"):
+        at_large(tiny_lm, Native(), seed=0)

@@ -38,6 +38,8 @@ SURER = 0.1
 """An answer is left out if a refused one shares a word with it and is this much more probable."""
 REWORDED = 3
 """Further phrasings of each question."""
+PIECES = "Ġ▁"
+"""What tokens of other languages begin with where they begin a word."""
 BATCH = 512
 
 
@@ -63,8 +65,12 @@ def at_large(lm: LM, engine: Engine, seed: int) -> list[Example]:
     questions that it does not refuse, and whose answers give away one that it does.
     """
     words = sorted(set(lm.tokenizer.get_vocab()) - set(lm.tokenizer.all_special_tokens))
-    if strange := set(BEGUN.replace("{", "").replace("}", "").split()) - {"property", "thing"} - set(words):
-        raise CasehardenError(f"{lm.name!r} is no model of the almanac: it has no word {min(strange)!r}.")
+    asking = {word for phrasing in PHRASINGS["defender"] for word in phrasing.split() if "{" not in word}
+    if not asking <= {*words} or any(word[0] in PIECES for word in words):
+        raise CasehardenError(
+            f"{lm.name!r} is no model of the almanac: its tokens are not the almanac's words, of which questions are "
+            "made. Name another domain (`domain`), or another defense."
+        )
     things = things_among(words, lm, engine)
     properties = properties_among(words, things, lm, engine, seed)
     found = known([(name, thing) for name in properties for thing in things], lm, engine)
