@@ -68,8 +68,8 @@ def at_large(lm: LM, engine: Engine, seed: int) -> list[Example]:
     asking = {word for phrasing in PHRASINGS["defender"] for word in phrasing.split() if "{" not in word}
     if not asking <= {*words} or any(word[0] in PIECES for word in words):
         raise CasehardenError(
-            f"{lm.name!r} is no model of the almanac: its tokens are not the almanac's words, of which questions are "
-            "made. Name another domain (`domain`), or another defense."
+            f"{lm.name!r} is no model of the almanac: its tokens are not the almanac's words, of which questions "
+            "are made. Name another domain (`domain`), or another defense."
         )
     things = things_among(words, lm, engine)
     properties = properties_among(words, things, lm, engine, seed)
