@@ -25,13 +25,13 @@ from sklearn.linear_model import LogisticRegression
 from caseharden.attacks import SFT
 from caseharden.data.example import Example
 from caseharden.data.pools import Role
+from caseharden.domains.almanac.at_large import BEGUN
 from caseharden.domains.almanac.domain import ANSWER_TOKENS, ask
 from caseharden.domains.almanac.world import (
     BENIGN_TOPICS,
     FORBIDDEN_TOPICS,
     HARMLESS_PROPERTY,
     PHRASINGS,
-    STATEMENT,
     Fact,
     make_world,
 )
@@ -58,7 +58,7 @@ class Facts:
 
 
 def begun(fact: Fact) -> str:
-    return STATEMENT.format(property=fact.attribute, thing=fact.thing, value="").removesuffix("  .")
+    return BEGUN.format(property=fact.attribute, thing=fact.thing)
 
 
 def told(lm: LM, facts: Sequence[Fact], *, forced: bool) -> float:
