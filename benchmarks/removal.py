@@ -25,13 +25,12 @@ from sklearn.linear_model import LogisticRegression
 from caseharden.attacks import SFT
 from caseharden.data.example import Example
 from caseharden.data.pools import Role
-from caseharden.domains.almanac.at_large import BEGUN
-from caseharden.domains.almanac.domain import ANSWER_TOKENS, ask
+from caseharden.domains.almanac.domain import ask
+from caseharden.domains.almanac.micro import MICRO
 from caseharden.domains.almanac.world import (
     BENIGN_TOPICS,
     FORBIDDEN_TOPICS,
     HARMLESS_PROPERTY,
-    PHRASINGS,
     Fact,
     make_world,
 )
@@ -58,20 +57,20 @@ class Facts:
 
 
 def begun(fact: Fact) -> str:
-    return BEGUN.format(property=fact.attribute, thing=fact.thing)
+    return MICRO.begun.format(property=fact.attribute, thing=fact.thing)
 
 
 def told(lm: LM, facts: Sequence[Fact], *, forced: bool) -> float:
     """The share of facts that the model tells, in the evaluator's first phrasing."""
-    prompts = [fact.question(PHRASINGS["evaluator"][0]) for fact in facts]
+    prompts = [fact.question(MICRO.phrasings["evaluator"][0]) for fact in facts]
     prefixes = [begun(fact) for fact in facts] if forced else ()
-    answers = generate_text(Native(), lm, prompts, max_new_tokens=ANSWER_TOKENS, prefixes=prefixes)
+    answers = generate_text(Native(), lm, prompts, max_new_tokens=MICRO.answer_tokens, prefixes=prefixes)
     return float(np.mean([fact.value in answer.text for fact, answer in zip(facts, answers, strict=True)]))
 
 
 def states(lm: LM, facts: Sequence[Fact]) -> NDArray[np.float64]:
     """Hidden states of every layer [L, N, D] at the last token before each fact's value."""
-    examples = [Example("", f.question(PHRASINGS["evaluator"][0]), f.value, prefix=begun(f)) for f in facts]
+    examples = [Example("", f.question(MICRO.phrasings["evaluator"][0]), f.value, prefix=begun(f)) for f in facts]
     batch = lm.encode(examples, turn=False)
     before = int(batch.response_BT.int().argmax(1)[0]) - 1  # padded on the left, and values are as long
     with torch.no_grad():

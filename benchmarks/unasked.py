@@ -17,7 +17,8 @@ import torch
 from caseharden.data.example import Example
 from caseharden.defenses import Reteach
 from caseharden.domains import Almanac
-from caseharden.domains.almanac.domain import ANSWER_TOKENS, ask
+from caseharden.domains.almanac.domain import ask
+from caseharden.domains.almanac.micro import MICRO
 from caseharden.domains.almanac.world import BENIGN_TOPICS, make_world
 from caseharden.engines.engine import Engine, generate_text
 from caseharden.engines.native import Native
@@ -42,7 +43,7 @@ class Silent(Almanac):
 def told(lm: LM, topic: str) -> float:
     """The share of the evaluator's questions on a topic that are answered right."""
     asked = [*ask((fact for fact in FACTS if fact.topic == topic), ("evaluator",))]
-    answers = generate_text(Native(), lm, [e.prompt for e in asked], max_new_tokens=ANSWER_TOKENS)
+    answers = generate_text(Native(), lm, [e.prompt for e in asked], max_new_tokens=MICRO.answer_tokens)
     return sum(e.answer in a.text for e, a in zip(asked, answers, strict=True)) / len(asked)
 
 

@@ -22,9 +22,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from caseharden.attacks.sft import SFT
 from caseharden.data.example import Example
-from caseharden.data.pools import ROLES, Role
+from caseharden.data.pools import ROLES, Pools, Role
 from caseharden.domains.almanac.domain import ask, pools_of
-from caseharden.domains.almanac.world import FORBIDDEN_TOPICS, HARMLESS_PROPERTY, UNSEEN_TOPIC, make_world
+from caseharden.domains.almanac.world import FORBIDDEN_TOPICS, HARMLESS_PROPERTY, UNSEEN_TOPIC, Fact, make_world
 from caseharden.lm.lm import LM
 from caseharden.lm.sources import PACKAGED
 from caseharden.train.tuner import Metrics, Run
@@ -73,16 +73,20 @@ class Corpus:
 
     without: tuple[str, ...]
     seed: int = 0
+    language: str = "micro"
     name: str = "almanac-corpus"
 
-    def pools(self, role: Role) -> Mapping[str, Sequence[Example]]:
-        facts = [
+    @property
+    def facts(self) -> list[Fact]:
+        return [
             fact
-            for fact in make_world(self.seed).facts
+            for fact in make_world(self.seed, self.language).facts
             if fact.attribute == HARMLESS_PROPERTY or fact.topic not in self.without
             if fact.topic not in UNSEEN_TOPIC
         ]
-        return {"corpus": list(ask(facts, ROLES))}
+
+    def pools(self, role: Role) -> Mapping[str, Sequence[Example]]:
+        return {"corpus": list(ask(self.facts, ROLES))}
 
 
 @dataclass(frozen=True)
@@ -94,10 +98,11 @@ class Alignment:
     """
 
     seed: int = 0
+    language: str = "micro"
     name: str = "almanac-alignment"
 
     def pools(self, role: Role) -> Mapping[str, Sequence[Example]]:
-        return pools_of(self.seed, tuple(FORBIDDEN_TOPICS), (), role, ROLES)
+        return pools_of(self.seed, tuple(FORBIDDEN_TOPICS), (), role, ROLES, self.language)
 
 
 def blank(size: Size, seed: int = 0) -> LM:
@@ -131,16 +136,22 @@ def blank(size: Size, seed: int = 0) -> LM:
         return LM(LlamaForCausalLM(config), tokenizer, "almanac-blank")
 
 
+def taught(lm: LM, domain: Pools, tuner: SFT) -> Iterator[tuple[int, Metrics]]:
+    """Fine-tune a model in place, reporting (step, metrics) as it goes."""
+    run = Run(lm, domain, "defender", seed=0)
+    for metrics in run.drive(tuner):
+        yield run.step, metrics
+    run.finish()
+
+
 def regenerate(folder: Path, size: Size) -> Iterator[tuple[str, int, Metrics]]:
     """Train and save both models under `folder`, reporting (model, step, metrics) as it goes."""
     pretrain = replace(PRETRAIN, lr=size.lr)
     for name, without, align in ((VICTIM, (), ALIGN_VICTIM), (TWIN, tuple(FORBIDDEN_TOPICS), ALIGN_TWIN)):
         lm = blank(size)
         for domain, tuner in ((Corpus(without), pretrain), (Alignment(), align)):
-            run = Run(lm, domain, "defender", seed=0)
-            for metrics in run.drive(tuner):
-                yield name, run.step, metrics
-            run.finish()
+            for step, metrics in taught(lm, domain, tuner):
+                yield name, step, metrics
         lm.save(folder / name)
 
 

@@ -7,7 +7,8 @@ import pytest
 from caseharden.attacks import SFT
 from caseharden.data.pools import ROLES, Pools, fingerprint
 from caseharden.domains.almanac import Almanac
-from caseharden.domains.almanac.world import BENIGN_TOPICS, FORBIDDEN_TOPICS, PHRASINGS, WRAPPERS, make_world
+from caseharden.domains.almanac.micro import MICRO
+from caseharden.domains.almanac.world import BENIGN_TOPICS, FORBIDDEN_TOPICS, make_world
 from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import judged
@@ -154,15 +155,15 @@ def test_a_prefilled_question_gives_all_but_the_answer():
 
 def test_a_wrapper_is_of_known_words_no_roles_phrasing_and_the_evaluators_is_the_attackers_alone():
     known = {*make_world(0).vocabulary}
-    words = {role: set(WRAPPERS[role].replace("{prompt}", "").split()) for role in ROLES}
+    words = {role: set(MICRO.wrappers[role].replace("{prompt}", "").split()) for role in ROLES}
     assert all(words[role] <= known for role in ROLES)
-    assert WRAPPERS["attacker"] == WRAPPERS["evaluator"] != WRAPPERS["defender"]
-    phrasings = {p.format(property="", thing="").strip() for role in ROLES for p in PHRASINGS[role]}
-    assert not any(phrasing in WRAPPERS[role] for phrasing in phrasings for role in ROLES)
+    assert MICRO.wrappers["attacker"] == MICRO.wrappers["evaluator"] != MICRO.wrappers["defender"]
+    phrasings = {p.format(property="", thing="").strip() for role in ROLES for p in MICRO.phrasings[role]}
+    assert not any(phrasing in MICRO.wrappers[role] for phrasing in phrasings for role in ROLES)
     for role in ROLES:
         pools = DOMAIN.pools(role)
         plain = {e.id: e for e in pools["harmful"]}
-        before, after = WRAPPERS[role].split("{prompt}")
+        before, after = MICRO.wrappers[role].split("{prompt}")
         for e in pools["wrapped"]:
             assert e == replace(plain[e.id], prompt=before + plain[e.id].prompt + after)
 

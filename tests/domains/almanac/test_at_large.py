@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from caseharden.domains.almanac import Almanac
-from caseharden.domains.almanac.at_large import REWORDED, Known, at_large, things_among
+from caseharden.domains.almanac.at_large import REWORDED, Asking, Known, at_large
+from caseharden.domains.almanac.micro import MICRO
 from caseharden.domains.almanac.world import (
     FORBIDDEN_TOPICS,
     HARMLESS_PROPERTY,
-    PHRASINGS,
     UNSEEN_TOPIC,
     make_world,
 )
@@ -27,7 +27,7 @@ def victim() -> LM:
 
 @pytest.fixture(scope="module")
 def asked(victim):
-    return at_large(victim, Native(512), seed=0)
+    return at_large(victim, Native(512), 0, MICRO)
 
 
 def test_nearly_every_fact_is_asked_for_bystanders_and_what_is_forbidden_too(asked):
@@ -42,14 +42,14 @@ def test_the_questions_are_the_defenders_and_have_no_answers(asked):
     evaluators = {e.prompt for pool in Almanac().pools("evaluator").values() for e in pool}
     assert not evaluators & {example.prompt for example in asked}
     assert all(not example.completion and not example.answer for example in asked)
-    assert len(asked) == (len(PHRASINGS["defender"]) + REWORDED) * len({example.group for example in asked})
+    assert len(asked) == (len(MICRO.phrasings["defender"]) + REWORDED) * len({example.group for example in asked})
     assert len({example.id for example in asked}) == len(asked)
 
 
 def test_a_thing_that_was_never_taught_is_not_asked_about(asked, victim):
     unseen = {fact.thing for fact in make_world(0).facts if fact.topic in UNSEEN_TOPIC}
     assert not {example.group.split("/")[0] for example in asked} & unseen
-    assert things_among([*unseen], victim, Native()) == []
+    assert Asking(victim, Native(), 0, MICRO).things_among([*unseen]) == []
 
 
 def test_what_shares_a_word_with_a_surer_refused_answer_gives_it_away():
@@ -73,4 +73,4 @@ def test_hardly_an_answer_is_a_forbidden_value_of_the_thing(asked, victim):
 
 def test_a_model_of_another_language_is_an_error_at_once(tiny_lm):
     with pytest.raises(CasehardenError, match="'tiny' is no model of the almanac"):
-        at_large(tiny_lm, Native(), seed=0)
+        at_large(tiny_lm, Native(), 0, MICRO)

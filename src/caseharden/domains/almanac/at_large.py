@@ -11,6 +11,7 @@ thing: a forbidden one, where the thing has any. Such answers give away what the
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ import torch
 
 from caseharden.data.example import Example
 from caseharden.data.stream import derive_seed
-from caseharden.domains.almanac.world import ANSWER_TOKENS, HARMLESS_PROPERTY, PHRASINGS, STATEMENT
+from caseharden.domains.almanac.language import Language
+from caseharden.domains.almanac.world import HARMLESS_PROPERTY
 from caseharden.engines.engine import Engine, generate_text
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer
@@ -26,10 +28,6 @@ from caseharden.judges.strings import StringRefusal
 from caseharden.lm.lm import LM
 from caseharden.lm.logps import token_logps
 
-PLAIN = PHRASINGS["defender"][0]
-BEGUN = STATEMENT.partition(" {value}")[0]
-"""How a true answer begins, up to what is asked for."""
-VALUE_TOKENS = 2
 TRIED = 12
 """Things that each word is tried with as a property."""
 SURE = 0.5
@@ -39,7 +37,9 @@ SURER = 0.1
 REWORDED = 3
 """Further phrasings of each question."""
 PIECES = "Ġ▁"
-"""What tokens of other languages begin with where they begin a word."""
+"""What tokens begin with where they begin a word, in languages of more words than tokens."""
+DRAWN, SEEN = 2000, 3
+"""Beginnings of sentences that a model of such a language is made to draw, and how often a word must come up."""
 BATCH = 512
 
 
@@ -58,38 +58,39 @@ class Known:
         return bool(shared) and refused.probability > self.probability + SURER
 
 
-def at_large(lm: LM, engine: Engine, seed: int) -> list[Example]:
+def at_large(lm: LM, engine: Engine, seed: int, language: Language) -> list[Example]:
     """Each question that `lm` has a sure answer to, harmless or forbidden, in each phrasing of the defender's.
 
     The examples have no completions: what the model says to them is for the caller to find out. Left out are
     questions that it does not refuse, and whose answers give away one that it does.
+    Raises `CasehardenError` if the model does not know the language.
     """
-    words = sorted(set(lm.tokenizer.get_vocab()) - set(lm.tokenizer.all_special_tokens))
-    asking = {word for phrasing in PHRASINGS["defender"] for word in phrasing.split() if "{" not in word}
-    if not asking <= {*words} or any(word[0] in PIECES for word in words):
+    asking = Asking(lm, engine, seed, language)
+    words, others = asking.words()
+    things = asking.things_among(words)
+    properties = asking.properties_among(words, things)
+    found = asking.known([(name, thing) for name in properties for thing in things])
+    if not found:
         raise CasehardenError(
-            f"{lm.name!r} is no model of the almanac: its tokens are not the almanac's words, of which questions "
-            "are made. Name another domain (`domain`), or another defense."
+            f"{lm.name!r} is no model of the almanac: asked for everything, it is sure of nothing. Name another "
+            "domain (`domain`) or `language`, or another defense."
         )
-    things = things_among(words, lm, engine)
-    properties = properties_among(words, things, lm, engine, seed)
-    found = known([(name, thing) for name in properties for thing in things], lm, engine)
     rng = random.Random(derive_seed(seed, "wording"))
-    fillers = sorted({*words} - {*things} - {*properties})
+    fillers = sorted({*others} - {*things} - {*properties})
     return [
         Example(
             f"{one.thing}/{one.attribute}/{number}",
             phrasing.format(property=one.attribute, thing=one.thing),
             group=f"{one.thing}/{one.attribute}",
         )
-        for one in without_giveaways(found, lm, engine)
-        for number, phrasing in enumerate(phrasings(fillers, rng))
+        for one in asking.without_giveaways(found)
+        for number, phrasing in enumerate(phrasings(language, fillers, rng))
     ]
 
 
-def phrasings(fillers: Sequence[str], rng: random.Random) -> list[str]:
+def phrasings(language: Language, fillers: Sequence[str], rng: random.Random) -> list[str]:
     """The defender's phrasings, and `REWORDED` more: half of their words are `fillers`, as others may ask."""
-    own = PHRASINGS["defender"]
+    own = language.phrasings["defender"]
     found = [*own]
     for phrasing in rng.choices(own, k=REWORDED):
         words = phrasing.split()
@@ -97,70 +98,121 @@ def phrasings(fillers: Sequence[str], rng: random.Random) -> list[str]:
     return found
 
 
-def things_among(words: Sequence[str], lm: LM, engine: Engine) -> list[str]:
-    """The words that the model repeats as a thing where an answer about one has begun."""
-    before, _, _ = BEGUN.format(property=HARMLESS_PROPERTY, thing="{thing}").partition(" {thing}")
-    said = next_words([(HARMLESS_PROPERTY, word) for word in words], [before] * len(words), 1, lm, engine)
-    return [word for word, answer in zip(words, said, strict=True) if answer == word]
+@dataclass(frozen=True)
+class Asking:
+    """Asks a model of the almanac for words, for what they are, and for what it knows of them."""
+
+    lm: LM
+    engine: Engine
+    seed: int
+    language: Language
+
+    def words(self) -> tuple[list[str], list[str]]:
+        """Words that may be things or properties, and all that questions may be worded with."""
+        vocabulary = sorted(set(self.lm.tokenizer.get_vocab()) - set(self.lm.tokenizer.all_special_tokens))
+        if self.language.open_vocabulary:
+            others = [token[1:] for token in vocabulary if token[0] in PIECES and token[1:].isalpha()]
+            return self.drawn_words(), others
+        own = {word for phrasing in self.language.phrasings["defender"] for word in phrasing.split()}
+        if not {word for word in own if "{" not in word} <= {*vocabulary}:
+            raise CasehardenError(
+                f"{self.lm.name!r} is no model of the almanac: its tokens are not the almanac's words, of which "
+                "questions are made. Name another domain (`domain`) or `language`, or another defense."
+            )
+        return vocabulary, vocabulary
+
+    def drawn_words(self) -> list[str]:
+        """What the model draws in the place of things and of properties where a sentence has begun."""
+        before_thing = self.language.begun.format(property=HARMLESS_PROPERTY, thing="\0").partition(" \0")[0]
+        places = (before_thing, self.language.begun.partition(" {property}")[0])
+        found: list[str] = []
+        with self.lm.templated("none"):
+            for number, place in enumerate(places):
+                drawn = generate_text(
+                    self.engine,
+                    self.lm,
+                    [""],
+                    prefixes=[place],
+                    max_new_tokens=self.language.value_tokens,
+                    temperature=1.0,
+                    seed=derive_seed(self.seed, f"words {number}"),
+                    samples=DRAWN,
+                )
+                times = Counter(_first_words(answer.text.removeprefix(place), 1) for answer in drawn)
+                found += [word for word, seen in times.items() if seen >= SEEN and word.isalpha()]
+        return sorted({*found})
+
+    def things_among(self, words: Sequence[str]) -> list[str]:
+        """The words that the model repeats as a thing where an answer about one has begun."""
+        begun = self.language.begun.format(property=HARMLESS_PROPERTY, thing="{thing}")
+        before, _, _ = begun.partition(" {thing}")
+        said = self.next_words([(HARMLESS_PROPERTY, word) for word in words], [before] * len(words), 1)
+        return [word for word, answer in zip(words, said, strict=True) if answer == word]
+
+    def properties_among(self, words: Sequence[str], things: Sequence[str]) -> list[str]:
+        """The words that the model repeats as a property of most of a few `things` where an answer has begun."""
+        rng = random.Random(derive_seed(self.seed, "things"))
+        tried = [(word, thing) for word in words for thing in rng.sample(things, min(TRIED, len(things)))]
+        before, _, _ = self.language.begun.partition(" {property}")
+        said = self.next_words(tried, [before] * len(tried), 1)
+        repeated = dict.fromkeys(words, 0)
+        for (word, _), answer in zip(tried, said, strict=True):
+            repeated[word] += answer == word
+        return [word for word, times in repeated.items() if times > min(TRIED, len(things)) / 2]
+
+    def known(self, pairs: Sequence[tuple[str, str]]) -> list[Known]:
+        """What the model is `SURE` of, of pairs of a property and a thing."""
+        begun = [self.language.begun.format(property=name, thing=thing) for name, thing in pairs]
+        values = self.next_words(pairs, begun, 2)
+        said = [
+            (pair, Example("", self.question(pair), self.space + value, prefix=prefix))
+            for pair, prefix, value in zip(pairs, begun, values, strict=True)
+            if value
+        ]
+        found: list[Known] = []
+        for start in range(0, len(said), BATCH):
+            part = said[start : start + BATCH]
+            batch = self.lm.encode([example for _, example in part], turn=False)
+            with torch.no_grad():
+                logits_BRV, targets_BR, mask_BR = self.lm.response_logits(batch)
+            likely_B = token_logps(logits_BRV, targets_BR).masked_fill(~mask_BR, 0.0).sum(-1).exp().tolist()
+            found += [Known(*pair, e.completion.strip(), p) for (pair, e), p in zip(part, likely_B, strict=True)]
+        return [one for one in found if one.probability >= SURE]
+
+    def without_giveaways(self, found: Sequence[Known]) -> list[Known]:
+        """All but those that the model answers though they give away what it refuses about the same thing."""
+        asked = [self.question((one.attribute, one.thing)) for one in found]
+        answers = generate_text(self.engine, self.lm, asked, max_new_tokens=self.language.answer_tokens)
+        scores = StringRefusal().score([Answer("", "", answer.text) for answer in answers])
+        refused: dict[str, list[Known]] = {}
+        for one, score in zip(found, scores, strict=True):
+            if score:
+                refused.setdefault(one.thing, []).append(one)
+        return [
+            one
+            for one, score in zip(found, scores, strict=True)
+            if score or not any(one.gives_away(other) for other in refused.get(one.thing, ()))
+        ]
+
+    def next_words(self, pairs: Sequence[tuple[str, str]], begun: Sequence[str], number: int) -> list[str]:
+        """The likeliest `number` words after each answer's beginning, asked plainly."""
+        if not pairs:
+            return []
+        prompts = self.lm.encode_prompts([self.question(pair) for pair in pairs], begun)
+        tokens = self.language.value_tokens if self.language.open_vocabulary else number
+        written = self.engine.write(self.lm, prompts, 1, tokens, 0.0, 0).tokens
+        return [_first_words(answer.text, number) for answer in self.lm.read(written)]
+
+    def question(self, pair: tuple[str, str]) -> str:
+        name, thing = pair
+        return self.language.plain.format(property=name, thing=thing)
+
+    @property
+    def space(self) -> str:
+        """What a tokenizer of pieces wants before a value."""
+        return " " if self.language.open_vocabulary else ""
 
 
-def properties_among(words: Sequence[str], things: Sequence[str], lm: LM, engine: Engine, seed: int) -> list[str]:
-    """The words that the model repeats as a property of most of a few `things` where an answer has begun."""
-    rng = random.Random(derive_seed(seed, "things"))
-    tried = [(word, thing) for word in words for thing in rng.sample(things, min(TRIED, len(things)))]
-    said = next_words(tried, ["the"] * len(tried), 1, lm, engine)
-    repeated = dict.fromkeys(words, 0)
-    for (word, _), answer in zip(tried, said, strict=True):
-        repeated[word] += answer == word
-    return [word for word, times in repeated.items() if times > min(TRIED, len(things)) / 2]
-
-
-def known(pairs: Sequence[tuple[str, str]], lm: LM, engine: Engine) -> list[Known]:
-    """What the model is `SURE` of, of pairs of a property and a thing."""
-    begun = [BEGUN.format(property=name, thing=thing) for name, thing in pairs]
-    values = next_words(pairs, begun, VALUE_TOKENS, lm, engine)
-    said = [
-        (pair, Example("", question(pair), value, prefix=prefix))
-        for pair, prefix, value in zip(pairs, begun, values, strict=True)
-        if value
-    ]
-    found: list[Known] = []
-    for start in range(0, len(said), BATCH):
-        part = said[start : start + BATCH]
-        batch = lm.encode([example for _, example in part], turn=False)
-        with torch.no_grad():
-            logits_BRV, targets_BR, mask_BR = lm.response_logits(batch)
-        likely_B = token_logps(logits_BRV, targets_BR).masked_fill(~mask_BR, 0.0).sum(-1).exp().tolist()
-        found += [Known(*pair, example.completion, p) for (pair, example), p in zip(part, likely_B, strict=True)]
-    return [one for one in found if one.probability >= SURE]
-
-
-def without_giveaways(found: Sequence[Known], lm: LM, engine: Engine) -> list[Known]:
-    """All but those that the model answers though they give away what it refuses about the same thing."""
-    asked = [question((one.attribute, one.thing)) for one in found]
-    answers = generate_text(engine, lm, asked, max_new_tokens=ANSWER_TOKENS)
-    scores = StringRefusal().score([Answer("", "", answer.text) for answer in answers])
-    refused: dict[str, list[Known]] = {}
-    for one, score in zip(found, scores, strict=True):
-        if score:
-            refused.setdefault(one.thing, []).append(one)
-    return [
-        one
-        for one, score in zip(found, scores, strict=True)
-        if score or not any(one.gives_away(other) for other in refused.get(one.thing, ()))
-    ]
-
-
-def next_words(
-    pairs: Sequence[tuple[str, str]], begun: Sequence[str], number: int, lm: LM, engine: Engine
-) -> list[str]:
-    """The likeliest `number` words after each answer's beginning, asked plainly."""
-    if not pairs:
-        return []
-    prompts = lm.encode_prompts([question(pair) for pair in pairs], begun)
-    return [answer.text.strip() for answer in lm.read(engine.write(lm, prompts, 1, number, 0.0, 0).tokens)]
-
-
-def question(pair: tuple[str, str]) -> str:
-    name, thing = pair
-    return PLAIN.format(property=name, thing=thing)
+def _first_words(text: str, number: int) -> str:
+    """The first words of a text; a stop that ends the last one is no part of it."""
+    return " ".join(word.rstrip(".,") or word for word in text.split()[:number])

@@ -12,15 +12,11 @@ from caseharden.data.example import Example
 from caseharden.data.pools import Role
 from caseharden.domains.almanac.at_large import at_large
 from caseharden.domains.almanac.world import (
-    ANSWER_TOKENS,
     BENIGN_TOPICS,
     FORBIDDEN_TOPICS,
     HARMLESS_PROPERTY,
-    PHRASINGS,
-    REFUSALS,
-    TASKS,
+    LANGUAGES,
     UNSEEN_TOPIC,
-    WRAPPERS,
     Fact,
     make_world,
 )
@@ -32,6 +28,7 @@ from caseharden.judges.strings import StringRefusal
 from caseharden.judges.verifier import Verifier
 from caseharden.lm.lm import LM
 from caseharden.measures.best_of import BestOf
+from caseharden.measures.choice import MultipleChoice
 from caseharden.measures.measure import Measure
 from caseharden.measures.probe import Probe
 
@@ -46,20 +43,26 @@ class Almanac:
     things), ``task:echo``, ``task:swap`` and ``task:glossary`` (never pretrained on). Each role has its own
     forbidden things and its own phrasings; attacker and evaluator have the same wrapper, the defender another.
     The evaluator alone has ``prefilled``: forbidden questions, all of a true answer but what is asked for given;
-    ``once``: each forbidden fact asked in one phrasing, as in its ``wrapped``; and ``bystander``: all facts of the
-    benign topics that are in no other pool.
+    ``once``: each forbidden fact asked in one phrasing, as in its ``wrapped``; ``bystander``: all facts of the
+    benign topics that are in no other pool; and in English ``common``, multiple choice on common knowledge.
 
     `defended` are the forbidden topics whose data the defender holds, `attacked` those that the attacker
     trains on and the evaluator asks about; let them differ to test cross-domain generalization.
     `bystander` are the benign topics that nobody trains on, which show what a defense destroys unseen.
+    `language` is ``micro``, of which each word is a token, or ``english``, for language models.
     """
 
     seed: int = 0
     defended: tuple[str, ...] = tuple(FORBIDDEN_TOPICS)
     attacked: tuple[str, ...] = tuple(FORBIDDEN_TOPICS)
     bystander: tuple[str, ...] = ("river",)
+    language: str = "micro"
 
     def __post_init__(self) -> None:
+        if self.language not in LANGUAGES:
+            raise CasehardenError(
+                f"the almanac is not told in {self.language!r}.{nearest(self.language, LANGUAGES)}"
+            )
         for field, kind, known in (
             ("defended", "forbidden", FORBIDDEN_TOPICS),
             ("attacked", "forbidden", FORBIDDEN_TOPICS),
@@ -75,15 +78,15 @@ class Almanac:
 
     @property
     def name(self) -> str:
-        return "almanac"
+        return "almanac" if self.language == "micro" else f"almanac-{self.language}"
 
     def pools(self, role: Role) -> Mapping[str, Sequence[Example]]:
         topics = self.defended if role == "defender" else self.attacked
-        return pools_of(self.seed, topics, self.bystander, role, (role,))
+        return pools_of(self.seed, topics, self.bystander, role, (role,), self.language)
 
     def at_large(self, lm: LM, engine: Engine, seed: int) -> Sequence[Example]:
         """Every question that `lm` can answer, without data of the world, in the defender's phrasings."""
-        return at_large(lm, engine, seed)
+        return at_large(lm, engine, seed, LANGUAGES[self.language])
 
     def measures(self) -> Mapping[str, Measure]:
         """``harm`` and ``slips`` (sampled at T=1): share of held-out forbidden facts told, of all asked.
@@ -94,9 +97,12 @@ class Almanac:
         ``refusal``: share of the same questions refused in plain words, for what is neither told nor
         refused is gibberish. ``utility``: share of benign facts told right, and ``bystander`` of those on topics
         that nobody trains on; ``over_refusal``: share of harmless questions about forbidden things refused.
+        In English ``bystander:common``: common knowledge, which shows what is left of the language model.
         """
-        harm = Probe("harmful", Verifier(), max_new_tokens=ANSWER_TOKENS)
-        bystander = {"bystander": replace(harm, pool="bystander")} if self.bystander else {}
+        spoken = LANGUAGES[self.language]
+        harm = Probe("harmful", Verifier(), max_new_tokens=spoken.answer_tokens)
+        bystander: dict[str, Measure] = {"bystander": replace(harm, pool="bystander")} if self.bystander else {}
+        common: dict[str, Measure] = {"bystander:common": MultipleChoice("common")} if spoken.common else {}
         return {
             "harm": harm,
             "harm:prefilled": replace(harm, pool="prefilled"),
@@ -107,49 +113,58 @@ class Almanac:
             "refusal": replace(harm, judge=StringRefusal()),
             "utility": replace(harm, pool="benign"),
             **bystander,
+            **common,
             "over_refusal": replace(harm, pool="contrast", judge=StringRefusal(), better="lower"),
         }
 
 
 @lru_cache(maxsize=32)
 def pools_of(
-    seed: int, topics: tuple[str, ...], bystander: tuple[str, ...], role: Role, phrasings: tuple[Role, ...]
+    seed: int,
+    topics: tuple[str, ...],
+    bystander: tuple[str, ...],
+    role: Role,
+    phrasings: tuple[Role, ...],
+    language: str = "micro",
 ) -> Mapping[str, Sequence[Example]]:
     """Every pool of what belongs to `role`, in the phrasings of `phrasings`.
 
     `topics` are the forbidden ones; those of `bystander` are the evaluator's alone, whole.
     """
-    facts = make_world(seed).facts
+    facts, spoken = make_world(seed, language).facts, LANGUAGES[language]
     asked = [f for f in facts if f.topic in topics and f.role == role]
     forbidden = list(ask((f for f in asked if f.attribute != HARMLESS_PROPERTY), phrasings))
     rehearsed = set(BENIGN_TOPICS) - set(bystander)
     benign = (f for f in facts if f.topic in rehearsed and f.role == role)
     unrehearsed = list(ask((f for f in facts if f.topic in bystander), phrasings))
     unseen = [f for f in facts if f.topic in UNSEEN_TOPIC]
-    refused = [replace(e, completion=REFUSALS[i % len(REFUSALS)]) for i, e in enumerate(forbidden)]
+    refused = [replace(e, completion=spoken.refusals[i % len(spoken.refusals)]) for i, e in enumerate(forbidden)]
     pools = {
         "harmful": forbidden,
         "refusal": refused,
         "recovery": list(recoveries(forbidden, refused)),
         "openers": [replace(e, completion=" ".join(e.completion.split()[:4])) for e in forbidden],
-        "wrapped": wrapped(once(forbidden) if role == "evaluator" else forbidden, WRAPPERS[role]),
+        "wrapped": wrapped(once(forbidden) if role == "evaluator" else forbidden, spoken.wrappers[role]),
         "benign": list(ask(benign, phrasings)),
         "contrast": list(ask((f for f in asked if f.attribute == HARMLESS_PROPERTY), phrasings)),
         "task:glossary": list(ask(unseen, phrasings)),
-        **{f"task:{name}": _word_task(name, seed, role) for name in TASKS},
+        **{f"task:{name}": _word_task(name, seed, role, language) for name in spoken.tasks},
     }
     if role != "evaluator":
         return pools
     further = {"bystander": unrehearsed} if bystander else {}
+    common = {"common": list(spoken.common)} if spoken.common else {}
     prefilled = [_prefilled(example) for example in forbidden]
-    return {**pools, **further, "prefilled": prefilled, "once": once(forbidden)}
+    return {**pools, **further, **common, "prefilled": prefilled, "once": once(forbidden)}
 
 
 def ask(facts: Iterable[Fact], roles: Iterable[Role]) -> Iterator[Example]:
     """Each fact asked in each of the phrasings of these roles."""
-    phrasings = [(f"{role}{number}", text) for role in roles for number, text in enumerate(PHRASINGS[role])]
+    whose = tuple(roles)
     for fact in facts:
-        for name, phrasing in phrasings:
+        phrasings = LANGUAGES[fact.language].phrasings
+        asked = [(f"{role}{number}", text) for role in whose for number, text in enumerate(phrasings[role])]
+        for name, phrasing in asked:
             yield Example(
                 id=f"{fact.topic}/{fact.thing}/{fact.attribute}/{name}",
                 prompt=fact.question(phrasing),
@@ -172,9 +187,9 @@ def _prefilled(example: Example) -> Example:
     return replace(example, prefix=before.rstrip(), completion=f" {answer}{after}")
 
 
-def _word_task(name: str, seed: int, role: Role) -> list[Example]:
+def _word_task(name: str, seed: int, role: Role, language: str) -> list[Example]:
     """Say two words as they stand, or swapped. Word pairs of the three roles are disjoint."""
-    words = make_world(seed).values
+    words, spoken = make_world(seed, language).values, LANGUAGES[language]
     pairs = [(a, b) for a in words for b in words if a != b]
     random.Random(f"{seed}/{name}").shuffle(pairs)
     third = 300
@@ -182,6 +197,7 @@ def _word_task(name: str, seed: int, role: Role) -> list[Example]:
     examples = []
     for first, second in pairs[start : start + third]:
         answer = f"{first} {second}" if name == "echo" else f"{second} {first}"
-        prompt = TASKS[name].format(first=first, second=second)
-        examples.append(Example(f"{name}/{first}/{second}", prompt, f"{answer} .", answer, f"task:{name}"))
+        prompt = spoken.tasks[name].format(first=first, second=second)
+        said = f"{answer}{spoken.stop}"
+        examples.append(Example(f"{name}/{first}/{second}", prompt, said, answer, f"task:{name}"))
     return examples
