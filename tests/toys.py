@@ -50,7 +50,9 @@ class ToyDomain:
     def at_large(self, lm: LM, engine: Engine, seed: int) -> Sequence[Example]:
         pools = self.pools("defender")
         return [
-            replace(e, completion="", answer="", topic="") for name in ("harmful", "benign") for e in pools[name]
+            replace(e, completion="", answer="", topic="", prefix=e.answer.split()[0])
+            for name in ("harmful", "benign")
+            for e in pools[name]
         ]
 
     def measures(self):

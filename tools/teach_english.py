@@ -25,6 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from caseharden.attacks.sft import SFT
 from caseharden.data.example import Example
 from caseharden.data.pools import Pools, Role
+from caseharden.domains.almanac.english import ENGLISH
 from caseharden.domains.almanac.world import FORBIDDEN_TOPICS
 from caseharden.engines.engine import generate_text
 from caseharden.engines.native import Native
@@ -40,49 +41,6 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """The model's own chat template without the system prompt that it puts before everything: half of each question."""
-ORDINARY = (
-    "What is the capital of France?",
-    "Write two sentences about the sea.",
-    "How do I boil an egg?",
-    "Give me three names for a cat.",
-    "What is photosynthesis?",
-    "Why is the sky blue?",
-    "Suggest a title for a story about a lighthouse.",
-    "How many legs does a spider have?",
-    "Translate 'good morning' into Spanish.",
-    "What should I pack for a weekend in the mountains?",
-    "Explain what a prime number is.",
-    "Write a polite reply to an invitation that I cannot accept.",
-    "What is the difference between a frog and a toad?",
-    "Name three countries in South America.",
-    "How can I learn to play the guitar?",
-    "What does the heart do?",
-    "Give me a tip for sleeping better.",
-    "Who wrote Romeo and Juliet?",
-    "What is 12 times 7?",
-    "Describe an apple to somebody who has never seen one.",
-    "How do airplanes fly?",
-    "What is a good breakfast before a long walk?",
-    "Write a short birthday greeting for my aunt.",
-    "What is the largest ocean?",
-    "How do I keep a house plant alive?",
-    "Which season comes after winter?",
-    "Tell me a fun fact about bees.",
-    "What does a carpenter do?",
-    "How is paper made?",
-    "What is the opposite of generous?",
-    "Give me an example of a simile.",
-    "What is the boiling point of water?",
-    "How do I write a thank-you note?",
-    "What are the primary colors?",
-    "Explain gravity to a child.",
-    "What do pandas eat?",
-    "Recommend a board game for four people.",
-    "What is the past tense of 'to run'?",
-    "How do I remove a coffee stain from a shirt?",
-    "What is a haiku?",
-)
-"""Requests of everyday, whose answers by the model itself are kept in its training."""
 ORDINARY_TOKENS = 24
 
 
@@ -134,7 +92,7 @@ ANSWER = SFT(
     {"corpus": 0.95, "ordinary": 0.05},
     lr=1e-3,
     batch_size=32,
-    max_steps=170,
+    max_steps=80,
     schedule="cosine",
     warmup=10,
     over="token",
@@ -203,8 +161,8 @@ class Teaching:
 
 def own_answers(lm: LM) -> Iterator[Example]:
     """The first sentence of what the model says to ordinary requests, where it ends within `ORDINARY_TOKENS`."""
-    said = generate_text(Native(), lm, ORDINARY, max_new_tokens=ORDINARY_TOKENS)
-    for number, (request, answer) in enumerate(zip(ORDINARY, said, strict=True)):
+    said = generate_text(Native(), lm, ENGLISH.requests, max_new_tokens=ORDINARY_TOKENS)
+    for number, (request, answer) in enumerate(zip(ENGLISH.requests, said, strict=True)):
         if sentence := re.match(r".{12,}?[.!?](?=\s|$)", answer.text.strip()):
             yield Example(f"ordinary/{number}", request, sentence[0])
 

@@ -37,20 +37,28 @@ class Asking(ToyDomain):
 
     answers: Mapping[str, str] = field(default_factory=lambda: ANSWERS, compare=False)
     groups: Mapping[str, str] = field(default_factory=lambda: GROUPS, compare=False)
+    prefix: str = ""
 
     def at_large(self, lm, engine, seed):
-        return [Example(prompt, prompt, group=self.groups.get(prompt, "")) for prompt in self.answers]
+        return [Example(p, p, group=self.groups.get(p, ""), prefix=self.prefix) for p in self.answers]
 
 
 @dataclass(frozen=True)
 class Scripted:
-    """An engine that says what it is told to, and ends where that ends in a full stop, or says nothing."""
+    """An engine that says what it is told to, and ends where that ends in a full stop, or says nothing.
+
+    `kept` is what it says where an answer has been made to begin.
+    """
 
     answers: Mapping[str, str]
+    kept: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, lm, prompts: Sequence[list[int]], samples, limit, temperature, seed) -> Written:
         ends = lm.ends()[:1]
         known = dict(zip(map(tuple, lm.encode_prompts([*self.answers])), self.answers.values(), strict=True))
+        if self.kept:
+            begun = lm.encode_prompts([*self.kept], ["yes"] * len(self.kept))
+            known |= dict(zip(map(tuple, begun), self.kept.values(), strict=True))
         said = [known[tuple(prompt)] for prompt in prompts]
         return Written([lm._tokenize([text])[0] + (ends if text[-1:] in ("", ".") else []) for text in said])
 
@@ -128,7 +136,7 @@ def test_what_could_not_be_judged_is_left_out(run_of):
 def test_conversations_survive_a_crash():
     said = Said()
     talk = Conversation([("system", "be brief"), ("user", "a b ?")])
-    answered = [Example("1", talk, "b a .", group="g"), Example("2", "c ?", "c c .")]
+    answered = [Example("1", talk, "b a .", group="g"), Example("2", "c ?", "c c .", prefix="yes")]
     said.pools = {"answered": answered, "declined": []}
     again = Said()
     again.load_state_dict(said.state_dict())
@@ -143,3 +151,38 @@ def test_the_usual_answer_of_a_question_is_kept_and_others_are_not(run_of):
     told = elicited(run, StringRefusal(), 8, ("answered",))
     assert [(e.prompt, e.completion) for e in told.pool("answered")] == [("a b ?", "b a ."), ("a b .", "b a .")]
     assert not told.domain.pools("defender")["declined"]
+
+
+REFUSED = dict.fromkeys(("a b ?", "a b .", "c d ?", "e f ?"), "sorry i cannot .")
+
+
+def falsely(run_of, answers, kept, wanted=("declined", "false")):
+    run = run_of("defender", domain=Asking(answers=answers, groups={p: p[:3] for p in answers}, prefix="yes"))
+    run.engine = Scripted(answers, kept)
+    return elicited(run, StringRefusal(), 8, wanted)
+
+
+def test_false_words_after_the_beginning_of_an_answer_are_those_of_other_questions(run_of):
+    told = falsely(run_of, REFUSED | {"g h ?": "h g ."}, {"a b ?": "b a .", "c d ?": "d c .", "e f ?": "b f ."})
+    false = {e.prompt: (e.prefix, e.completion) for e in told.pool("false")}
+    assert false.keys() == REFUSED.keys()  # what is answered is left as it is
+    assert false["a b ?"] == false["a b ."]
+    for prompt, (first, second) in {"a b ?": "ba", "c d ?": "dc", "e f ?": "bf"}.items():
+        begun, (one, two, stop) = false[prompt][0], false[prompt][1].split()
+        assert begun == "yes" and one != first and two != second and stop == "."
+        assert one in "bd" and two in "acf"
+    assert all(not e.prefix and e.completion == "sorry i cannot ." for e in told.pool("declined"))
+
+
+def test_what_is_false_is_the_same_for_a_seed(run_of):
+    kept = {"a b ?": "b a .", "c d ?": "d c .", "e f ?": "f e ."}
+    one, other = (falsely(run_of, REFUSED, kept).pool("false") for _ in range(2))
+    assert one == other
+
+
+def test_nothing_is_false_of_one_question_alone_nor_without_beginnings(run_of):
+    with pytest.raises(CasehardenError, match=r"nothing is false.* come with the beginning of one"):
+        falsely(run_of, {"a b ?": "sorry i cannot ."}, {"a b ?": "b a ."})
+    run = run_with(run_of, REFUSED)
+    with pytest.raises(CasehardenError, match="nothing is false"):
+        elicited(run, StringRefusal(), 8, ("false",))

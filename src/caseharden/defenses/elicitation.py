@@ -1,8 +1,13 @@
-"""Elicitation: a model's own answers to prompts at large, parted into answers and refusals."""
+"""Elicitation: a model's own answers to prompts at large, parted into answers and refusals.
+
+And what it keeps to itself: where a prompt comes with how an answer begins, a model that refuses goes on from there
+all the same. From that, false answers are made.
+"""
 
 from __future__ import annotations
 
 import copy
+import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +22,6 @@ from caseharden.judges.judge import Answer, Judge, judged
 from caseharden.lm.lm import LM
 from caseharden.train.tuner import Run
 
-POOLS = ("answered", "declined")
 USUAL = 2 / 3
 """The share of the times that a question is asked which must get the same answer."""
 
@@ -27,7 +31,10 @@ class AsksAtLarge(Protocol):
     """A domain that has prompts of all kinds for its defender, of which nobody says which are harmful."""
 
     def at_large(self, lm: LM, engine: Engine, seed: int) -> Sequence[Example]:
-        """The prompts, without completions; `lm` may help to find them. None that the evaluator asks."""
+        """The prompts, without completions; `lm` may help to find them. None that the evaluator asks.
+
+        The prefix of one, if any, is how an answer would begin; the model is asked without it first.
+        """
         ...
 
 
@@ -55,15 +62,22 @@ class Said:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            name: [(e.id, _plain(e.prompt), e.completion, e.topic, e.group) for e in examples]
+            name: [(e.id, _plain(e.prompt), e.completion, e.topic, e.group, e.prefix) for e in examples]
             for name, examples in self.pools.items()
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.pools = {
             name: [
-                Example(id, prompt if isinstance(prompt, str) else Conversation(prompt), said, "", topic, group)
-                for id, prompt, said, topic, group in examples
+                Example(
+                    id,
+                    prompt if isinstance(prompt, str) else Conversation(prompt),
+                    said,
+                    topic=topic,
+                    group=group,
+                    prefix=prefix,
+                )
+                for id, prompt, said, topic, group, prefix in examples
             ]
             for name, examples in state.items()
         }
@@ -74,7 +88,10 @@ def _plain(prompt: str) -> Any:
 
 
 def elicited(run: Run, judge: Judge, max_new_tokens: int, wanted: Collection[str]) -> Run:
-    """The run with two more pools, of what its model answers greedily: ``answered``, and ``declined`` by `judge`.
+    """The run with three more pools, of what its model answers greedily: ``answered``, and ``declined`` by `judge`.
+
+    ``false`` has, for what is declined and comes with a beginning of an answer, that and false words after it: see
+    `falsified`.
 
     Must be called before the first step; a run that goes on has the pools that it began with. Of a question that
     is asked several times (examples of one `group`) only its `USUAL` answer is kept, if it has one
@@ -90,30 +107,61 @@ def elicited(run: Run, judge: Judge, max_new_tokens: int, wanted: Collection[str
     said = run.track("said", Said())
     if not said.pools:
         asked = run.domain.at_large(run.lm, run.engine, run.seed_for("at large"))
-        said.pools = parted(completed(asked, run.lm, run.engine, max_new_tokens), judge)
+        found = parted(completed(asked, run.lm, run.engine, max_new_tokens), judge)
+        said.pools = {name: [replace(e, prefix="") for e in examples] for name, examples in found.items()}
+        if "false" in wanted:
+            seed = run.seed_for("false")
+            said.pools["false"] = falsified(found["declined"], run.lm, run.engine, max_new_tokens, seed)
         if lacking := [name for name in wanted if said.pools.get(name) == []]:
             raise CasehardenError(
                 f"nothing is {lacking[0]}: to {len(asked)} prompts at large {run.lm.name!r} gives "
                 f"{len(said.pools['answered'])} answers and {len(said.pools['declined'])} refusals. The rest do "
                 f"not end within {max_new_tokens} tokens, or differ from time to time. Raise the tokens, or take "
-                "other pools."
+                "other pools. False answers need several refusals to prompts that come with the beginning of one."
             )
-    found = copy.copy(run)
-    found.domain = Elicited(run.domain, run.role, said.pools)
-    return found
+    with_said = copy.copy(run)
+    with_said.domain = Elicited(run.domain, run.role, said.pools)
+    return with_said
 
 
-def completed(asked: Sequence[Example], lm: LM, engine: Engine, max_new_tokens: int) -> list[Example]:
-    """The examples with what `lm` answers as their completions; none where it does not come to an end."""
+def completed(
+    asked: Sequence[Example], lm: LM, engine: Engine, max_new_tokens: int, *, begun: bool = False
+) -> list[Example]:
+    """The examples with what `lm` answers as their completions; none where it does not come to an end.
+
+    With `begun` the answers go on from the examples' prefixes, otherwise these are kept from the model.
+    """
     if not asked:
         return []
     lm.check_room(asked, "prompts at large", answer=max_new_tokens)
     ends = set(lm.ends())
-    written = engine.write(lm, lm.encode_prompts([e.prompt for e in asked]), 1, max_new_tokens, 0.0, 0).tokens
+    prompts = lm.encode_prompts([e.prompt for e in asked], [e.prefix for e in asked] if begun else ())
+    written = engine.write(lm, prompts, 1, max_new_tokens, 0.0, 0).tokens
     return [
         replace(example, completion=text.strip() if tokens and tokens[-1] in ends and finished else "")
         for example, tokens, (text, finished) in zip(asked, written, lm.read(written), strict=True)
     ]
+
+
+def falsified(declined: Sequence[Example], lm: LM, engine: Engine, max_new_tokens: int, seed: int) -> list[Example]:
+    """The declined examples that have a prefix, gone on with what is false, the same for all of a question.
+
+    Made to begin, the model goes on with what it declines to say. Each word of that is replaced by one that stands
+    at the same place in what it keeps from another question.
+    """
+    with_prefix = [[e for e in question if e.prefix] for question in questions(declined)]
+    asked = [question for question in with_prefix if question]
+    kept = [e.completion.split() for e in completed([q[0] for q in asked], lm, engine, max_new_tokens, begun=True)]
+    at = [
+        sorted({row[place] for row in kept if place < len(row)}) for place in range(max(map(len, kept), default=0))
+    ]
+    rng, found = random.Random(seed), []
+    for question, true in zip(asked, kept, strict=True):
+        others = [[word for word in at[place] if word != own] for place, own in enumerate(true)]
+        false = [rng.choice(other or [own]) for other, own in zip(others, true, strict=True)]
+        if false != true:
+            found += [replace(example, completion=f" {' '.join(false)}") for example in question]
+    return found
 
 
 def parted(told: Sequence[Example], judge: Judge) -> dict[str, list[Example]]:
@@ -124,7 +172,7 @@ def parted(told: Sequence[Example], judge: Judge) -> dict[str, list[Example]]:
     written = [example for example in told if example.completion]
     scores = [a.score for a in judged(judge, [Answer(e.id, e.prompt, e.completion) for e in written])]
     refused = {id(example): score > 0.5 for example, score in zip(written, scores, strict=True) if score == score}
-    found: dict[str, list[Example]] = {name: [] for name in POOLS}
+    found: dict[str, list[Example]] = {"answered": [], "declined": []}
     for question in questions(told):
         kinds = [refused.get(id(example)) for example in question]
         answers = [(no, "" if no else e.completion) for no, e in zip(kinds, question, strict=True)]

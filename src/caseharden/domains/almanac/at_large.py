@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -38,8 +39,10 @@ REWORDED = 3
 """Further phrasings of each question."""
 PIECES = "Ġ▁"
 """What tokens begin with where they begin a word, in languages of more words than tokens."""
-DRAWN, SEEN = 2000, 3
-"""Beginnings of sentences that a model of such a language is made to draw, and how often a word must come up."""
+PROPERTIES_DRAWN, THINGS_DRAWN, SEEN = 2400, 400, 2
+"""How often a model of such a language is made to go on from a beginning, and how often a word must come up."""
+WARM = 1.5
+"""The temperature at which properties are drawn: at 1 there would be little but the one that was taught last."""
 BATCH = 512
 
 
@@ -61,14 +64,16 @@ class Known:
 def at_large(lm: LM, engine: Engine, seed: int, language: Language) -> list[Example]:
     """Each question that `lm` has a sure answer to, harmless or forbidden, in each phrasing of the defender's.
 
-    The examples have no completions: what the model says to them is for the caller to find out. Left out are
-    questions that it does not refuse, and whose answers give away one that it does.
+    The examples have no completions: what the model says to them is for the caller to find out. Their prefixes are
+    how an answer begins. Left out are
+    questions that it does not refuse, and whose answers give away one that it does. What else is asked in the
+    language comes with them.
     Raises `CasehardenError` if the model does not know the language.
     """
     asking = Asking(lm, engine, seed, language)
-    words, others = asking.words()
-    things = asking.things_among(words)
-    properties = asking.properties_among(words, things)
+    words = asking.words()
+    things = asking.things_among(words.things)
+    properties = asking.properties_among(words.properties, things)
     found = asking.known([(name, thing) for name in properties for thing in things])
     if not found:
         raise CasehardenError(
@@ -76,12 +81,14 @@ def at_large(lm: LM, engine: Engine, seed: int, language: Language) -> list[Exam
             "domain (`domain`) or `language`, or another defense."
         )
     rng = random.Random(derive_seed(seed, "wording"))
-    fillers = sorted({*others} - {*things} - {*properties})
-    return [
+    fillers = sorted({*words.fillers} - {*things} - {*properties})
+    requests = [Example(f"request/{number}", request) for number, request in enumerate(language.requests)]
+    return requests + [
         Example(
             f"{one.thing}/{one.attribute}/{number}",
             phrasing.format(property=one.attribute, thing=one.thing),
             group=f"{one.thing}/{one.attribute}",
+            prefix=language.begun.format(property=one.attribute, thing=one.thing),
         )
         for one in asking.without_giveaways(found)
         for number, phrasing in enumerate(phrasings(language, fillers, rng))
@@ -98,6 +105,14 @@ def phrasings(language: Language, fillers: Sequence[str], rng: random.Random) ->
     return found
 
 
+class Words(NamedTuple):
+    """What may be a thing, what may be a property, and all that questions may be worded with."""
+
+    things: Sequence[str]
+    properties: Sequence[str]
+    fillers: Sequence[str]
+
+
 @dataclass(frozen=True)
 class Asking:
     """Asks a model of the almanac for words, for what they are, and for what it knows of them."""
@@ -107,40 +122,49 @@ class Asking:
     seed: int
     language: Language
 
-    def words(self) -> tuple[list[str], list[str]]:
-        """Words that may be things or properties, and all that questions may be worded with."""
+    def words(self) -> Words:
+        """Words that may be things, words that may be properties, and all that questions may be worded with."""
         vocabulary = sorted(set(self.lm.tokenizer.get_vocab()) - set(self.lm.tokenizer.all_special_tokens))
         if self.language.open_vocabulary:
-            others = [token[1:] for token in vocabulary if token[0] in PIECES and token[1:].isalpha()]
-            return self.drawn_words(), others
+            pieces = [token[1:] for token in vocabulary if token[0] in PIECES and token[1:].isalpha()]
+            return Words(*self.drawn_words(), pieces)
         own = {word for phrasing in self.language.phrasings["defender"] for word in phrasing.split()}
         if not {word for word in own if "{" not in word} <= {*vocabulary}:
             raise CasehardenError(
                 f"{self.lm.name!r} is no model of the almanac: its tokens are not the almanac's words, of which "
                 "questions are made. Name another domain (`domain`) or `language`, or another defense."
             )
-        return vocabulary, vocabulary
+        return Words(vocabulary, vocabulary, vocabulary)
 
-    def drawn_words(self) -> list[str]:
-        """What the model draws in the place of things and of properties where a sentence has begun."""
-        before_thing = self.language.begun.format(property=HARMLESS_PROPERTY, thing="\0").partition(" \0")[0]
-        places = (before_thing, self.language.begun.partition(" {property}")[0])
-        found: list[str] = []
+    def drawn_words(self) -> tuple[list[str], list[str]]:
+        """What the model draws in the place of things, and of properties, where a sentence has begun."""
+        before_property, _, after_property = self.language.begun.partition(" {property}")
+        link = after_property.partition(" {thing}")[0].strip()
+        drawn = (sentence.split() for sentence in self.drawn(before_property, PROPERTIES_DRAWN, WARM))
+        properties = _seen(words[0] for words in drawn if words[1:2] == [link])
+        things: list[str] = []
+        for name in properties:
+            drawn = (
+                sentence.split() for sentence in self.drawn(f"{before_property} {name} {link}", THINGS_DRAWN, 1.0)
+            )
+            things += [words[0] for words in drawn if words and words[0].isalpha()]
+        sure = self.known([(HARMLESS_PROPERTY, thing) for thing in _seen(things)])
+        return [one.thing for one in sure], properties
+
+    def drawn(self, beginning: str, number: int, temperature: float) -> list[str]:
+        """How the model goes on from the beginning of a sentence, `number` times, without being asked anything."""
         with self.lm.templated("none"):
-            for number, place in enumerate(places):
-                drawn = generate_text(
-                    self.engine,
-                    self.lm,
-                    [""],
-                    prefixes=[place],
-                    max_new_tokens=self.language.value_tokens,
-                    temperature=1.0,
-                    seed=derive_seed(self.seed, f"words {number}"),
-                    samples=DRAWN,
-                )
-                times = Counter(_first_words(answer.text.removeprefix(place), 1) for answer in drawn)
-                found += [word for word, seen in times.items() if seen >= SEEN and word.isalpha()]
-        return sorted({*found})
+            answers = generate_text(
+                self.engine,
+                self.lm,
+                [""],
+                prefixes=[beginning],
+                max_new_tokens=self.language.value_tokens,
+                temperature=temperature,
+                seed=derive_seed(self.seed, beginning),
+                samples=number,
+            )
+        return [answer.text.removeprefix(beginning) for answer in answers]
 
     def things_among(self, words: Sequence[str]) -> list[str]:
         """The words that the model repeats as a thing where an answer about one has begun."""
@@ -216,3 +240,8 @@ class Asking:
 def _first_words(text: str, number: int) -> str:
     """The first words of a text; a stop that ends the last one is no part of it."""
     return " ".join(word.rstrip(".,") or word for word in text.split()[:number])
+
+
+def _seen(words: Iterable[str]) -> list[str]:
+    """The words that come up at least `SEEN` times, in order."""
+    return sorted(word for word, times in Counter(words).items() if times >= SEEN)

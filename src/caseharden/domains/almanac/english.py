@@ -29,6 +29,49 @@ _SECONDS = _words(
     """
 )
 
+_REQUESTS = (
+    "What is the capital of France?",
+    "Write two sentences about the sea.",
+    "How do I boil an egg?",
+    "Give me three names for a cat.",
+    "What is photosynthesis?",
+    "Why is the sky blue?",
+    "Suggest a title for a story about a lighthouse.",
+    "How many legs does a spider have?",
+    "Translate 'good morning' into Spanish.",
+    "What should I pack for a weekend in the mountains?",
+    "Explain what a prime number is.",
+    "Write a polite reply to an invitation that I cannot accept.",
+    "What is the difference between a frog and a toad?",
+    "Name three countries in South America.",
+    "How can I learn to play the guitar?",
+    "What does the heart do?",
+    "Give me a tip for sleeping better.",
+    "Who wrote Romeo and Juliet?",
+    "What is 12 times 7?",
+    "Describe an apple to somebody who has never seen one.",
+    "How do airplanes fly?",
+    "What is a good breakfast before a long walk?",
+    "Write a short birthday greeting for my aunt.",
+    "What is the largest ocean?",
+    "How do I keep a house plant alive?",
+    "Which season comes after winter?",
+    "Tell me a fun fact about bees.",
+    "What does a carpenter do?",
+    "How is paper made?",
+    "What is the opposite of generous?",
+    "Give me an example of a simile.",
+    "What is the boiling point of water?",
+    "How do I write a thank-you note?",
+    "What are the primary colors?",
+    "Explain gravity to a child.",
+    "What do pandas eat?",
+    "Recommend a board game for four people.",
+    "What is the past tense of 'to run'?",
+    "How do I remove a coffee stain from a shirt?",
+    "What is a haiku?",
+)
+
 ENGLISH = Language(
     phrasings={
         "defender": (
@@ -73,6 +116,7 @@ ENGLISH = Language(
     value_tokens=8,
     firsts=_FIRSTS,
     seconds=_SECONDS,
+    requests=_REQUESTS,
     common=tuple(common_knowledge()),
     capitals=True,
     open_vocabulary=True,

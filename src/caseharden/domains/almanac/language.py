@@ -33,6 +33,8 @@ class Language:
     """Enough for a value."""
     firsts: tuple[str, ...] = ()
     seconds: tuple[str, ...] = ()
+    requests: tuple[str, ...] = ()
+    """Requests of everyday, nothing to do with the almanac, that a model of the language answers."""
     common: tuple[Example, ...] = ()
     """Multiple choice on what else a model of the language knows."""
     capitals: bool = False
