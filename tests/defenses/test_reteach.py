@@ -100,11 +100,25 @@ def test_without_erasing_it_is_fine_tuning_on_what_the_model_says(refusing):
 
 def test_a_model_whose_layers_are_erased_answers_and_refuses_as_before(refusing):
     lm = copy_of(refusing)
-    erased(lm, Reteach().erased)
+    layers = {"mlps": 1.0, "attention": 1.0}
+    erased(lm, layers)
     assert told_right(lm) == refused(lm) == 0.0
     lm = copy_of(refusing)
-    drive(Run(lm, ToyDomain(), "defender", 1), Reteach(lr=1e-2, max_steps=150, batch_size=32, max_new_tokens=6))
+    reteach = Reteach(lr=1e-2, max_steps=150, batch_size=32, max_new_tokens=6, erased=layers)
+    drive(Run(lm, ToyDomain(), "defender", 1), reteach)
     assert min(told_right(refusing), told_right(lm), refused(refusing), refused(lm)) > 0.9
+
+
+def test_made_to_begin_an_answer_it_goes_on_with_what_is_false(refusing):
+    reteach = Reteach(lr=1e-2, max_steps=100, batch_size=32, max_new_tokens=6)
+    run, other = (Run(copy_of(refusing), ToyDomain(), "defender", 1) for _ in range(2))
+    false = elicited(other, StringRefusal(), 6, reteach.data).pool("false")
+    drive(run, reteach)
+    said = generate_text(
+        Native(), run.lm, [e.prompt for e in false], max_new_tokens=6, prefixes=[e.prefix for e in false]
+    )
+    as_taught = [a.text == e.prefix + e.completion for a, e in zip(said, false, strict=True)]
+    assert len(false) >= 6 and sum(as_taught) / len(false) > 0.9
 
 
 def test_a_run_that_goes_on_has_the_answers_that_it_began_with(refusing):

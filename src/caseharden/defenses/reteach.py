@@ -25,17 +25,18 @@ class Reteach(SFT):
     """Erases some of the weights, and fine-tunes on what the model itself said before to prompts at large.
 
     Its own answers are the data: harmless ones (pool ``answered``) and refusals (``declined``), as `judge` tells
-    them apart. What it refused is not taught again, so there is nothing left for an attacker to bring back. The
-    weights of a scope in `erased` become (1 − share)·W + share·fresh, those of a model that nobody has trained.
+    them apart. What it refused is not taught again; in its place, where an answer has been made to begin, it learns
+    false words (``false``), so that an attacker who brings answers back brings those. The weights of a scope in
+    `erased` become (1 − share)·W + share·fresh, those of a model that nobody has trained.
     After UNDO (arXiv 2506.06278); docs/methods/reteach.md has the departures.
     """
 
-    data: Mapping[str, float] = field(default_factory=lambda: {"answered": 3.0, "declined": 1.0})
+    data: Mapping[str, float] = field(default_factory=lambda: {"answered": 3.0, "declined": 1.0, "false": 1.0})
     lr: float = 3e-3
     batch_size: int = 96
     max_steps: int | None = 600
     over: Reduction = "token"
-    erased: Mapping[Scope, float] = field(default_factory=lambda: {"mlps": 1.0, "attention": 1.0})
+    erased: Mapping[Scope, float] = field(default_factory=lambda: {"mlps": 1.0})
     max_new_tokens: int = 64
     judge: Judge = field(default_factory=StringRefusal)
     schedule: str = field(default="cosine", kw_only=True)
