@@ -73,6 +73,17 @@ def test_an_object_and_its_name_are_the_same_attack(tiny):
     assert [point.budget for point in again.curves[0].points] == [0, 2]
 
 
+def test_a_model_is_attacked_in_the_precision_that_was_asked_for(tiny):
+    plain, rounded = (
+        caseharden.attack(tiny, SFT(lr=1e-2), domain=ToyDomain(), budgets=[2], precision=precision)
+        for precision in ("auto", "bfloat16")
+    )
+    assert "precision: bfloat16" in rounded.spec and "bfloat16" not in plain.spec
+    assert {c.cell for c in plain.curves}.isdisjoint({c.cell for c in rounded.curves})
+    with pytest.raises(CasehardenError, match="precision"):
+        caseharden.attack(tiny, SFT(lr=1e-2), domain=ToyDomain(), precision="half")
+
+
 def test_two_hardenings_run_side_by_side_and_each_returns_its_own(tiny):
     made = []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -44,6 +44,10 @@ StoreFolder = Annotated[Path, typer.Argument(help="Folder of the store.")]
 Study = Annotated[str | None, typer.Option(help="Name of the study; the last one run if not given.")]
 Json = Annotated[Path | None, typer.Option(help="Write every curve as JSON.")]
 DomainText = Annotated[str, typer.Option(help="Domain, as a spec would write it, or a .yaml file that does.")]
+PrecisionText = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(help="What models compute in: auto is bfloat16 on GPUs that have it, and float32 elsewhere."),
+]
 Thinking = Annotated[
     bool | None,
     typer.Option(
@@ -124,6 +128,7 @@ def harden(
     seed: int = 0,
     store: Annotated[Path, typer.Option(help="Folder of the store.")] = Path("out/harden"),
     thinking: Thinking = None,
+    precision: PrecisionText = "auto",
     json: Json = None,
     threads: Threads = None,
 ) -> None:
@@ -136,6 +141,7 @@ def harden(
         domain=read(domain),
         seed=seed,
         reasoning={"thinking": thinking},
+        precision=precision,
         store=store,
         threads=threads,
         progress=partial(watch, console=console),
@@ -155,6 +161,7 @@ def attack(
     seed: int = 0,
     store: Annotated[Path, typer.Option(help="Folder of the store.")] = Path("out/attack"),
     thinking: Thinking = None,
+    precision: PrecisionText = "auto",
     json: Json = None,
     threads: Threads = None,
     jobs: Jobs = None,
@@ -168,6 +175,7 @@ def attack(
         budgets=_numbers(budgets),
         seeds=[seed],
         reasoning={"thinking": thinking},
+        precision=precision,
         store=store,
         threads=threads,
         jobs=jobs,
