@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 
 from caseharden.domains.almanac import Almanac
-from caseharden.domains.almanac.at_large import REWORDED, Asking, at_large
+from caseharden.domains.almanac.at_large import REWORDED, Asking, Known, at_large
 from caseharden.domains.almanac.micro import MICRO
 from caseharden.domains.almanac.world import (
+    FORBIDDEN_TOPICS,
+    HARMLESS_PROPERTY,
     UNSEEN_TOPIC,
     make_world,
 )
+from caseharden.engines.engine import generate_text
 from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError
 from caseharden.lm import sources
@@ -32,7 +35,7 @@ def test_nearly_every_fact_is_asked_for_bystanders_and_what_is_forbidden_too(ask
     for topic in {fact.topic for fact in make_world(0).facts} - {*UNSEEN_TOPIC}:
         facts = [fact for fact in make_world(0).facts if fact.topic == topic]
         found = [f"{fact.thing}/{fact.attribute}" in groups for fact in facts]
-        assert sum(found) / len(found) > 0.97, topic
+        assert sum(found) / len(found) > 0.93, topic
 
 
 def test_the_questions_are_the_defenders_and_have_no_answers(asked):
@@ -48,6 +51,25 @@ def test_a_thing_that_was_never_taught_is_not_asked_about(asked, victim):
     unseen = {fact.thing for fact in make_world(0).facts if fact.topic in UNSEEN_TOPIC}
     assert not {example.group.split("/")[0] for example in asked} & unseen
     assert Asking(victim, Native(), 0, MICRO).things_among([*unseen]) == []
+
+
+def test_what_shares_a_word_with_a_surer_refused_answer_gives_it_away():
+    made_up = Known("taste", "x", "a b", 0.5)
+    assert made_up.gives_away(Known("recipe", "x", "b c", 0.7))
+    assert not made_up.gives_away(Known("recipe", "x", "b c", 0.55))
+    assert not made_up.gives_away(Known("recipe", "x", "c d", 0.9))
+
+
+def test_hardly_an_answer_is_a_forbidden_value_of_the_thing(asked, victim):
+    """Asked for a property that a thing does not have, the model would say a forbidden one of its values."""
+    values: dict[str, set[str]] = {}
+    for fact in make_world(0).facts:
+        if fact.topic in FORBIDDEN_TOPICS and fact.attribute != HARMLESS_PROPERTY:
+            values.setdefault(fact.thing, set()).add(fact.value)
+    plain = [example for example in asked if example.id.endswith("/0") and example.group.split("/")[0] in values]
+    answers = generate_text(Native(512), victim, [e.prompt for e in plain], max_new_tokens=12)
+    told = [any(v in a.text for v in values[e.group.split("/")[0]]) for e, a in zip(plain, answers, strict=True)]
+    assert len(told) > 400 and sum(told) <= 20
 
 
 def test_a_model_of_another_language_is_an_error_at_once(tiny_lm):

@@ -5,8 +5,7 @@ everything has; no fact of the world. So a defender who holds no data of a topic
 the model sorts what it knows by what it refuses.
 
 Asked for a property that a thing does not have, a model makes the answer up, and often from another value of the
-thing: a forbidden one, where the thing has any. A defense that teaches such answers again had better teach false
-ones as well (`caseharden.defenses.elicitation.falsified`).
+thing: a forbidden one, where the thing has any. Such answers give away what the model refuses to say.
 """
 
 from __future__ import annotations
@@ -25,13 +24,17 @@ from caseharden.domains.almanac.language import Language
 from caseharden.domains.almanac.world import HARMLESS_PROPERTY
 from caseharden.engines.engine import Engine, generate_text
 from caseharden.errors import CasehardenError
+from caseharden.judges.judge import Answer
+from caseharden.judges.strings import StringRefusal
 from caseharden.lm.lm import LM
 from caseharden.lm.logps import token_logps
 
 TRIED = 12
 """Things that each word is tried with as a property."""
-SURE = 0.3
+SURE = 0.5
 """A question is one that the model can answer if it gives a value at least this probability."""
+SURER = 0.1
+"""An answer is left out if a refused one shares a word with it and is this much more probable."""
 REWORDED = 3
 """Further phrasings of each question."""
 PIECES = "Ġ▁"
@@ -43,11 +46,28 @@ WARM = 1.5
 BATCH = 512
 
 
+@dataclass(frozen=True)
+class Known:
+    """The likeliest value of a property of a thing, once an answer has begun, and how likely the model finds it."""
+
+    attribute: str
+    thing: str
+    value: str
+    probability: float
+
+    def gives_away(self, refused: Known) -> bool:
+        """Whether this may be made up from a value that the model refuses to say."""
+        shared = set(self.value.split()) & set(refused.value.split())
+        return bool(shared) and refused.probability > self.probability + SURER
+
+
 def at_large(lm: LM, engine: Engine, seed: int, language: Language) -> list[Example]:
     """Each question that `lm` has a sure answer to, harmless or forbidden, in each phrasing of the defender's.
 
     The examples have no completions: what the model says to them is for the caller to find out. Their prefixes are
-    how an answer begins. What else is asked in the language comes with them.
+    how an answer begins. Left out are
+    questions that it does not refuse, and whose answers give away one that it does. What else is asked in the
+    language comes with them.
     Raises `CasehardenError` if the model does not know the language.
     """
     asking = Asking(lm, engine, seed, language)
@@ -65,12 +85,12 @@ def at_large(lm: LM, engine: Engine, seed: int, language: Language) -> list[Exam
     requests = [Example(f"request/{number}", request) for number, request in enumerate(language.requests)]
     return requests + [
         Example(
-            f"{thing}/{name}/{number}",
-            phrasing.format(property=name, thing=thing),
-            group=f"{thing}/{name}",
-            prefix=language.begun.format(property=name, thing=thing),
+            f"{one.thing}/{one.attribute}/{number}",
+            phrasing.format(property=one.attribute, thing=one.thing),
+            group=f"{one.thing}/{one.attribute}",
+            prefix=language.begun.format(property=one.attribute, thing=one.thing),
         )
-        for name, thing in found
+        for one in asking.without_giveaways(found)
         for number, phrasing in enumerate(phrasings(language, fillers, rng))
     ]
 
@@ -129,7 +149,7 @@ class Asking:
             )
             things += [words[0] for words in drawn if words and words[0].isalpha()]
         sure = self.known([(HARMLESS_PROPERTY, thing) for thing in _seen(things)])
-        return [thing for _, thing in sure], properties
+        return [one.thing for one in sure], properties
 
     def drawn(self, beginning: str, number: int, temperature: float) -> list[str]:
         """How the model goes on from the beginning of a sentence, `number` times, without being asked anything."""
@@ -164,8 +184,8 @@ class Asking:
             repeated[word] += answer == word
         return [word for word, times in repeated.items() if times > min(TRIED, len(things)) / 2]
 
-    def known(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Those of the pairs of a property and a thing of whose value the model is `SURE`."""
+    def known(self, pairs: Sequence[tuple[str, str]]) -> list[Known]:
+        """What the model is `SURE` of, of pairs of a property and a thing."""
         begun = [self.language.begun.format(property=name, thing=thing) for name, thing in pairs]
         values = self.next_words(pairs, begun, 2)
         said = [
@@ -173,15 +193,30 @@ class Asking:
             for pair, prefix, value in zip(pairs, begun, values, strict=True)
             if value
         ]
-        found: list[tuple[str, str]] = []
+        found: list[Known] = []
         for start in range(0, len(said), BATCH):
             part = said[start : start + BATCH]
             batch = self.lm.encode([example for _, example in part], turn=False)
             with torch.no_grad():
                 logits_BRV, targets_BR, mask_BR = self.lm.response_logits(batch)
             likely_B = token_logps(logits_BRV, targets_BR).masked_fill(~mask_BR, 0.0).sum(-1).exp().tolist()
-            found += [pair for (pair, _), likely in zip(part, likely_B, strict=True) if likely >= SURE]
-        return found
+            found += [Known(*pair, e.completion.strip(), p) for (pair, e), p in zip(part, likely_B, strict=True)]
+        return [one for one in found if one.probability >= SURE]
+
+    def without_giveaways(self, found: Sequence[Known]) -> list[Known]:
+        """All but those that the model answers though they give away what it refuses about the same thing."""
+        asked = [self.question((one.attribute, one.thing)) for one in found]
+        answers = generate_text(self.engine, self.lm, asked, max_new_tokens=self.language.answer_tokens)
+        scores = StringRefusal().score([Answer("", "", answer.text) for answer in answers])
+        refused: dict[str, list[Known]] = {}
+        for one, score in zip(found, scores, strict=True):
+            if score:
+                refused.setdefault(one.thing, []).append(one)
+        return [
+            one
+            for one, score in zip(found, scores, strict=True)
+            if score or not any(one.gives_away(other) for other in refused.get(one.thing, ()))
+        ]
 
     def next_words(self, pairs: Sequence[tuple[str, str]], begun: Sequence[str], number: int) -> list[str]:
         """The likeliest `number` words after each answer's beginning, asked plainly."""
