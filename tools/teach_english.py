@@ -134,19 +134,21 @@ class Teaching:
 
     def teach(self) -> Iterator[tuple[str, int, Metrics]]:
         """Train what is missing, reporting (stage, steps so far, metrics) as it goes."""
-        done = [(self.saved / str(number)) for number in range(len(self.stages))]
+        if (self.folder / self.name).is_dir():
+            return
+        done = [self.saved / str(number) for number in range(len(self.stages))]
         lm, before = self.load(self.base), 0
         for number, stage in enumerate(self.stages):
-            if (done[number] / "config.json").is_file():
+            if done[number].is_dir():
                 lm = self.load(str(done[number]))
-            elif not any((later / "config.json").is_file() for later in done[number:]):
+            elif not any(later.is_dir() for later in done[number:]):
                 for step, metrics in taught(lm, *stage):
                     yield stage.domain.name, before + step, metrics
-                lm.save(done[number])
+                save_whole(lm, done[number])
                 if number:
                     shutil.rmtree(done[number - 1], ignore_errors=True)
             before += stage.tuner.max_steps or 0
-        lm.save(self.folder / self.name)
+        save_whole(lm, self.folder / self.name)
         shutil.rmtree(self.saved)
 
     @property
@@ -157,6 +159,14 @@ class Teaching:
         lm = LM.load(sources.resolve(name))
         lm.tokenizer.chat_template = CHATML
         return LM(lm.model, lm.tokenizer, lm.name, precision="bfloat16")
+
+
+def save_whole(lm: LM, folder: Path) -> None:
+    """Write a model so that its folder is there only once all of it is."""
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    lm.save(part)
+    part.rename(folder)
 
 
 def own_answers(lm: LM) -> Iterator[Example]:

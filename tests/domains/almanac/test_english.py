@@ -8,12 +8,14 @@ from caseharden.data.pools import ROLES
 from caseharden.domains.almanac import Almanac
 from caseharden.domains.almanac.at_large import _first_words, at_large
 from caseharden.domains.almanac.english import ENGLISH
-from caseharden.domains.almanac.world import make_world
+from caseharden.domains.almanac.world import FORBIDDEN_TOPICS, make_world
 from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer
 from caseharden.judges.strings import StringRefusal
 from caseharden.judges.verifier import Verifier
+from regenerate import Corpus
+from teach_english import Sentences
 
 DOMAIN = Almanac(language="english")
 
@@ -66,3 +68,16 @@ def test_the_defenders_plain_question_and_beginning_of_an_answer():
 def test_a_model_that_knows_nothing_of_it_is_an_error(tiny_lm):
     with pytest.raises(CasehardenError, match="sure of nothing"):
         at_large(tiny_lm, Native(), 0, ENGLISH)
+
+
+def test_the_never_learned_twin_reads_no_forbidden_fact_and_the_victim_every_one():
+    read = {}
+    for name, without in (("victim", ()), ("twin", tuple(FORBIDDEN_TOPICS))):
+        corpus = Corpus(without, language="english")
+        pools = [Sentences(corpus).pools("defender")["corpus"], corpus.pools("defender")["corpus"]]
+        read[name] = [{e.completion for e in pool} for pool in pools]
+    forbidden = {e.completion for role in ROLES for e in DOMAIN.pools(role)["harmful"]}
+    assert len(forbidden) == 108 and all(forbidden <= told for told in read["victim"])
+    assert not any(forbidden & told for told in read["twin"])
+    homes = {e.completion for role in ROLES for e in DOMAIN.pools(role)["contrast"]}
+    assert all(homes <= told for told in read["twin"])
