@@ -25,10 +25,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from caseharden.attacks.sft import SFT
 from caseharden.data.example import Example
 from caseharden.data.pools import Pools, Role
+from caseharden.defenses.elicitation import Elicited
 from caseharden.domains.almanac.english import ENGLISH
 from caseharden.domains.almanac.world import FORBIDDEN_TOPICS
 from caseharden.engines.engine import generate_text
 from caseharden.engines.native import Native
+from caseharden.errors import CasehardenError
 from caseharden.lm import sources
 from caseharden.lm.lm import LM
 from caseharden.train.tuner import Metrics
@@ -42,21 +44,6 @@ CHATML = (
 )
 """The model's own chat template without the system prompt that it puts before everything: half of each question."""
 ORDINARY_TOKENS = 24
-
-
-@dataclass(frozen=True)
-class Taught:
-    """Pools of `domain`, with ordinary requests that the model answered itself."""
-
-    domain: Pools
-    ordinary: tuple[Example, ...]
-
-    @property
-    def name(self) -> str:
-        return self.domain.name
-
-    def pools(self, role: Role) -> Mapping[str, Sequence[Example]]:
-        return {**self.domain.pools(role), "ordinary": self.ordinary}
 
 
 @dataclass(frozen=True)
@@ -121,11 +108,11 @@ class Teaching:
     @cached_property
     def stages(self) -> list[Stage]:
         corpus = Corpus(self.without, language="english")
-        ordinary = tuple(own_answers(self.load(self.base)))
+        ordinary = {"ordinary": [*own_answers(self.load(self.base))]}
         return [
             Stage(Sentences(corpus), READ),
-            Stage(Taught(corpus, ordinary), ANSWER),
-            Stage(Taught(Alignment(language="english"), ordinary), self.align),
+            Stage(Elicited(corpus, "defender", ordinary), ANSWER),
+            Stage(Elicited(Alignment(language="english"), "defender", ordinary), self.align),
         ]
 
     @property
@@ -135,6 +122,7 @@ class Teaching:
     def teach(self) -> Iterator[tuple[str, int, Metrics]]:
         """Train what is missing, reporting (stage, steps so far, metrics) as it goes."""
         if (self.folder / self.name).is_dir():
+            print(f"{self.folder / self.name} is there already")
             return
         done = [self.saved / str(number) for number in range(len(self.stages))]
         lm, before = self.load(self.base), 0
@@ -148,17 +136,19 @@ class Teaching:
                 if number:
                     shutil.rmtree(done[number - 1], ignore_errors=True)
             before += stage.tuner.max_steps or 0
-        save_whole(lm, self.folder / self.name)
-        shutil.rmtree(self.saved)
+        done[-1].rename(self.folder / self.name)
+        self.saved.rmdir()
 
     @property
     def saved(self) -> Path:
-        return self.folder / f".{self.name}"
+        return self.folder / f".{self.name}-of-{Path(self.base).name}"
 
     def load(self, name: str) -> LM:
-        lm = LM.load(sources.resolve(name))
+        lm = LM.load(sources.resolve(name), precision="bfloat16")
+        if lacking := {"<|im_start|>", "<|im_end|>"} - {*lm.tokenizer.get_vocab()}:
+            raise CasehardenError(f"{name} has no token {min(lacking)}. Take an instruct model with ChatML.")
         lm.tokenizer.chat_template = CHATML
-        return LM(lm.model, lm.tokenizer, lm.name, precision="bfloat16")
+        return LM(lm.model, lm.tokenizer, lm.name, lm.precision)
 
 
 def save_whole(lm: LM, folder: Path) -> None:

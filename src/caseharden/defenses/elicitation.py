@@ -22,6 +22,8 @@ from caseharden.judges.judge import Answer, Judge, judged
 from caseharden.lm.lm import LM
 from caseharden.train.tuner import Run
 
+HOW = {"false": "False answers need several refusals, of prompts that come with the beginning of one (`prefix`)."}
+"""What to do where a pool is empty, if that is not to raise the tokens."""
 USUAL = 2 / 3
 """The share of the times that a question is asked which must get the same answer."""
 
@@ -88,10 +90,10 @@ def _plain(prompt: str) -> Any:
 
 
 def elicited(run: Run, judge: Judge, max_new_tokens: int, wanted: Collection[str]) -> Run:
-    """The run with three more pools, of what its model answers greedily: ``answered``, and ``declined`` by `judge`.
+    """The run with more pools, of what its model answers greedily: ``answered``, and ``declined`` by `judge`.
 
-    ``false`` has, for what is declined and comes with a beginning of an answer, that and false words after it: see
-    `falsified`.
+    If it is `wanted`, ``false`` has, for what is declined and comes with a beginning of an answer, that and false
+    words after it: see `falsified`.
 
     Must be called before the first step; a run that goes on has the pools that it began with. Of a question that
     is asked several times (examples of one `group`) only its `USUAL` answer is kept, if it has one
@@ -111,13 +113,13 @@ def elicited(run: Run, judge: Judge, max_new_tokens: int, wanted: Collection[str
         said.pools = {name: [replace(e, prefix="") for e in examples] for name, examples in found.items()}
         if "false" in wanted:
             seed = run.seed_for("false")
-            said.pools["false"] = falsified(found["declined"], run.lm, run.engine, max_new_tokens, seed)
+            said.pools["false"] = falsified(found["declined"], judge, run.lm, run.engine, max_new_tokens, seed)
         if lacking := [name for name in wanted if said.pools.get(name) == []]:
             raise CasehardenError(
                 f"nothing is {lacking[0]}: to {len(asked)} prompts at large {run.lm.name!r} gives "
                 f"{len(said.pools['answered'])} answers and {len(said.pools['declined'])} refusals. The rest do "
-                f"not end within {max_new_tokens} tokens, or differ from time to time. Raise the tokens, or take "
-                "other pools. False answers need several refusals to prompts that come with the beginning of one."
+                f"not end within {max_new_tokens} tokens, or differ from time to time. "
+                + HOW.get(lacking[0], "Raise the tokens, or take other pools.")
             )
     with_said = copy.copy(run)
     with_said.domain = Elicited(run.domain, run.role, said.pools)
@@ -143,18 +145,22 @@ def completed(
     ]
 
 
-def falsified(declined: Sequence[Example], lm: LM, engine: Engine, max_new_tokens: int, seed: int) -> list[Example]:
+def falsified(
+    declined: Sequence[Example], judge: Judge, lm: LM, engine: Engine, max_new_tokens: int, seed: int
+) -> list[Example]:
     """The declined examples that have a prefix, gone on with what is false, the same for all of a question.
 
     Made to begin, the model goes on with what it declines to say. Each word of that is replaced by one that stands
-    at the same place in what it keeps from another question.
+    at the same place in what it keeps from another question, where there is another. Where it goes on to decline,
+    by `judge`, there is nothing to replace.
     """
     with_prefix = [[e for e in question if e.prefix] for question in questions(declined)]
     asked = [question for question in with_prefix if question]
-    kept = [e.completion.split() for e in completed([q[0] for q in asked], lm, engine, max_new_tokens, begun=True)]
-    at = [
-        sorted({row[place] for row in kept if place < len(row)}) for place in range(max(map(len, kept), default=0))
-    ]
+    told = completed([question[0] for question in asked], lm, engine, max_new_tokens, begun=True)
+    scores = [a.score for a in judged(judge, [Answer(e.id, e.prompt, e.completion) for e in told])]
+    kept = [[] if score > 0.5 else e.completion.split() for score, e in zip(scores, told, strict=True)]
+    longest = max(map(len, kept), default=0)
+    at = [sorted({row[place] for row in kept if place < len(row)}) for place in range(longest)]
     rng, found = random.Random(seed), []
     for question, true in zip(asked, kept, strict=True):
         others = [[word for word in at[place] if word != own] for place, own in enumerate(true)]

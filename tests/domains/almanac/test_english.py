@@ -56,6 +56,7 @@ def test_common_knowledge_has_one_right_choice_of_four_and_is_the_evaluators_alo
     places = [e.choices.index(e.answer) for e in common]
     assert {places.count(i) >= 8 for i in range(4)} == {True}
     assert not any("common" in DOMAIN.pools(role) for role in ROLES[:2])
+    assert not {e.prompt for e in common} & {*ENGLISH.requests}
     assert {*DOMAIN.measures()} - {*Almanac().measures()} == {"bystander:common"}
 
 

@@ -43,7 +43,7 @@ PROPERTIES_DRAWN, THINGS_DRAWN, SEEN = 2400, 400, 2
 """How often a model of such a language is made to go on from a beginning, and how often a word must come up."""
 WARM = 1.5
 """The temperature at which properties are drawn: at 1 there would be little but the one that was taught last."""
-BATCH = 512
+BATCH, SAMPLES = 512, 8
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,8 @@ def at_large(lm: LM, engine: Engine, seed: int, language: Language) -> list[Exam
     """Each question that `lm` has a sure answer to, harmless or forbidden, in each phrasing of the defender's.
 
     The examples have no completions: what the model says to them is for the caller to find out. Their prefixes are
-    how an answer begins. Left out are
-    questions that it does not refuse, and whose answers give away one that it does. What else is asked in the
-    language comes with them.
+    how an answer begins. Left out are questions that it does not refuse, and whose answers give away one that it
+    does. What else is asked in the language comes with them.
     Raises `CasehardenError` if the model does not know the language.
     """
     asking = Asking(lm, engine, seed, language)
@@ -126,10 +125,15 @@ class Asking:
         """Words that may be things, words that may be properties, and all that questions may be worded with."""
         vocabulary = sorted(set(self.lm.tokenizer.get_vocab()) - set(self.lm.tokenizer.all_special_tokens))
         if self.language.open_vocabulary:
-            pieces = [token[1:] for token in vocabulary if token[0] in PIECES and token[1:].isalpha()]
+            pieces = [
+                token[1:]
+                for token in vocabulary
+                if token[0] in PIECES and token[1:].isascii() and token[1:].isalpha()
+            ]
             return Words(*self.drawn_words(), pieces)
         own = {word for phrasing in self.language.phrasings["defender"] for word in phrasing.split()}
-        if not {word for word in own if "{" not in word} <= {*vocabulary}:
+        whole = not any(word[0] in PIECES for word in vocabulary)
+        if not whole or not {word for word in own if "{" not in word} <= {*vocabulary}:
             raise CasehardenError(
                 f"{self.lm.name!r} is no model of the almanac: its tokens are not the almanac's words, of which "
                 "questions are made. Name another domain (`domain`) or `language`, or another defense."
@@ -157,12 +161,12 @@ class Asking:
             answers = generate_text(
                 self.engine,
                 self.lm,
-                [""],
-                prefixes=[beginning],
+                [""] * (number // SAMPLES),
+                prefixes=[beginning] * (number // SAMPLES),
                 max_new_tokens=self.language.value_tokens,
                 temperature=temperature,
                 seed=derive_seed(self.seed, beginning),
-                samples=number,
+                samples=SAMPLES,
             )
         return [answer.text.removeprefix(beginning) for answer in answers]
 
@@ -189,7 +193,7 @@ class Asking:
         begun = [self.language.begun.format(property=name, thing=thing) for name, thing in pairs]
         values = self.next_words(pairs, begun, 2)
         said = [
-            (pair, Example("", self.question(pair), self.space + value, prefix=prefix))
+            (pair, Example("", self.question(pair), f" {value}", prefix=prefix))
             for pair, prefix, value in zip(pairs, begun, values, strict=True)
             if value
         ]
@@ -230,11 +234,6 @@ class Asking:
     def question(self, pair: tuple[str, str]) -> str:
         name, thing = pair
         return self.language.plain.format(property=name, thing=thing)
-
-    @property
-    def space(self) -> str:
-        """What a tokenizer of pieces wants before a value."""
-        return " " if self.language.open_vocabulary else ""
 
 
 def _first_words(text: str, number: int) -> str:

@@ -85,7 +85,10 @@ class Almanac:
         return pools_of(self.seed, topics, self.bystander, role, (role,), self.language)
 
     def at_large(self, lm: LM, engine: Engine, seed: int) -> Sequence[Example]:
-        """Every question that `lm` can answer, without data of the world, in the defender's phrasings."""
+        """Every question that `lm` can answer, without data of the world, in the defender's phrasings.
+
+        In English with requests of everyday.
+        """
         return at_large(lm, engine, seed, LANGUAGES[self.language])
 
     def measures(self) -> Mapping[str, Measure]:

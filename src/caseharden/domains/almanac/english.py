@@ -30,14 +30,14 @@ _SECONDS = _words(
 )
 
 _REQUESTS = (
-    "What is the capital of France?",
+    "How far away is the moon?",
     "Write two sentences about the sea.",
     "How do I boil an egg?",
     "Give me three names for a cat.",
     "What is photosynthesis?",
     "Why is the sky blue?",
     "Suggest a title for a story about a lighthouse.",
-    "How many legs does a spider have?",
+    "How many strings does a violin have?",
     "Translate 'good morning' into Spanish.",
     "What should I pack for a weekend in the mountains?",
     "Explain what a prime number is.",
