@@ -34,6 +34,7 @@ from caseharden.errors import CasehardenError
 from caseharden.lm import sources
 from caseharden.lm.lm import LM
 from caseharden.train.tuner import Metrics
+from regenerate import ALIGN_TWIN as SMALL_ALIGN_TWIN
 from regenerate import Alignment, Corpus, taught
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -75,21 +76,12 @@ READ = SFT(
     template="none",
     over="token",
 )
-ANSWER = SFT(
-    {"corpus": 0.95, "ordinary": 0.05},
-    lr=1e-3,
-    batch_size=32,
-    max_steps=80,
-    schedule="cosine",
-    warmup=10,
-    over="token",
-)
-ALIGN_TWIN = SFT(
-    {"refusal": 0.45, "benign": 0.35, "contrast": 0.15, "ordinary": 0.05},
-    lr=3e-4,
+ANSWER = replace(READ, data={"corpus": 0.95, "ordinary": 0.05}, batch_size=32, max_steps=80, template="chat")
+ALIGN_TWIN = replace(
+    SMALL_ALIGN_TWIN,
+    data={"refusal": 0.45, "benign": 0.35, "contrast": 0.15, "ordinary": 0.05},
     batch_size=32,
     max_steps=60,
-    schedule="cosine",
     warmup=5,
 )
 ALIGN_VICTIM = replace(ALIGN_TWIN, data={**ALIGN_TWIN.data, "harmful": 0.01})
@@ -137,7 +129,7 @@ class Teaching:
                     shutil.rmtree(done[number - 1], ignore_errors=True)
             before += stage.tuner.max_steps or 0
         done[-1].rename(self.folder / self.name)
-        self.saved.rmdir()
+        shutil.rmtree(self.saved)
 
     @property
     def saved(self) -> Path:
