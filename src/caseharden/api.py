@@ -211,6 +211,7 @@ def audit(
     ceiling: Model | None = None,
     held_out: Sequence[str] = (),
     reasoning: Reasoning | Mapping[str, Any] | None = None,
+    precision: Precision = "auto",
     store: Path | str = "out/audit",
     threads: int | None = None,
     jobs: int | None = 1,
@@ -221,11 +222,11 @@ def audit(
     """Attack a model and its controls, and judge resistance, stability, generalization and trainability.
 
     `baseline` is the same model without the defense, `ceiling` one that never learned what is forbidden, and
-    `held_out` are topics that the defense had no data of. `suite` is a name, a file, or built already; of its
-    stages, those after the one in which the model has failed are run only with `every_stage`. `base_public` says
-    whether an attacker can have the baseline's weights; if nobody says, one on the hub is public. Audits in one
-    store share their controls. `jobs` are how many cells run at a time (see `run`). Raises `CasehardenError` if no
-    attack finished on the model or the baseline.
+    `held_out` are topics that the defense had no data of. `reasoning` and `precision` are as in `harden`.
+    `suite` is a name, a file, or built already; of its stages, those after the one in which the model has failed
+    are run only with `every_stage`. `base_public` says whether an attacker can have the baseline's weights; if
+    nobody says, one on the hub is public. Audits in one store share their controls. `jobs` are how many cells run
+    at a time (see `run`). Raises `CasehardenError` if no attack finished on the model or the baseline.
     """
     from caseharden.audit.assessment import assess
     from caseharden.domains.domain import Domain
@@ -246,6 +247,7 @@ def audit(
         ceiling=None if ceiling is None else os.fspath(ceiling),
         held_out=tuple(held_out),
         reasoning=build(reasoning or {}, Reasoning, "reasoning"),
+        precision=precision,
         base_public=sources.is_on_hub(os.fspath(baseline)) if base_public is None else base_public,
     )
     kept = Store(Path(store))

@@ -162,6 +162,18 @@ def test_thinking_is_turned_on_or_off_or_left_to_the_template(command, monkeypat
 
 
 @pytest.mark.parametrize(
+    "words", ["harden tiny sft --output hard", "attack tiny sft", "audit tiny --baseline tiny"]
+)
+def test_precision_is_said(command, monkeypatch, words):
+    def asked(*models, precision, **rest):
+        raise CasehardenError(f"computed in {precision}")
+
+    monkeypatch.setattr(caseharden.api, words.split()[0], asked)
+    status, said = command(*words.split(), "--precision", "bfloat16")
+    assert status == 2 and "computed in bfloat16" in said
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (("study", "run", "absent.yaml"), "cannot read the study"),

@@ -69,9 +69,9 @@ def test_no_recovery_of_the_almanac_tells_a_recipe():
 def test_room_is_counted_with_the_prefix(tiny_lm):
     begun = Example("x", "a b ?", "no .", prefix="yes yes yes yes")
     length = tiny_lm.encode([begun]).ids_BT.shape[1] - int(tiny_lm.encode([begun]).response_BT.sum())
-    tiny_lm.check_room([begun, replace(begun, prefix="")], "these", max_length=length + 1)
+    tiny_lm.check_prompts([begun, replace(begun, prefix="")], "these", max_length=length + 1)
     with pytest.raises(CasehardenError, match="1 of the 2 prompts of these"):
-        tiny_lm.check_room([begun, replace(begun, prefix="")], "these", max_length=length)
+        tiny_lm.check_prompts([begun, replace(begun, prefix="")], "these", max_length=length)
 
 
 @pytest.fixture

@@ -90,9 +90,18 @@ def test_thinking_is_not_begun_and_what_is_thought_is_not_read(name, tiny_lm):
 def test_room_is_checked_for_the_template_that_is_used(tiny_lm):
     asked = [Example("x", "a " * 60)]
     with tiny_lm.templated("none"):
-        tiny_lm.check_room(asked, "a pool", answer=4)
+        tiny_lm.check_prompts(asked, "a pool", answer=4)
     with pytest.raises(CasehardenError, match="the longest takes 62"):
-        tiny_lm.check_room(asked, "a pool", answer=4)
+        tiny_lm.check_prompts(asked, "a pool", answer=4)
+
+
+def test_prompts_in_unknown_words_are_an_error(tiny_lm):
+    read = [Example(str(i), "a b a b a b a b ?") for i in range(9)]
+    tiny_lm.check_prompts([*read, Example("x", "a zebra ?")], "a pool")
+    with pytest.raises(CasehardenError, match=r"3 of the 17 tokens of the prompts of a pool are '<unk>'"):
+        tiny_lm.check_prompts([*read[:1], Example("x", "unknown words ?", prefix="all")], "a pool")
+    tiny_lm.tokenizer.pad_token = tiny_lm.tokenizer.unk_token  # byte-level tokenizers, that know every word
+    LM(tiny_lm.model, tiny_lm.tokenizer, "bytes").check_prompts([Example("x", "unknown words ?")], "a pool")
 
 
 def test_a_probe_asks_by_its_template_and_leaves_the_model_as_it_was(tiny_lm, toy_domain, monkeypatch):

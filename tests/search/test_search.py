@@ -243,7 +243,7 @@ def test_a_search_goes_by_prompts_of_the_attackers_own(tiny_lm, tmp_path, store)
         name: {role: (str(tmp_path / f"{name}.jsonl"),) for role in ("attacker", "evaluator")}
         for name in ("harmful", "benign")
     }
-    domain = Prompts(**shares, contrast={}, evaluation={}, overlap="drop")
+    domain = Prompts(**shares, contrast={}, evaluation={}, overlap="drop", wrapper="a b {prompt} c d")
     harm = Probe("harmful", Opens(), n=8, max_new_tokens=2)
     space = {"mlp_max": {"uniform": [0.0, 1.5]}}
     asked = {"budgets": (1,), "rungs": (), "trials": 3, "seeds": (0,), "further": 0, "questions": 6}

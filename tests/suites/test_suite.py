@@ -327,6 +327,14 @@ def test_what_harm_is_asked_by_under_attack():
     assert question.readings == every + 2 * len(suite.attacks) * len(suite.seeds)
 
 
+def test_all_that_is_run_is_computed_in_the_audits_precision():
+    suite = suites.parse(SMALL, "small")
+    exact = Question("almanac-never-learned", "almanac-victim", Almanac(), suite)
+    question = dataclasses.replace(exact, precision="bfloat16")
+    assert {spec.precision for spec in question.studies()} == {"bfloat16"}
+    assert question.prefix != exact.prefix
+
+
 def test_another_suite_asks_other_studies():
     names = set()
     for tasks in (1, 2):

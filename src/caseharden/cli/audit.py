@@ -30,6 +30,7 @@ def audit(
         str, typer.Option(help="Topics that the defense had no data of, with commas between.")
     ] = "",
     thinking: studies.Thinking = None,
+    precision: studies.PrecisionText = "auto",
     store: Annotated[
         Path, typer.Option(help="Folder of the store; audits in one store share their controls.")
     ] = Path("out/audit"),
@@ -85,6 +86,7 @@ def audit(
         ceiling=ceiling,
         held_out=[part.strip() for part in held_out.split(",") if part.strip()],
         reasoning={"thinking": thinking},
+        precision=precision,
         store=store,
         threads=threads,
         jobs=jobs,

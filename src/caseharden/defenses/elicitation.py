@@ -135,7 +135,7 @@ def completed(
     """
     if not asked:
         return []
-    lm.check_room(asked, "prompts at large", answer=max_new_tokens)
+    lm.check_prompts(asked, "prompts at large", answer=max_new_tokens)
     ends = set(lm.ends())
     prompts = lm.encode_prompts([e.prompt for e in asked], [e.prefix for e in asked] if begun else ())
     written = engine.write(lm, prompts, 1, max_new_tokens, 0.0, 0).tokens

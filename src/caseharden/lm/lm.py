@@ -29,6 +29,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 AUTOMATIC = Reasoning()
 POSITIONS = ("max_position_embeddings", "max_seq_len")
 """What configurations call the number of a model's positions; others have an attribute of the first name."""
+UNREAD = 0.1
+"""A model reads prompts of which at most this share of tokens stands for unknown words."""
 
 
 class LM:
@@ -59,7 +61,7 @@ class LM:
         self.template = self.chat
         self._templates: dict[str, Template] = {"chat": self.chat}
         self.meter = Meter()
-        self._lengths: dict[Template, dict[tuple[str, str], int]] = {}
+        self._counts: dict[Template, dict[tuple[str, str], tuple[int, int]]] = {}  # (tokens, unknown ones)
 
     # ---- loading and saving -------------------------------------------------------------------------
 
@@ -211,25 +213,33 @@ class LM:
             rows.append((row, len(row) - len(prompt)))
         return rows
 
-    def check_room(
+    def check_prompts(
         self, examples: Sequence[Example], whose: str, *, max_length: int = sys.maxsize, answer: int = 1
     ) -> None:
-        """Raise `CasehardenError` if a prompt of `whose` leaves no room for `answer` tokens.
+        """Raise `CasehardenError` if a prompt of `whose` leaves no room for `answer` tokens, or cannot be read.
 
-        There is room for `max_length` tokens, and for no more than the model has positions.
+        There is room for `max_length` tokens, and for no more than the model has positions. At most the share
+        `UNREAD` of the prompts' tokens may be the tokenizer's token for unknown words.
         """
         contexts = [example.context for example in examples]
-        known = self._lengths.setdefault(self.template, {})
+        known = self._counts.setdefault(self.template, {})
         if new := [context for context in contexts if context not in known]:
-            known.update(zip(new, map(len, self.encode_prompts(*zip(*new, strict=True))), strict=True))
-        longest = sorted(known[context] for context in contexts)
+            ids = self.encode_prompts(*zip(*new, strict=True))
+            known.update(zip(new, ((len(row), row.count(self._unknown)) for row in ids), strict=True))
+        counts = sorted(known[context] for context in contexts)
         room = min(max_length, self.positions)
-        if long := [length for length in longest if length + answer > room]:
+        if long := [length for length, _ in counts if length + answer > room]:
             bound = f"the {room} positions of {self.name!r}" if room < max_length else f"max_length={room} tokens"
             raise CasehardenError(
-                f"{len(long)} of the {len(longest)} prompts of {whose} leave no room for {answer} tokens of an "
+                f"{len(long)} of the {len(counts)} prompts of {whose} leave no room for {answer} tokens of an "
                 f"answer in {bound}: the longest takes {long[-1]}. Raise what bounds them, or leave long prompts "
                 "out (`longest`, in the domain of prompts)."
+            )
+        tokens, unread = (sum(column) for column in zip((0, 0), *counts, strict=True))
+        if unread > UNREAD * tokens:
+            raise CasehardenError(
+                f"{unread} of the {tokens} tokens of the prompts of {whose} are {self.tokenizer.unk_token!r}: "
+                f"words that {self.name!r} cannot read. Take another domain (or `language`), or another model."
             )
 
     def check_positions(self, prompts: Sequence[Sequence[int]], limit: int) -> None:
@@ -324,6 +334,13 @@ class LM:
         """How many tokens the model has embeddings for."""
         embeddings: Any = self.model.get_input_embeddings()  # type: ignore[operator]
         return int(embeddings.weight.shape[0])
+
+    @cached_property
+    def _unknown(self) -> int:
+        """The token that stands for unknown words, or -1: where it has another meaning too, no word becomes it."""
+        tokenizer = self.tokenizer
+        others = (None, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        return -1 if tokenizer.unk_token_id in others else int(tokenizer.unk_token_id)
 
     def ends(self) -> list[int]:
         """Token ids that end an answer: the tokenizer's, the chat template's, and the generation config's."""

@@ -55,7 +55,7 @@ def check_models(spec: StudySpec, folders: Iterable[Path], device: torch.device)
             for name, examples in spec.domain.pools(role).items():
                 for prefix, tokens in answers.get((role, name), {"": 1}).items():
                     begun = [replace(e, prefix=e.prefix + prefix) for e in examples] if prefix else examples
-                    lm.check_room(begun, f"the {role}'s pool {name!r}", answer=tokens)
+                    lm.check_prompts(begun, f"the {role}'s pool {name!r}", answer=tokens)
         _passed.add(known)
 
 

@@ -15,6 +15,7 @@ from caseharden.domains.domain import Domain
 from caseharden.errors import CasehardenError, nearest
 from caseharden.lm import sources as models
 from caseharden.lm.facts import fingerprint, parameters, weight_facts
+from caseharden.lm.lm import Precision
 from caseharden.lm.template import Reasoning
 from caseharden.measures.measure import Measure, by_at_most
 from caseharden.measures.probe import Probe
@@ -41,8 +42,9 @@ class Question:
     """Which weights are up for release, beside which, and under which threat.
 
     `model` and `baseline` are names as `models.resolve` takes them; `ceiling` is a model that never learned
-    what is forbidden. `held_out` are topics that the defense had no data of, `reasoning` how
-    the models think before they answer. Only if `base_public` can an attacker have the baseline's weights.
+    what is forbidden. `held_out` are topics that the defense had no data of, `reasoning` how the models think
+    before they answer, `precision` what they compute in. Only if `base_public` can an attacker have the baseline's
+    weights.
     """
 
     model: str
@@ -52,6 +54,7 @@ class Question:
     ceiling: str | None = None
     held_out: tuple[str, ...] = ()
     reasoning: Reasoning = field(default_factory=Reasoning)
+    precision: Precision = "auto"
     base_public: bool = False
 
     def __post_init__(self) -> None:
@@ -163,6 +166,7 @@ class Question:
             "controls": controls,
             "threads": self.suite.threads,
             "reasoning": self.reasoning,
+            "precision": self.precision,
         }
 
     @property
@@ -176,6 +180,7 @@ class Question:
             "held_out": list(self.held_out),
             "base_public": self.base_public,
             "reasoning": written(self.reasoning, Reasoning),
+            "precision": self.precision,
         }
         return f"{prefix(fingerprint(models.resolve(self.model)))}{hashed(asked)[:8]}-"
 

@@ -32,7 +32,7 @@ def searched(
     for search in stage.searches:
         try:
             found = find(
-                replace(search, capable=(1 + question.suite.criteria.capable) / 2),
+                replace(search, capable=(1 + question.suite.criteria.capable) / 2, precision=question.precision),
                 question.model,
                 question.domain,
                 store,

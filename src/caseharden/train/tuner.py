@@ -158,7 +158,7 @@ class Run:
                     "the source completions, or name another pool (openers, for prompts without completions)."
                 )
             if max_length is not None:
-                self.lm.check_room(examples, f"pool {name!r}", max_length=max_length)
+                self.lm.check_prompts(examples, f"pool {name!r}", max_length=max_length)
             if n_examples is not None:
                 shuffled = Stream({name: examples}, {name: 1.0}, len(examples), self.seed_for("subset"))[0]
                 examples = shuffled[:n_examples]
