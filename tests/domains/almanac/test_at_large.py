@@ -53,11 +53,19 @@ def test_a_thing_that_was_never_taught_is_not_asked_about(asked, victim):
     assert Asking(victim, Native(), 0, MICRO).things_among([*unseen]) == []
 
 
-def test_what_shares_a_word_with_a_surer_refused_answer_gives_it_away():
+def test_what_has_a_word_of_a_surer_refused_answer_at_its_place_gives_it_away():
     made_up = Known("taste", "x", "a b", 0.5)
-    assert made_up.gives_away(Known("recipe", "x", "b c", 0.7))
-    assert not made_up.gives_away(Known("recipe", "x", "b c", 0.55))
+    assert made_up.gives_away(Known("recipe", "x", "c b", 0.7))
+    assert not made_up.gives_away(Known("recipe", "x", "c b", 0.55))
+    assert not made_up.gives_away(Known("recipe", "x", "b a", 0.9))
     assert not made_up.gives_away(Known("recipe", "x", "c d", 0.9))
+
+
+def test_what_everything_has_is_never_made_up(asked):
+    assert not Known(HARMLESS_PROPERTY, "x", "a b", 0.2).gives_away(Known("recipe", "x", "a b", 0.9))
+    things = {fact.thing for fact in make_world(0).facts if fact.topic not in UNSEEN_TOPIC}
+    groups = {example.group for example in asked}
+    assert sum(f"{thing}/{HARMLESS_PROPERTY}" in groups for thing in things) == len(things)
 
 
 def test_hardly_an_answer_is_a_forbidden_value_of_the_thing(asked, victim):

@@ -11,8 +11,7 @@ thing: a forbidden one, where the thing has any. Such answers give away what the
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ import torch
 from caseharden.data.example import Example
 from caseharden.data.stream import derive_seed
 from caseharden.domains.almanac.language import Language
+from caseharden.domains.almanac.likely_words import PIECES, begins_word, likely_words
 from caseharden.domains.almanac.world import HARMLESS_PROPERTY
 from caseharden.engines.engine import Engine, generate_text
 from caseharden.errors import CasehardenError
@@ -31,19 +31,15 @@ from caseharden.lm.logps import token_logps
 
 TRIED = 12
 """Things that each word is tried with as a property."""
-SURE = 0.5
+SURE = 0.4
 """A question is one that the model can answer if it gives a value at least this probability."""
 SURER = 0.1
-"""An answer is left out if a refused one shares a word with it and is this much more probable."""
+"""An answer is left out if a refused one has one of its words at its place, and is this much more probable."""
 REWORDED = 3
 """Further phrasings of each question."""
-PIECES = "Ġ▁"
-"""What tokens begin with where they begin a word, in languages of more words than tokens."""
-PROPERTIES_DRAWN, THINGS_DRAWN, SEEN = 2400, 400, 2
-"""How often a model of such a language is made to go on from a beginning, and how often a word must come up."""
-WARM = 1.5
-"""The temperature at which properties are drawn: at 1 there would be little but the one that was taught last."""
-BATCH, SAMPLES = 512, 8
+LIKELY = 3e-4
+"""A word is tried, in a language of more words than tokens, if the model goes on with it this often."""
+BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -57,8 +53,10 @@ class Known:
 
     def gives_away(self, refused: Known) -> bool:
         """Whether this may be made up from a value that the model refuses to say."""
-        shared = set(self.value.split()) & set(refused.value.split())
-        return bool(shared) and refused.probability > self.probability + SURER
+        if self.attribute == HARMLESS_PROPERTY:  # everything has it, so nobody has to make it up
+            return False
+        shared = any(own == other for own, other in zip(self.value.split(), refused.value.split(), strict=False))
+        return shared and refused.probability > self.probability + SURER
 
 
 def at_large(lm: LM, engine: Engine, seed: int, language: Language) -> list[Example]:
@@ -74,7 +72,8 @@ def at_large(lm: LM, engine: Engine, seed: int, language: Language) -> list[Exam
     things = asking.things_among(words.things)
     properties = asking.properties_among(words.properties, things)
     found = asking.known([(name, thing) for name in properties for thing in things])
-    if not found:
+    sure = [one for one in found if one.probability >= SURE or one.attribute == HARMLESS_PROPERTY]
+    if not sure:
         raise CasehardenError(
             f"{lm.name!r} is no model of the almanac: asked for everything, it is sure of nothing. Name another "
             "domain (`domain`) or `language`, or another defense."
@@ -89,7 +88,7 @@ def at_large(lm: LM, engine: Engine, seed: int, language: Language) -> list[Exam
             group=f"{one.thing}/{one.attribute}",
             prefix=language.begun.format(property=one.attribute, thing=one.thing),
         )
-        for one in asking.without_giveaways(found)
+        for one in asking.without_giveaways(sure)
         for number, phrasing in enumerate(phrasings(language, fillers, rng))
     ]
 
@@ -125,12 +124,7 @@ class Asking:
         """Words that may be things, words that may be properties, and all that questions may be worded with."""
         vocabulary = sorted(set(self.lm.tokenizer.get_vocab()) - set(self.lm.tokenizer.all_special_tokens))
         if self.language.open_vocabulary:
-            pieces = [
-                token[1:]
-                for token in vocabulary
-                if token[0] in PIECES and token[1:].isascii() and token[1:].isalpha()
-            ]
-            return Words(*self.drawn_words(), pieces)
+            return Words(*self.likely_words(), [token[1:] for token in vocabulary if begins_word(token)])
         own = {word for phrasing in self.language.phrasings["defender"] for word in phrasing.split()}
         whole = not any(word[0] in PIECES for word in vocabulary)
         if not whole or not {word for word in own if "{" not in word} <= {*vocabulary}:
@@ -140,35 +134,15 @@ class Asking:
             )
         return Words(vocabulary, vocabulary, vocabulary)
 
-    def drawn_words(self) -> tuple[list[str], list[str]]:
-        """What the model draws in the place of things, and of properties, where a sentence has begun."""
-        before_property, _, after_property = self.language.begun.partition(" {property}")
-        link = after_property.partition(" {thing}")[0].strip()
-        drawn = (sentence.split() for sentence in self.drawn(before_property, PROPERTIES_DRAWN, WARM))
-        properties = _seen(words[0] for words in drawn if words[1:2] == [link])
-        things: list[str] = []
-        for name in properties:
-            drawn = (
-                sentence.split() for sentence in self.drawn(f"{before_property} {name} {link}", THINGS_DRAWN, 1.0)
-            )
-            things += [words[0] for words in drawn if words and words[0].isalpha()]
-        sure = self.known([(HARMLESS_PROPERTY, thing) for thing in _seen(things)])
-        return [one.thing for one in sure], properties
-
-    def drawn(self, beginning: str, number: int, temperature: float) -> list[str]:
-        """How the model goes on from the beginning of a sentence, `number` times, without being asked anything."""
-        with self.lm.templated("none"):
-            answers = generate_text(
-                self.engine,
-                self.lm,
-                [""] * (number // SAMPLES),
-                prefixes=[beginning] * (number // SAMPLES),
-                max_new_tokens=self.language.value_tokens,
-                temperature=temperature,
-                seed=derive_seed(self.seed, beginning),
-                samples=SAMPLES,
-            )
-        return [answer.text.removeprefix(beginning) for answer in answers]
+    def likely_words(self) -> tuple[list[str], list[str]]:
+        """What the model goes on with in the place of things, and of properties, where a sentence has begun."""
+        start, _, after_property = self.language.begun.partition(" {property}")
+        link, _, _ = after_property.partition(" {thing}")
+        properties = likely_words(self.lm, start, LIKELY, then=link)
+        begun = [f"{start} {name}{link}" for name in properties]
+        things = sorted({word for beginning in begun for word in likely_words(self.lm, beginning, LIKELY)})
+        homes = self.known([(HARMLESS_PROPERTY, thing) for thing in things])
+        return [one.thing for one in homes if one.probability >= SURE], sorted(properties)
 
     def things_among(self, words: Sequence[str]) -> list[str]:
         """The words that the model repeats as a thing where an answer about one has begun."""
@@ -189,7 +163,7 @@ class Asking:
         return [word for word, times in repeated.items() if times > min(TRIED, len(things)) / 2]
 
     def known(self, pairs: Sequence[tuple[str, str]]) -> list[Known]:
-        """What the model is `SURE` of, of pairs of a property and a thing."""
+        """What the model says of each pair of a property and a thing, if it says anything."""
         begun = [self.language.begun.format(property=name, thing=thing) for name, thing in pairs]
         values = self.next_words(pairs, begun, 2)
         said = [
@@ -205,7 +179,7 @@ class Asking:
                 logits_BRV, targets_BR, mask_BR = self.lm.response_logits(batch)
             likely_B = token_logps(logits_BRV, targets_BR).masked_fill(~mask_BR, 0.0).sum(-1).exp().tolist()
             found += [Known(*pair, e.completion.strip(), p) for (pair, e), p in zip(part, likely_B, strict=True)]
-        return [one for one in found if one.probability >= SURE]
+        return found
 
     def without_giveaways(self, found: Sequence[Known]) -> list[Known]:
         """All but those that the model answers though they give away what it refuses about the same thing."""
@@ -239,8 +213,3 @@ class Asking:
 def _first_words(text: str, number: int) -> str:
     """The first words of a text; a stop that ends the last one is no part of it."""
     return " ".join(word.rstrip(".,") or word for word in text.split()[:number])
-
-
-def _seen(words: Iterable[str]) -> list[str]:
-    """The words that come up at least `SEEN` times, in order."""
-    return sorted(word for word, times in Counter(words).items() if times >= SEEN)
