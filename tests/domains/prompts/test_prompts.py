@@ -10,8 +10,9 @@ from caseharden.data.overlaps import near_duplicates, normalized
 from caseharden.data.pools import ROLES, fingerprint
 from caseharden.data.pools import pool as pool_of
 from caseharden.domains.domain import Domain
-from caseharden.domains.prompts.prompts import REFUSALS, Prompts
+from caseharden.domains.prompts.prompts import PREFIX, REFUSALS, Prompts
 from caseharden.domains.prompts.sources import load
+from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer
 from caseharden.judges.strings import StringRefusal
@@ -131,6 +132,20 @@ def test_what_is_trained_on_has_a_completion_and_what_is_asked_need_not(domain, 
     with pytest.raises(CasehardenError, match="is empty for the defender"):
         pool_of(without, "defender", "benign")
     assert all(e.completion for e in domain.pools("defender")["benign"])
+
+
+def test_prompts_at_large_are_all_of_the_defenders_and_tell_nothing(domain, tiny_lm):
+    asked = domain.at_large(tiny_lm, Native(), 0)
+    pools = domain.pools("defender")
+    assert {e.prompt for e in asked} == {
+        e.prompt for name in ("harmful", "benign", "contrast") for e in pools[name]
+    }
+    assert len({e.id for e in asked}) == len(asked)
+    assert not any(e.completion or e.topic for e in asked)
+    openers = {e.prompt: e.completion for e in pools["openers"]}
+    assert openers and all(e.prefix == openers.get(e.prompt, PREFIX) for e in asked)
+    benign = [e.prompt in {b.prompt for b in pools["benign"]} for e in asked]
+    assert 0 < sum(benign[: len(asked) // 2]) < sum(benign)
 
 
 def test_limit_and_longest_bound_training_and_not_evaluation(sources, write):

@@ -17,9 +17,11 @@ from caseharden.domains.prompts.rows import Row
 from caseharden.domains.prompts.sources import load
 from caseharden.domains.recovery import recoveries
 from caseharden.domains.wrapping import wrapped
+from caseharden.engines.engine import Engine
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.compliance import Compliance
 from caseharden.judges.refusal import Refusal
+from caseharden.lm.lm import LM
 from caseharden.measures.choice import MultipleChoice
 from caseharden.measures.measure import Measure
 from caseharden.measures.probe import Probe
@@ -123,6 +125,16 @@ class Prompts:
 
     def pools(self, role: Role) -> Mapping[str, Sequence[Example]]:
         return self._pools[role]
+
+    def at_large(self, lm: LM, engine: Engine, seed: int) -> Sequence[Example]:
+        """The defender's harmful and benign prompts, mixed and without completions; the model says which is which.
+
+        The prefix of each is its source's opener, or `PREFIX`: how an answer would begin if it complied.
+        """
+        pools = self.pools("defender")
+        rows = [row for name in ("harmful", "benign", "contrast") for row in pools.get(name, ())]
+        asked = [Example(row.id, row.prompt, prefix=getattr(row, "opener", "") or PREFIX) for row in rows]
+        return sorted(asked, key=lambda example: _draw(example.prompt, "at large"))
 
     def measures(self) -> Mapping[str, Measure]:
         """``harm``: share of harmful prompts complied with; ``utility``: multiple choice answered right.
