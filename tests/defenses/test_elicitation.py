@@ -88,6 +88,15 @@ def test_the_other_pools_stay_and_other_roles_see_none_of_the_new_ones(run_of):
         pool(told.domain, "attacker", "answered")
 
 
+def test_a_pool_of_the_domains_own_is_not_replaced(run_of):
+    class Taken(Asking):
+        def pools(self, role):
+            return {**super().pools(role), "false": []}
+
+    with pytest.raises(CasehardenError, match="has a pool 'false' of its own"):
+        elicited(run_of("defender", domain=Taken()), StringRefusal(), 8, POOLS)
+
+
 def test_a_domain_without_prompts_at_large_is_an_error(run_of):
     class Bare:
         name = "bare"

@@ -99,12 +99,18 @@ def elicited(run: Run, judge: Judge, max_new_tokens: int, wanted: Collection[str
     is asked several times (examples of one `group`) only its `USUAL` answer is kept, if it has one
     (self-consistency: Wang et al. 2022); answers that do not end within `max_new_tokens`, or that the judge cannot
     tell, are left out.
-    Raises `CasehardenError` if the domain has no prompts at large, or if a pool is `wanted` and empty.
+    Raises `CasehardenError` if the domain has no prompts at large or a pool of one of these names, or if a pool is
+    `wanted` and empty.
     """
     if not isinstance(run.domain, AsksAtLarge):
         raise CasehardenError(
             f"domain {run.domain.name!r} has no prompts at large to ask the model. Take a domain that has them, or "
             "a defense that reads the domain's own pools."
+        )
+    if taken := {"answered", "declined", "false"} & {*run.domain.pools(run.role)}:
+        raise CasehardenError(
+            f"domain {run.domain.name!r} has a pool {min(taken)!r} of its own, which is what a model's own answers "
+            "are called here. Rename it."
         )
     said = run.track("said", Said())
     if not said.pools:
