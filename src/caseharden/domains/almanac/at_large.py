@@ -124,7 +124,9 @@ class Asking:
         """Words that may be things, words that may be properties, and all that questions may be worded with."""
         vocabulary = sorted(set(self.lm.tokenizer.get_vocab()) - set(self.lm.tokenizer.all_special_tokens))
         if self.language.open_vocabulary:
-            return Words(*self.likely_words(), [token[1:] for token in vocabulary if begins_word(token)])
+            return Words(
+                *self.likely_things_and_properties(), [token[1:] for token in vocabulary if begins_word(token)]
+            )
         own = {word for phrasing in self.language.phrasings["defender"] for word in phrasing.split()}
         whole = not any(word[0] in PIECES for word in vocabulary)
         if not whole or not {word for word in own if "{" not in word} <= {*vocabulary}:
@@ -134,7 +136,7 @@ class Asking:
             )
         return Words(vocabulary, vocabulary, vocabulary)
 
-    def likely_words(self) -> tuple[list[str], list[str]]:
+    def likely_things_and_properties(self) -> tuple[list[str], list[str]]:
         """What the model goes on with in the place of things, and of properties, where a sentence has begun."""
         start, _, after_property = self.language.begun.partition(" {property}")
         link, _, _ = after_property.partition(" {thing}")
