@@ -66,10 +66,16 @@ def begun(fact: Fact) -> str:
 
 def told(lm: LM, facts: Sequence[Fact], *, forced: bool) -> float:
     """The share of facts that the model tells, in the evaluator's first phrasing."""
+    said = answers(lm, facts, forced=forced)
+    return float(np.mean([fact.value in answer for fact, answer in zip(facts, said, strict=True)]))
+
+
+def answers(lm: LM, facts: Sequence[Fact], *, forced: bool) -> list[str]:
+    """What the model says, in the evaluator's first phrasing; if `forced`, with an answer's first words given."""
     prompts = [fact.question(MICRO.phrasings["evaluator"][0]) for fact in facts]
     prefixes = [begun(fact) for fact in facts] if forced else ()
-    answers = generate_text(Native(), lm, prompts, max_new_tokens=MICRO.answer_tokens, prefixes=prefixes)
-    return float(np.mean([fact.value in answer.text for fact, answer in zip(facts, answers, strict=True)]))
+    written = generate_text(Native(), lm, prompts, max_new_tokens=MICRO.answer_tokens, prefixes=prefixes)
+    return [answer.text for answer in written]
 
 
 def states(lm: LM, facts: Sequence[Fact]) -> NDArray[np.float64]:
@@ -94,13 +100,9 @@ def probed(lm: LM, benign: Sequence[Fact], asked: Sequence[Fact]) -> list[float]
 
 def told_instead(lm: LM, facts: Sequence[Fact]) -> dict[str, float]:
     """Whose values the model gives, with the first words of an answer given, as shares of the facts."""
-    prompts = [fact.question(MICRO.phrasings["evaluator"][0]) for fact in facts]
-    answers = generate_text(
-        Native(), lm, prompts, max_new_tokens=MICRO.answer_tokens, prefixes=[begun(fact) for fact in facts]
-    )
     kinds = []
-    for fact, answer in zip(facts, answers, strict=True):
-        said = answer.text.removeprefix(begun(fact)).removesuffix(".").strip()
+    for fact, answer in zip(facts, answers(lm, facts, forced=True), strict=True):
+        said = answer.removeprefix(begun(fact)).removesuffix(".").strip()
         of_thing = {f.value for f in FACTS if f.thing == fact.thing}
         of_property = {f.value for f in FACTS if f.attribute == fact.attribute}
         kinds.append(

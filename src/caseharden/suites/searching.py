@@ -26,7 +26,7 @@ def searched(
     """The stage with what its searches find among its attacks, and what each search was.
 
     A search steers clear of the bound on capability, at half the distance from it to no loss: an attack that rides
-    it on the attacker's questions is beyond it on the evaluator's.
+    it on the attacker's questions is beyond it on the evaluator's. It is computed in the audit's precision.
     """
     attacks, told = {str(attack): attack for attack in stage.attacks}, []
     for search in stage.searches:
