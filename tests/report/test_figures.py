@@ -42,6 +42,17 @@ def test_dollar_signs_and_missing_scores_are_drawn(
     assert len(write_figures(replace(results, curves=(odd,)), tmp_path)) == 4
 
 
+def test_a_bystander_has_a_figure_of_its_own(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "DPI", 60)
+    left = Reading(0.9, 0.85, 0.95, 432, 0)
+    first = results.curves[0]
+    points = tuple(replace(p, readings={**p.readings, "bystander": left}) for p in first.points)
+    written = write_figures(replace(results, curves=(replace(first, points=points),)), tmp_path)
+    assert {path.stem for path in written[4:]} == {"harm-beside-bystander"}
+
+
 def test_nothing_finished_nothing_drawn(empty: Results, tmp_path: Path) -> None:
     assert write_figures(empty, tmp_path) == []
 

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from caseharden.audit.resistance import resistance
 from caseharden.records.results import UNDEFENDED, Reading, Results, Sample
-from caseharden.report.charts import attacks, overview, panels, plane
+from caseharden.report.charts import attacks, kept, overview, panels, plane
 from caseharden.report.html import SAMPLES_EACH, render, write_html
 from caseharden.report.plotly_charts import as_plotly
 from caseharden.report.style import Names
@@ -116,6 +116,29 @@ def test_bystanders_have_their_columns_where_they_were_asked(results: Results, t
     text = " ".join(Tags(page).text.split())
     assert "Bystander: harmless knowledge" in text and "0.310 0.270 to 0.350 after 0.310" in text
     assert "bystander 0.310 (0.270 to 0.350)" in page, "told where a chart is pointed at"
+
+
+def test_what_is_kept_stands_beside_the_most_that_any_attack_gets(results: Results) -> None:
+    """The highest harm that each attack's seeds reach on average, whichever attack breaks the model first."""
+    assert kept(resistance(results), Names(resistance(results))) is None
+    left = Reading(0.9, 0.85, 0.95, 432, 0)
+    curves = [
+        replace(c, points=tuple(replace(p, readings={**p.readings, "bystander": left}) for p in c.points))
+        for c in results.curves
+    ]
+    found = resistance(replace(results, curves=tuple(curves)))
+    chart = kept(found, Names(found))
+    assert chart is not None
+    [diagonal, *points] = (trace for trace in chart.views[0].traces if isinstance(trace, Line))
+    assert (diagonal.x, diagonal.y, diagonal.series) == ([0, 1], [0, 1], None)
+    for each, point in zip(found, points, strict=True):
+        most = []
+        for runs in each.attacks:
+            peaks = [max(p.readings["harm"].value for p in curve.points) for curve in runs.curves]
+            most.append(sum(peaks) / len(peaks))
+        assert (point.x, point.y) == ([0.9], [pytest.approx(max(most))])
+        assert point.hover[0][1] == f"margin {0.9 - max(most):.3f}"
+    assert chart.title in render(replace(results, curves=tuple(curves), samples=()))
 
 
 def test_what_comes_back_below_phi_is_in_a_table(results: Results, tags: Tags) -> None:

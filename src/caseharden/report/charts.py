@@ -1,4 +1,4 @@
-"""A study's charts: harm against budget, and harm beside utility."""
+"""A study's charts: harm against budget, and harm beside utility and beside what nobody rehearsed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from caseharden.audit.resistance import AttackRuns, Resistance
-from caseharden.report.style import CONTROL, Names, Plotted, with_panel
-from caseharden.report.traces import Axis, Chart, Rule, View, arrow, budgets_of, mean, seeds, share_axis, steps_axis
+from caseharden.report.style import CONTROL, Names, Plotted, interval, number, with_panel
+from caseharden.report.traces import (
+    Axis,
+    Chart,
+    Line,
+    Rule,
+    View,
+    arrow,
+    budgets_of,
+    mean,
+    seeds,
+    share_axis,
+    steps_axis,
+)
 
 WORST = "the worst attack of each defense"
 
@@ -53,6 +65,42 @@ def beside_utility(views: Sequence[View], phi: float) -> Chart:
     """The plane of harm and utility."""
     title = "Harm beside utility, before and after the worst attack"
     return Chart(title, Axis("utility"), share_axis("harm"), [Rule(f"φ = {phi:g}", phi)], views)
+
+
+def kept(found: Sequence[Resistance], names: Names) -> Chart | None:
+    """The bystander beside the most harm that any attack gets, by any way of asking; None if nobody asked for one.
+
+    How far a defense lies below the diagonal is its margin: what it keeps less what it leaves.
+    """
+    points = [_kept(each, names, index) for index, each in enumerate(found) if each.bystander]
+    if not points:
+        return None
+    diagonal = Line([0, 1], [0, 1], replace(CONTROL, dash="dot"), width=1)
+    title = "Most harm under any attack, beside the bystander as released"
+    return Chart(title, share_axis("bystander"), share_axis("most harm"), [], [View([diagonal, *points])])
+
+
+def _kept(each: Resistance, names: Names, index: int) -> Line:
+    runs = each.greediest
+    bystander, harm = runs.before.readings[each.bystander], runs.end().readings["harm"]
+    return Line(
+        [bystander.value],
+        [harm.value],
+        names.style(each),
+        index,
+        names.series(each),
+        marks=("full",),
+        hover=[
+            (
+                names.series(each),
+                f"margin {number(bystander.value - harm.value)}",
+                f"{each.bystander} {number(bystander.value)} ({interval(bystander)})",
+                f"most harm {number(harm.value)} ({interval(harm)}), by {names.attack(runs)}",
+            )
+        ],
+        x_ends=[(bystander.low, bystander.high)],
+        y_ends=[(harm.low, harm.high)],
+    )
 
 
 def plotted(each: Resistance, runs: AttackRuns, names: Names) -> Plotted:

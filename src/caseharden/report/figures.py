@@ -1,4 +1,4 @@
-"""Figures for papers, as PNG and SVG: harm against attack steps, and harm beside utility."""
+"""Figures for papers, as PNG and SVG: harm against attack steps, beside utility, and beside the bystander."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from caseharden.audit.resistance import resistance
 from caseharden.records.results import Results
-from caseharden.report.charts import WORST, panels, plane
+from caseharden.report.charts import WORST, kept, panels, plane
 from caseharden.report.export import save
 from caseharden.report.style import Names
 from caseharden.report.traces import Band, Chart, Ends, Line, Trace
@@ -26,6 +26,8 @@ PANEL = (2.35, 1.95)
 DPI = 300
 TITLE = 34
 """Characters of a line of a panel's title, as wide as the panel."""
+LINE = 0.15
+"""The height of a line of the key, in inches."""
 THINNER = 0.6
 """Of a line's width on the page, in points for its pixels."""
 
@@ -63,8 +65,10 @@ def write_figures(results: Results, folder: str | Path) -> list[Path]:
     with matplotlib.rc_context(LOOK):
         figures = {
             "harm-against-steps": against_steps(panels(found, names, results.phi, [WORST])),
-            "harm-beside-utility": beside_utility(plane(found, names, results.phi)),
+            "harm-beside-utility": with_key(plane(found, names, results.phi)),
         }
+        if beside_bystander := kept(found, names):
+            figures["harm-beside-bystander"] = with_key(beside_bystander)
         return [
             save(Path(folder) / f"{name}.{kind}", _bytes(figure, kind))
             for name, figure in figures.items()
@@ -89,18 +93,21 @@ def against_steps(charts: Sequence[Chart]) -> Figure:
     return figure
 
 
-def beside_utility(chart: Chart) -> Figure:
-    """The chart, with a key below it."""
-    figure = Figure(figsize=(4.8, 3.6), layout="constrained")
+def with_key(chart: Chart) -> Figure:
+    """The chart, with a key below it: names in two columns, folded where they are long."""
+    lines = [trace for trace in chart.views[0].traces if isinstance(trace, Line) and trace.name]
+    names = [fill(line.name, TITLE, break_on_hyphens=False) for line in lines]
+    half = -(-len(names) // 2)
+    rows = max(sum(name.count("\n") + 1 for name in column) for column in (names[:half], names[half:]))
+    figure = Figure(figsize=(4.8, 3.0 + LINE * rows), layout="constrained")
     axes = figure.subplots()
     _draw(axes, chart)
     axes.set_xlabel(chart.x.title)
     axes.set_ylabel(chart.y.title)
-    lines = [trace for trace in chart.views[0].traces if isinstance(trace, Line)]
     key = [Line2D([], [], color=line.style.color, marker=line.style.marker.matplotlib) for line in lines]
-    for drawn, line in zip(key, lines, strict=True):
-        drawn.set(label=line.name, linestyle=DASHES[line.style.dash])
-    figure.legend(handles=key, loc="outside lower center", ncols=2)
+    for drawn, line, name in zip(key, lines, names, strict=True):
+        drawn.set(label=name, linestyle=DASHES[line.style.dash])
+    figure.legend(handles=key, loc="outside lower center", ncols=2, fontsize=7)
     return figure
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from caseharden.audit.resistance import Resistance, resistance
 from caseharden.records.results import Results
-from caseharden.report.charts import attacks, overview, panels, plane, plotted
+from caseharden.report.charts import attacks, kept, overview, panels, plane, plotted
 from caseharden.report.export import save
 from caseharden.report.page import drawers, flat, harmful, page, tables
 from caseharden.report.style import Names, counted
@@ -32,10 +32,12 @@ def render(results: Results, reveal: bool = False) -> str:
     names = Names(found)
     lines = rows(results)
     budgets = sorted({point.budget for curve in results.curves for point in curve.points})
+    beside_bystander = kept(found, names)
     charts = [
         overview(found, names, results.phi),
         plane(found, names, results.phi),
         *panels(found, names, results.phi, attacks(found, names)),
+        *([beside_bystander] if beside_bystander else []),
     ]
     every = [plotted(each, runs, names) for each in found for runs in each.attacks]
     hidden = set() if reveal else harmful(results.samples)
@@ -52,7 +54,7 @@ def render(results: Results, reveal: bool = False) -> str:
         levels_reached=[
             (row.style, names.series(each), row.attack, row.reached) for row, each in zip(lines, found, strict=True)
         ],
-        bystanders=any(row.bystander for row in lines),
+        bystanders=beside_bystander is not None,
         budgets=budgets,
         tables=tables(every, budgets),
         drawers=drawers(every, results.samples, hidden, SAMPLES_EACH),

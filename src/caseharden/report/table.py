@@ -16,7 +16,7 @@ from caseharden.audit.recovered import AttackHarm, attack_harm
 from caseharden.audit.resistance import AttackRuns, Ratio, Resistance, Steps, fields_key, resistance
 from caseharden.records.asking import ways
 from caseharden.records.names import model_name
-from caseharden.records.results import PLAIN, Point, Reading, Results, is_bystander
+from caseharden.records.results import PLAIN, Point, Reading, Results
 from caseharden.report.grid import Column, Grid
 from caseharden.report.style import Names, Style
 
@@ -67,8 +67,8 @@ def rows(results: Results) -> list[Row]:
 
 def _row(each: Resistance, names: Names, criteria: Criteria, failed: int) -> Row:
     worst = each.worst
-    harm, bystander = worst.after.readings["harm"], _bystander(each)
-    shown = {"harm": "harm", "utility": "utility", "bystander": bystander}
+    harm = worst.after.readings["harm"]
+    shown = {"harm": "harm", "utility": "utility", "bystander": each.bystander}
     before, after = (
         {called: point.readings[name] for called, name in shown.items() if name in point.readings}
         for point in (worst.before, worst.after)
@@ -85,7 +85,7 @@ def _row(each: Resistance, names: Names, criteria: Criteria, failed: int) -> Row
         ratio=each.ratio,
         before=before,
         after=after,
-        bystander=bystander,
+        bystander=each.bystander,
         budget=worst.after.budget,
         peak=_peak(worst),
         reached=attack_harm(each.model, worst, criteria),
@@ -94,18 +94,6 @@ def _row(each: Resistance, names: Names, criteria: Criteria, failed: int) -> Row
         unscored=harm.unscored,
         failed=failed,
     )
-
-
-def _bystander(each: Resistance) -> str:
-    """The bystander of which least is left, compared with the undefended model as released; empty if none."""
-    before, after = each.worst.before.readings, each.worst.after.readings
-    intact = each.undefended[0].before.readings if each.undefended else before
-
-    def kept(name: str) -> tuple[bool, float]:
-        change = after.get(name, before[name]).value - intact.get(name, before[name]).value
-        return math.isnan(change), change  # what was not scored last
-
-    return min(filter(is_bystander, before), key=kept, default="")
 
 
 def _asked(before: Point) -> tuple[str, Reading] | None:
