@@ -150,8 +150,8 @@ def test_jobs_are_one_unless_asked_for_and_an_audit_has_the_same_for_all_its_stu
         def close(self):
             closed.append(True)
 
-    def executor(specs, jobs, threads):
-        asked.append((len(specs), jobs, threads))
+    def executor(specs, jobs, threads, on):
+        asked.append((len(specs), jobs, threads, on))
         return Workers()
 
     monkeypatch.setattr("caseharden.study.jobs.executor", executor)
@@ -162,6 +162,6 @@ def test_jobs_are_one_unless_asked_for_and_an_audit_has_the_same_for_all_its_stu
     runs = suite.BenignRuns(lr=(3e-3,), budgets=(0, 1), seeds=(0, 1))
     stage = suite.Stage("only", (SFT(lr=1e-3),))
     asks = suite.Suite((stage,), (0, 1), runs, SafetySFT(max_steps=1), (0, 1), suite.Criteria(horizon=1))
-    caseharden.audit(tiny, tiny, domain=Taught(), suite=asks, jobs=2)
-    assert asked == [(1, 1, None), (1, None, None), (1, 3, 2), (5, 2, None)]
+    caseharden.audit(tiny, tiny, domain=Taught(), suite=asks, jobs=2, on="auto")
+    assert asked == [(1, 1, None, None), (1, None, None, None), (1, 3, 2, None), (5, 2, None, "auto")]
     assert len(closed) == 4

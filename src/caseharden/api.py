@@ -143,6 +143,7 @@ def attack(
     store: Path | str = "out/attack",
     threads: int | None = None,
     jobs: int | None = 1,
+    on: str | None = None,
     progress: Progress | None = None,
 ) -> Results:
     """Attack a model, and measure it as it is and after each of `budgets` steps.
@@ -156,7 +157,7 @@ def attack(
     read_as = {"models": [os.fspath(model)], "reasoning": reasoning or {}, "precision": precision}
     common = {"name": "attack", "domain": domain, **read_as}
     spec = parse({**common, "attacks": [attack], "budgets": sorted({0, *budgets}), "seeds": [*seeds]})
-    return run(_under_its_own_name(spec), Store(Path(store)), threads=threads, jobs=jobs, progress=progress)
+    return run(_under_its_own_name(spec), Store(Path(store)), threads=threads, jobs=jobs, on=on, progress=progress)
 
 
 def find_attack(
@@ -168,6 +169,7 @@ def find_attack(
     store: Path | str = "out/search",
     threads: int | None = None,
     jobs: int | None = 1,
+    on: str | None = None,
     retry_failed: bool = True,
     progress: Progress | None = None,
 ) -> Found:
@@ -188,7 +190,7 @@ def find_attack(
     asked = search if isinstance(search, Search) else build(search, Search, "")
     threat, thinking = build(domain, Domain, "domain"), build(reasoning or {}, Reasoning, "reasoning")
     spec = study(asked, os.fspath(model), threat, reasoning=thinking)
-    with closing(executor([spec], jobs, threads, to_come=asked.round)) as workers:
+    with closing(executor([spec], jobs, threads, to_come=asked.round, on=on)) as workers:
         return find(
             asked,
             os.fspath(model),
@@ -215,6 +217,7 @@ def audit(
     store: Path | str = "out/audit",
     threads: int | None = None,
     jobs: int | None = 1,
+    on: str | None = None,
     every_stage: bool = False,
     base_public: bool | None = None,
     progress: Progress | None = None,
@@ -252,7 +255,7 @@ def audit(
     )
     kept = Store(Path(store))
     # the same workers for all studies, which are soon at work again
-    with closing(executor(question.studies(), jobs, threads)) as workers:
+    with closing(executor(question.studies(), jobs, threads, on=on)) as workers:
 
         def run_all(specs: Iterable[StudySpec]) -> None:
             for spec in specs:
@@ -281,17 +284,20 @@ def run(
     checkpoint_every: float = 120.0,
     threads: int | None = None,
     jobs: int | None = 1,
+    on: str | None = None,
     progress: Progress | None = None,
 ) -> Results:
     """Run what `store` does not hold yet of a study (see `run_study`), and return all that it holds of it.
 
     `jobs` cells are worked on at a time: one in this process, several in processes of their own, with one PyTorch
     thread each unless `threads` or the study says otherwise. None is as many as suit study and machine: one a core
-    or GPU, or one where there are fewer attacks and hardenings than cores, or `threads` is given.
+    or GPU, or one where there are fewer attacks and hardenings than cores, or `threads` is given. With `on`, the
+    address of a Ray cluster, its machines work on them: ``ray`` is one of this machine's own, ``auto`` what ``ray
+    start`` has begun here, others are ``host:port`` and ``ray://host:port``. docs/scale.md says what they need.
     """
     from caseharden.study.jobs import executor
 
-    with closing(executor([spec], jobs, threads)) as workers:
+    with closing(executor([spec], jobs, threads, on=on)) as workers:
         return _run(
             spec,
             store,

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy
@@ -19,6 +20,7 @@ from caseharden.bilevel.asynchronous import Asynchronous
 from caseharden.defenses import Patcher, SafetySFT
 from caseharden.errors import CasehardenError
 from caseharden.executors.executor import Local
+from caseharden.executors.ray import Cluster
 from caseharden.store.results import results
 from caseharden.store.store import Store, StoreError
 from caseharden.store.tables import CellRow, RecordRow
@@ -36,6 +38,24 @@ def two():
         yield found
 
 
+@pytest.fixture(scope="module")
+def raylets():
+    """Two workers of a Ray cluster."""
+    if find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
+    with closing(Cluster(jobs=2)) as found:
+        yield found
+
+
+@pytest.fixture(params=["two", "raylets"])
+def either(request):
+    """Two workers of one kind, and what is said of one that is killed."""
+    return request.getfixturevalue(request.param), KILLED[request.param]
+
+
+KILLED = {"two": "was killed by signal 9 (Killed)", "raylets": "was lost: its worker process has died"}
+
+
 def threads() -> Iterator[tuple[object, int]]:
     """Say how many threads PyTorch and NumPy's library may have, and how many there are once both compute."""
     from threadpoolctl import threadpool_info
@@ -50,8 +70,9 @@ def logs(store: Store) -> dict[str, str]:
     return {path.name: path.read_text() for path in (store.folder / "logs").iterdir()}
 
 
-def test_records_are_the_same_bit_for_bit_even_where_workers_are_killed(two, model, store, tmp_path, caplog):
+def test_records_are_the_same_bit_for_bit_even_where_workers_are_killed(either, model, store, tmp_path, caplog):
     """Methods and domain of one's own, attacks that are hard to resume, models that are kept."""
+    two, killed = either
     flags = tmp_path / "flags"
     dies = Dies(lr=1e-2, batch_size=4, at=3, flags=flags)
     hardening = Dies({"refusal": 1.0}, lr=1e-2, max_steps=4, batch_size=4, at=2, flags=flags)
@@ -60,7 +81,7 @@ def test_records_are_the_same_bit_for_bit_even_where_workers_are_killed(two, mod
     events = run(spec, store, executor=two, checkpoint_every=0.0)
     assert sorted(outcomes(events)) == ["done"] * 9
     assert len([event for event in events if event.what == "begun"]) == 9 + 2, "one attack and the hardening again"
-    assert caplog.text.count("was killed by signal 9") == 2
+    assert caplog.text.count(killed) == 2
     assert {*flags.iterdir()} == {flags / "attacker 0", flags / "defender 0"}
     alone = Store(tmp_path / "alone")
     run(spec, alone)
@@ -74,7 +95,10 @@ def test_records_are_the_same_bit_for_bit_even_where_workers_are_killed(two, mod
     assert outcomes(run(spec, store, executor=two)) == ["stored"] * 9
 
 
-def test_what_fails_or_kills_its_process_again_is_stored_with_its_reason(two, model, store, tmp_path, monkeypatch):
+def test_what_fails_or_kills_its_process_again_is_stored_with_its_reason(
+    either, model, store, tmp_path, monkeypatch
+):
+    two, killed = either
     monkeypatch.setattr("caseharden.study.run.TRIES", 2)
     bad = Fails({"refusal": 1.0}, max_steps=3, at=2)
     deadly = Dies(lr=1e-2, batch_size=4, at=2, flags=tmp_path, times=2)
@@ -86,8 +110,9 @@ def test_what_fails_or_kills_its_process_again_is_stored_with_its_reason(two, mo
         *("done", "failed", "failed", "done"),
     ]
     assert found[0].text == "it diverged" and "ended at step 2" in found[6].text
-    said = "each of 2 processes was killed by signal 9 (Killed). If memory ran out, run fewer jobs."
-    assert found[7].text == said in [failure.reason for failure in results(store).failures]
+    said = found[7].text
+    assert said.startswith(f"each of 2 processes {killed}") and said.endswith("If memory ran out, run fewer jobs.")
+    assert said in [failure.reason for failure in results(store).failures]
 
 
 DRIVER = """

@@ -57,6 +57,7 @@ def audit(
     ] = False,
     threads: studies.Threads = None,
     jobs: studies.Jobs = None,
+    on: studies.On = None,
 ) -> None:
     """Attack a model and its controls, and judge resistance, stability, generalization and trainability."""
     from dataclasses import asdict
@@ -90,6 +91,7 @@ def audit(
         store=store,
         threads=threads,
         jobs=jobs,
+        on=on,
         every_stage=every_stage,
         base_public=base_public,
         progress=partial(studies.watch, console=console),

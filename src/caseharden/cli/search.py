@@ -27,6 +27,7 @@ def search(
     retry_failed: studies.Retry = False,
     threads: studies.Threads = None,
     jobs: studies.Jobs = None,
+    on: studies.On = None,
 ) -> None:
     """Search for the strongest attack of a family on one model. Interrupted, the same command goes on."""
     from caseharden.report.export import save
@@ -43,6 +44,7 @@ def search(
         store=store,
         threads=threads,
         jobs=jobs,
+        on=on,
         retry_failed=retry_failed,
         progress=partial(studies.watch, console=console),
     )

@@ -33,6 +33,13 @@ Jobs = Annotated[
         "there is too little to do for so many or --threads is given."
     ),
 ]
+On = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray cluster to work on: ray for one of this machine's own, auto for the one begun here, host:6379 or "
+        "ray://host:10001."
+    ),
+]
 Database = Annotated[
     str | None,
     typer.Option(
@@ -67,6 +74,7 @@ def run(
     checkpoint_every: Annotated[float, typer.Option(help="Seconds of training that a crash may lose.")] = 120.0,
     threads: Threads = None,
     jobs: Jobs = None,
+    on: On = None,
 ) -> None:
     """Run what is missing of a study. Interrupted at any moment, the same command goes on from there."""
     from caseharden.study.spec import load
@@ -81,6 +89,7 @@ def run(
         checkpoint_every=checkpoint_every,
         threads=threads,
         jobs=jobs,
+        on=on,
         progress=watch,
     )
     show.say(f"stored in {folder}; see it by: caseharden report {folder} --html report.html")
@@ -165,6 +174,7 @@ def attack(
     json: Json = None,
     threads: Threads = None,
     jobs: Jobs = None,
+    on: On = None,
 ) -> None:
     """Attack a model and measure it at growing budgets."""
     console = show.console_beside(json)
@@ -179,6 +189,7 @@ def attack(
         store=store,
         threads=threads,
         jobs=jobs,
+        on=on,
         progress=partial(watch, console=console),
     )
     _readings(found, json, console)

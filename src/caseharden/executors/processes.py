@@ -47,7 +47,7 @@ class Processes:
         try:
             message = pickle.dumps(work)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise _cannot_travel(str(error)) from error
+            raise cannot_travel(str(error)) from error
         place = next(place for place, worker in enumerate(self._places) if worker is None or worker.number is None)
         worker = self._places[place]
         if worker is None or worker.process.poll() is not None:
@@ -107,7 +107,7 @@ class Processes:
         worker.number = None
         if what == ENDED:
             return Ended(number)
-        raise _cannot_travel(given) if what == UNREADABLE else given
+        raise cannot_travel(given) if what == UNREADABLE else given
 
     def _end(self, workers: Sequence[_Worker]) -> None:
         for worker in workers:
@@ -152,7 +152,8 @@ class _Worker:
             self.connection.send_bytes(message)
 
 
-def _cannot_travel(why: str) -> CasehardenError:
+def cannot_travel(why: str) -> CasehardenError:
+    """An error that says why work cannot be sent elsewhere."""
     return CasehardenError(
         f"a cell cannot be sent to another process: {why}. Put the classes that it needs into a module of their "
         "own, which can be imported, or run it with one job."

@@ -82,7 +82,7 @@ def _do(inbox: SimpleQueue[bytes], tell: Tell) -> None:
                 tell(CAME, outcome)
                 inbox.get()
     except Exception as error:  # noqa: BLE001 - the driver's to judge
-        tell(RAISED, _portable(error))
+        tell(RAISED, portable(error))
     else:
         tell(ENDED, None)
 
@@ -100,7 +100,7 @@ def _listen(connection: Connection, inbox: SimpleQueue[bytes], driver: int) -> N
     os._exit(1)
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
     """An error that the driver can read, with where it came from; another with its text if it cannot be sent."""
     error.add_note("".join(traceback.format_exception(error)))
     try:

@@ -62,6 +62,11 @@ def writing(folder: Path, key: str) -> Iterator[None]:
         yield
 
 
+def is_held_in(folder: Path, key: str) -> bool:
+    """Whether a store's folder, as this machine sees it, says that somebody holds the cell with this key."""
+    return bool(FileLocks(folder / "locks").holder(f"cell {key}"))
+
+
 @contextmanager
 def storing(what: str, *also: type[Exception]) -> Iterator[None]:
     """Turn what the disk or the database refuses, while busy with `what`, into a `StoreError` with advice."""
@@ -221,6 +226,11 @@ class Store:
             row = session.get(CellRow, key) or CellRow(key=key, inputs=dict(inputs))
             row.status, row.reason, row.host, row.started, row.finished = "running", "", dict(host), now(), None
             session.add(row)
+
+    def at(self, key: str, host: Mapping[str, Any]) -> None:
+        """Enter the machine that a cell runs on."""
+        with self.session("entering a machine") as session:
+            session.get_one(CellRow, key).host = dict(host)
 
     def finish(self, key: str, weights: str | None = None) -> None:
         """Mark a cell as done; `weights` are those that a hardening made. The last thing written of a cell."""

@@ -7,6 +7,7 @@ import pickle
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -34,8 +35,7 @@ class Weights:
     def keep(self, lm: LM, cell: str) -> str:
         """Save `lm`, which the cell with this key has made, and return its fingerprint."""
         with storing("saving weights", SafetensorError, RuntimeError):
-            fresh = self.root / f".unfinished-{cell}"
-            shutil.rmtree(fresh, ignore_errors=True)
+            fresh = self.root / f".unfinished-{cell}-{uuid4().hex}"  # whoever is thought lost may still be writing
             fresh.mkdir(parents=True)
             lm.save(fresh)
             mark = fingerprint(fresh)
@@ -46,6 +46,11 @@ class Weights:
                 fresh.rename(self.root / mark)
             _sync(self.root)
         return mark
+
+    def sweep(self, cell: str) -> None:
+        """Remove what attempts at a cell that is over have left unfinished."""
+        for left in self.root.glob(f".unfinished-{cell}-*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def copy_out(folder: Path, output: Path) -> Path:
@@ -79,7 +84,7 @@ class Checkpoint:
         """Put `run`'s state in the place of the one before."""
         with storing("saving a checkpoint", RuntimeError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = self.path.with_suffix(".unfinished")
+            fresh = self.path.with_suffix(f".{uuid4().hex}.unfinished")
             with fresh.open("wb") as file:
                 torch.save(run.state_dict(), file)
                 file.flush()
@@ -102,7 +107,8 @@ class Checkpoint:
     def drop(self) -> None:
         """Remove the file; the cell is over."""
         self.path.unlink(missing_ok=True)
-        self.path.with_suffix(".unfinished").unlink(missing_ok=True)
+        for left in self.path.parent.glob(f"{self.path.stem}.*.unfinished"):
+            left.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:

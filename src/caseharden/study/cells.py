@@ -5,11 +5,13 @@ What is found is handed out as it comes; whoever asks for the next outcome is th
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,11 +25,20 @@ from caseharden.records.results import Point, Reading
 from caseharden.records.statistics import reading
 from caseharden.records.stopping import Known, Wanted
 from caseharden.store.log import StepLog
-from caseharden.store.store import StoreError, writing
+from caseharden.store.store import StoreError, is_held_in, writing
 from caseharden.store.weights import Checkpoint, Weights
+from caseharden.study import provenance
 from caseharden.study.plan import Cell, judge_name
 from caseharden.study.spec import StudySpec
 from caseharden.train.tuner import Run, Tuner
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A process of this machine has begun with the cell."""
+
+    host: Mapping[str, Any]
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ class Failed:
     reason: str
 
 
-Outcome = Stepped | Found | Made | Failed
+Outcome = Begun | Stepped | Found | Made | Failed
 """What happens in a cell, `share` of which is over then."""
 
 
@@ -75,7 +86,7 @@ class Job:
 
     `folder` is the store's, for weights, checkpoints and logs. `stored` is what other attempts, and other
     studies, have measured; `kept` are the steps after which the attacked model is kept already. `threads` are
-    PyTorch's; None leaves them alone.
+    PyTorch's; None leaves them alone. `code` and `packages` are those that the study was planned with.
     """
 
     cell: Cell
@@ -88,6 +99,8 @@ class Job:
     checkpoint_every: float
     stored: Known
     kept: frozenset[int]
+    code: str
+    packages: Mapping[str, str]
 
     @cached_property
     def measures(self) -> Mapping[str, Measure]:
@@ -117,6 +130,8 @@ def execute(job: Job) -> Generator[Outcome, None, None]:
 
     Raises `StoreError` or `OSError` if the store's folder cannot be used, for which no cell is to blame.
     """
+    _check_place(job)
+    yield Begun(provenance.host(job.device, job.threads))
     reason = None
     with writing(job.folder, job.key), computing(job.device, job.threads):
         try:
@@ -127,6 +142,23 @@ def execute(job: Job) -> Generator[Outcome, None, None]:
             reason = str(error) if isinstance(error, CasehardenError) else f"{type(error).__name__}: {error}"
     if reason is not None:
         yield Failed(reason)
+
+
+def _check_place(job: Job) -> None:
+    """Raise `StoreError` if this process cannot do the cell as its driver would."""
+    if not is_held_in(job.folder, job.key):
+        raise StoreError(
+            f"on {platform.node()}, {job.folder} is not the folder of the study's store. Put the store into a "
+            "folder that all machines share, under the same path."
+        )
+    if not job.source.is_dir():
+        raise StoreError(f"on {platform.node()} there is no {job.source}. Put models where all machines find them.")
+    here = {"caseharden": provenance.code(), **provenance.packages()}
+    if other := [name for name, have in {"caseharden": job.code, **job.packages}.items() if here[name] != have]:
+        raise StoreError(
+            f"{platform.node()} has another version of {', '.join(other)} than the study was begun with, or its "
+            "code has been changed meanwhile. Install the same everywhere, and run the study again."
+        )
 
 
 def _harden(job: Job) -> Iterator[Outcome]:

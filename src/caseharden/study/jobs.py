@@ -10,6 +10,7 @@ import torch
 from caseharden.errors import CasehardenError
 from caseharden.executors.executor import Executor, Local
 from caseharden.executors.processes import Processes
+from caseharden.executors.ray import Cluster, Needs
 from caseharden.lm import sources as models
 from caseharden.lm.facts import parameters
 from caseharden.lm.machine import MOST_THREADS, Placed, check_threads, device_of, quiet_transformers
@@ -22,22 +23,32 @@ BARE, PER_PARAMETER = 2**30, 24
 """Bytes that a worker takes without a model, and for each parameter: weights, gradient, two moments, two copies."""
 
 
-def executor(specs: Sequence[StudySpec], jobs: int | None, threads: int | None, *, to_come: int = 0) -> Executor:
+def executor(
+    specs: Sequence[StudySpec],
+    jobs: int | None,
+    threads: int | None,
+    *,
+    to_come: int = 0,
+    on: str | None = None,
+) -> Executor:
     """Whoever works on the cells of these studies, `jobs` at a time: this process on one, else a process on each.
 
-    None is as many as suit the machine (see `fitting`), where each study will have `to_come` attacks that it does
-    not name yet. Raises `CasehardenError` for a number that cannot be.
+    With the address of a Ray cluster (`on`) its machines do, as many at a time as there is room for. Otherwise None
+    is as many as suit the machine (see `fitting`), where each study will have `to_come` attacks that it does not
+    name yet. Raises `CasehardenError` for a number that cannot be, and as `Cluster` does.
     """
     check_threads(threads)
     if jobs is not None and not 1 <= jobs <= MOST_THREADS:
         raise CasehardenError(
             f"jobs is from 1 to {MOST_THREADS}, not {jobs}. Leave it out for what suits the machine."
         )
+    each = threads or max(spec.threads or 1 for spec in specs)
+    common = {**dict.fromkeys(POOLS, str(each)), "TOKENIZERS_PARALLELISM": "false"}
+    if on is not None:
+        return Cluster(on, jobs, needs(specs, each), common, around=quiet_transformers)
     number = jobs or max(fitting(spec, threads, to_come) for spec in specs)
     if number == 1:
         return Local()
-    each = threads or max(spec.threads or 1 for spec in specs)
-    common = {**dict.fromkeys(POOLS, str(each)), "TOKENIZERS_PARALLELISM": "false"}
     gpus = _gpus(specs)
     own = [{"CUDA_VISIBLE_DEVICES": gpus[worker % len(gpus)]} if gpus else {} for worker in range(number)]
     return Processes([common | one for one in own], around=quiet_transformers)
@@ -56,10 +67,20 @@ def fitting(spec: StudySpec, threads: int | None, to_come: int = 0) -> int:
     if device_of(spec.device).type != "cpu":
         return max(1, min(trained, len(_gpus([spec]))))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    largest = max(parameters(models.resolve(model)) for model in (*spec.models, *spec.controls))
-    most = min(trained, memory // (BARE + PER_PARAMETER * largest))
+    most = min(trained, memory // memory_of(spec))
     at_once = cores() // (spec.threads or 1)
     return max(1, min(at_once, most) if spec.threads or at_once <= most else 1)
+
+
+def memory_of(spec: StudySpec) -> int:
+    """Bytes that a cell of the study's largest model takes in training, about."""
+    return BARE + PER_PARAMETER * max(parameters(models.resolve(one)) for one in (*spec.models, *spec.controls))
+
+
+def needs(specs: Sequence[StudySpec], threads: int) -> Needs:
+    """What a worker of a cluster has for itself: a core a thread, memory, and a GPU if the study wants one."""
+    gpus = int(any(device_of(spec.device).type == "cuda" for spec in specs))
+    return Needs(threads, gpus, max(map(memory_of, specs)))
 
 
 def cores() -> int:

@@ -23,13 +23,13 @@ from caseharden.store.locks import PAUSE
 from caseharden.store.store import Store, StoreError, Taken
 from caseharden.store.weights import Checkpoint, Weights
 from caseharden.study import provenance
-from caseharden.study.cells import Failed, Found, Job, Made, Outcome, execute
+from caseharden.study.cells import Begun, Failed, Found, Job, Made, Outcome, execute
 from caseharden.study.check import check_models
 from caseharden.study.plan import Cell, Environment, directions, hashed, plan
 from caseharden.study.spec import StudySpec, among
 
 TRIES = 3
-"""How often a cell is begun whose process dies of it."""
+"""How often a cell is begun whose process dies, each time before anything new has come of it."""
 
 log = logging.getLogger(__name__)
 
@@ -87,13 +87,17 @@ def run_study(
 
 @dataclass
 class _UnderWay:
-    """A cell that is held and worked on, and what has come of it."""
+    """A cell that is held and worked on, and what has come of it.
+
+    `reached` is the most of it that was ever done; `deaths` are those since then.
+    """
 
     source: Path
     lock: ExitStack
     made: str | None = None
     failure: str | None = None
     deaths: int = 0
+    reached: float = 0.0
 
 
 class _Study:
@@ -270,6 +274,8 @@ class _Study:
             checkpoint_every=self.checkpoint_every,
             stored=self.store.points(key),
             kept=frozenset(self.store.kept(key)),
+            code=self.environment.code,
+            packages=self.environment.packages,
         )
 
     def _store(self, position: int, outcome: Outcome) -> Event:
@@ -278,6 +284,10 @@ class _Study:
         if isinstance(outcome, Failed):
             under_way.failure = outcome.reason
             return Event(position, cell, "step", 1.0)
+        if outcome.share > under_way.reached:  # it is not the cell that its processes die of
+            under_way.reached, under_way.deaths = outcome.share, 0
+        if isinstance(outcome, Begun):
+            self.store.at(key, outcome.host)
         if isinstance(outcome, Found):
             name, step = outcome.measure, outcome.step
             spec = hashed(self.environment.measures[name])
@@ -326,6 +336,7 @@ class _Study:
     def _clear(self, position: int) -> None:
         """Remove the checkpoint of a cell that is over, unless its attacked model is kept: it may yet go on."""
         key = self.keys[position]
+        self.weights.sweep(key)
         if not self.store.kept(key):
             Checkpoint.of(self.store.folder, key).drop()
 

@@ -1,0 +1,165 @@
+"""Ray's workers do what processes do, have what they need for themselves, and end with their driver."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from functools import partial
+from importlib.util import find_spec
+
+import pytest
+
+from caseharden.errors import CasehardenError
+from caseharden.executors.executor import Came, Ended
+from caseharden.executors.ray import Cluster, Needs
+from executor_toys import counts, dies, fails, finish, is_alive, leaves, talks, ticks, until, who
+
+if find_spec("ray") is None:
+    pytest.skip("Ray is not installed", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def two():
+    with closing(Cluster(jobs=2, environment={"WORKER": "of two"})) as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def stopped(two):
+    yield
+    two.stop()
+
+
+def test_a_worker_has_its_environment_and_is_kept_for_more_work(two):
+    assert two.wait(0.1) is None
+    seen = []
+    for _ in range(2):
+        two.begin(0, partial(who, "WORKER"))
+        two.begin(1, partial(who, "WORKER"))
+        found = finish(two)
+        seen.append({found[0][0][0], found[1][0][0]})
+        assert found[0][0][1] == found[1][0][1] == {"WORKER": "of two"}
+    assert seen[0] == seen[1] and len(seen[0] | {os.getpid()}) == 3
+
+
+def test_work_goes_on_when_the_driver_is_through_with_an_outcome(two, tmp_path):
+    log = tmp_path / "log"
+    two.begin(0, partial(counts, log, 2))
+    assert two.wait() == Came(0, 0)
+    time.sleep(0.3)
+    assert log.read_text().split() == ["0"], "it has not gone on by itself"
+    assert [two.wait(), two.wait(), two.wait()] == [Came(0, 1), Ended(0), None]
+
+
+def test_a_worker_that_is_lost_is_told_of_and_others_go_on(two, tmp_path):
+    two.begin(0, partial(dies, signal.SIGKILL, 2))
+    two.begin(1, partial(counts, tmp_path / "log", 50))
+    found = finish(two)
+    assert found[1] == [*range(50)]
+    assert found[0][:2] == [0, 1] and found[0][2].startswith("was lost: its worker process has died")
+    two.begin(0, partial(leaves, 3))
+    two.begin(1, partial(counts, tmp_path / "again", 3))
+    found = finish(two)
+    assert found[1] == [0, 1, 2] and "exit code 3" in found[0][1]
+
+
+def test_work_that_is_stopped_does_not_go_on(two, tmp_path):
+    log = tmp_path / "log"
+    two.begin(0, partial(ticks, log))
+    assert two.wait() == Came(0, 0)
+    assert two.wait(0.5) is None
+    worker = int(log.read_text().split()[0])
+    assert is_alive(worker)
+    two.stop()
+    assert until(lambda: not is_alive(worker))
+    assert two.wait(0.1) is None
+
+
+def test_what_work_raises_is_raised_here_and_says_where_it_came_from(two):
+    two.begin(0, partial(fails, "ours"))
+    with pytest.raises(CasehardenError, match="put it right") as ours:
+        finish(two)
+    assert "in fails" in ours.value.__notes__[0]
+    two.begin(0, partial(fails, "full"))
+    with pytest.raises(OSError, match="no space") as full:
+        finish(two)
+    assert full.value.errno == 28
+
+
+def test_work_that_cannot_be_sent_is_said_to_be_so(two, monkeypatch):
+    with pytest.raises(CasehardenError, match=r"cannot be sent to another process: .*Put the classes"):
+        two.begin(0, lambda: iter([]))
+
+    def mine():
+        yield 0
+
+    mine.__module__, mine.__qualname__ = "__main__", "mine"
+    monkeypatch.setattr(sys.modules["__main__"], "mine", mine, raising=False)
+    two.begin(0, mine)
+    with pytest.raises(CasehardenError, match=r"cannot be sent to another process: AttributeError.* 'mine'"):
+        finish(two)
+
+
+def test_what_workers_log_and_warn_of_is_logged_here(two, caplog):
+    two.begin(0, talks)
+    with caplog.at_level(logging.WARNING):
+        finish(two)
+    assert ("toys", logging.WARNING, "3 of them") in caplog.record_tuples
+    assert any(name == "py.warnings" and "mind this" in text for name, _, text in caplog.record_tuples)
+    assert "nobody asked" not in caplog.text
+
+
+def test_a_machine_has_room_for_so_many_workers():
+    machine = {"CPU": 7.0, "GPU": 2.0, "memory": 10.0 * 2**30}
+    assert Needs(cores=2).fit(machine) == 3
+    assert Needs(cores=1, gpus=1).fit(machine) == 2
+    assert Needs(cores=1, memory=4 * 2**30).fit(machine) == 2
+    assert Needs(gpus=1).fit({"CPU": 64.0}) == 0
+
+
+ALONE = """
+from functools import partial
+from pathlib import Path
+import subprocess, sys, time
+from caseharden.errors import CasehardenError
+from caseharden.executors.ray import Cluster, Needs
+from executor_toys import ticks
+
+for address, needs in ((sys.argv[2], Needs()), ("ray", Needs(cores=10_000, memory=2**31))):
+    try:
+        Cluster(address, needs=needs)
+    except CasehardenError as error:
+        print(error)
+workers = Cluster(jobs=1)
+import ray
+print(ray.get_runtime_context().gcs_address)
+workers.begin(0, partial(ticks, Path(sys.argv[1])))
+print("begun", flush=True)
+while True:
+    workers.wait()
+"""
+"""Without ``if __name__ == "__main__"``, which nobody needs."""
+
+
+def test_a_cluster_of_its_own_is_on_loopback_and_ends_with_its_driver(tmp_path):
+    """And one that is not there, or has no machine of the size, is an error that says so."""
+    script, log = tmp_path / "script.py", tmp_path / "log"
+    script.write_text(ALONE)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    driver = subprocess.Popen(
+        [sys.executable, script, log, "127.0.0.1:1"],
+        env={**clean, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert until(lambda: log.exists() and log.read_text().count("tick") > 20, 120)
+    worker = int(log.read_text().split()[0])
+    driver.kill()
+    said = driver.communicate(timeout=60)[0]
+    assert "the Ray cluster '127.0.0.1:1' cannot be reached: [Errno 111]" in said
+    assert "no machine of the Ray cluster has 10000 cores, 2.0 GiB of memory for a worker" in said
+    assert "\n127.0.0.1:" in said
+    assert until(lambda: not is_alive(worker), 30)

@@ -1,0 +1,77 @@
+"""A cell is done only where its driver's store, models and code are."""
+
+import pickle
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from caseharden.executors.executor import Came, Ended, Local
+from caseharden.store.store import StoreError
+from caseharden.study import cells, provenance
+from caseharden.study.cells import execute
+from caseharden.study.run import TRIES
+from study_toys import outcomes, run, study
+
+
+class Watched(Local):
+    """Keeps each piece of work as it is sent elsewhere, and changes its job before it is done."""
+
+    def __init__(self, **changes):
+        super().__init__()
+        self.changes, self.jobs_sent = changes, []
+
+    def begin(self, number, work):
+        (job,) = pickle.loads(pickle.dumps(work)).args
+        self.jobs_sent.append(job)
+        super().begin(number, partial(execute, replace(job, **self.changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"folder": "elsewhere"}, "is not the folder of the study's store. Put the store into a folder that all"),
+        ({"source": "elsewhere"}, "Put models where all machines find them"),
+        ({"code": "0" * 64}, "another version of caseharden than the study was begun with"),
+        ({"packages": {**provenance.packages(), "torch": "1.0"}}, "another version of torch than"),
+    ],
+)
+def test_a_machine_that_lacks_what_the_driver_has_ends_the_study(model, store, tmp_path, changes, said):
+    changes = {name: tmp_path / value if value == "elsewhere" else value for name, value in changes.items()}
+    spec = study(model, defenses=(None,))
+    with pytest.raises(StoreError, match=said):
+        run(spec, store, executor=Watched(**changes))
+    assert outcomes(run(spec, store)) == ["done"] * 2, "no cell is to blame"
+
+
+class Mortal(Local):
+    """Its process dies after `steps` steps of a cell, and again whenever the cell is begun again."""
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self.steps, self.left, self.deaths = steps, steps, 0
+
+    def wait(self, seconds=None):
+        happened = super().wait(seconds)
+        if isinstance(happened, Came) and isinstance(happened.outcome, cells.Stepped):
+            if not self.left:
+                self.left, self.deaths = self.steps, self.deaths + 1
+                self.stop()
+                return Ended(happened.number, "was lost")
+            self.left -= 1
+        return happened
+
+
+def test_a_cell_is_begun_again_as_long_as_each_attempt_gets_further(model, store):
+    """However often its process dies: it is a machine that fails, and not the cell."""
+    spec = study(model, defenses=(None,), budgets=(0, 2, 4, 6, 8))
+    mortal = Mortal(1)
+    assert outcomes(run(spec, store, executor=mortal, checkpoint_every=0.0)) == ["done"] * 2
+    assert mortal.deaths > TRIES
+
+
+def test_a_cell_that_never_gets_further_is_given_up(model, store):
+    mortal = Mortal(0)
+    spec = study(model, defenses=(None,))
+    assert outcomes(run(spec, store, executor=mortal)) == ["done", "failed"]
+    assert mortal.deaths == TRIES
