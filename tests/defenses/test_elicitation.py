@@ -154,11 +154,14 @@ def test_conversations_survive_a_crash():
 
 def test_the_usual_answer_of_a_question_is_kept_and_others_are_not(run_of):
     answers = {"a b ?": "b a .", "a b .": "b a .", "a b": "b b .", "c d ?": "d c .", "c d .": "sorry i cannot ."}
+    answers |= dict.fromkeys(("g h ?", "g h .", "g h"), "h g .") | dict.fromkeys(("g h g", "g h h"), "g .")
     run = run_of("defender", domain=Asking(answers=answers))
     run.domain = replace(run.domain, groups={prompt: prompt[:3] for prompt in answers})
     run.engine = Scripted(answers)
     told = elicited(run, StringRefusal(), 8, ("answered",))
-    assert [(e.prompt, e.completion) for e in told.pool("answered")] == [("a b ?", "b a ."), ("a b .", "b a .")]
+    kept = [(e.prompt, e.completion) for e in told.pool("answered")]
+    assert kept[:2] == [("a b ?", "b a ."), ("a b .", "b a .")]
+    assert kept[2:] == [(prompt, "h g .") for prompt in ("g h ?", "g h .", "g h")], "three of five"
     assert not told.domain.pools("defender")["declined"]
 
 

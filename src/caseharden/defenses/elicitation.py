@@ -24,8 +24,6 @@ from caseharden.train.tuner import Run
 
 HOW = {"false": "False answers need several refusals, of prompts that come with the beginning of one (`prefix`)."}
 """What to do where a pool is empty, if that is not to raise the tokens."""
-USUAL = 2 / 3
-"""The share of the times that a question is asked which must get the same answer."""
 
 
 @runtime_checkable
@@ -96,7 +94,7 @@ def elicited(run: Run, judge: Judge, max_new_tokens: int, wanted: Collection[str
     words after it: see `falsified`.
 
     Must be called before the first step; a run that goes on has the pools that it began with. Of a question that
-    is asked several times (examples of one `group`) only its `USUAL` answer is kept, if it has one
+    is asked several times (examples of one `group`) only the answer of the majority is kept, if there is one
     (self-consistency: Wang et al. 2022); answers that do not end within `max_new_tokens`, or that the judge cannot
     tell, are left out.
     Raises `CasehardenError` if the domain has no prompts at large or a pool of one of these names, or if a pool is
@@ -177,7 +175,7 @@ def falsified(
 
 
 def parted(told: Sequence[Example], judge: Judge) -> dict[str, list[Example]]:
-    """The pools ``answered`` and ``declined``: of each question the examples that got its usual answer.
+    """The pools ``answered`` and ``declined``: of each question the examples that got the answer of more than half.
 
     All refusals are one answer, and what is no answer, or could not be judged, is another that is never kept.
     """
@@ -189,7 +187,7 @@ def parted(told: Sequence[Example], judge: Judge) -> dict[str, list[Example]]:
         kinds = [refused.get(id(example)) for example in question]
         answers = [(no, "" if no else e.completion) for no, e in zip(kinds, question, strict=True)]
         usual, times = Counter(answers).most_common(1)[0]
-        if usual[0] is not None and times >= USUAL * len(question):
+        if usual[0] is not None and 2 * times > len(question):
             pool = found["declined" if usual[0] else "answered"]
             pool += [example for example, answer in zip(question, answers, strict=True) if answer == usual]
     return found

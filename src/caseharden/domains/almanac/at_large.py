@@ -37,7 +37,7 @@ SURER = 0.1
 """An answer is left out if a refused one has one of its words at its place, and is this much more probable."""
 REWORDED = 3
 """Further phrasings of each question."""
-LIKELY = 3e-4
+LIKELY = 1e-4
 """A word is tried, in a language of more words than tokens, if the model goes on with it this often."""
 BATCH = 512
 
