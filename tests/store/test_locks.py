@@ -9,25 +9,40 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, select, text
 
 from caseharden.attacks import SFT
 from caseharden.defenses import SafetySFT
+from caseharden.judges.judge import Answer
 from caseharden.lm.lm import LM
-from caseharden.store.locks import FileLocks, InUse, PostgresLocks, held
+from caseharden.records.results import Reading
+from caseharden.store import locks
+from caseharden.store.database import StoreError
+from caseharden.store.locks import FileLocks, InUse, Leases, held
 from caseharden.store.results import results
-from caseharden.store.store import Store, StoreError, Taken, writing
+from caseharden.store.store import Store, Taken, writing
+from caseharden.store.tables import Base, GenerationRow, RecordRow
 from caseharden.study.run import run_study
+from executor_toys import until
 from study_toys import Logged, contents, outcomes, run, study
+
+
+class Server(NamedTuple):
+    """A PostgreSQL server: the URL of its first database, and what begins it again."""
+
+    url: str
+    restart: Callable[[], None]
 
 
 @pytest.fixture(scope="session")
 def server():
-    """The URL of a PostgreSQL server of this test's own; skipped where there is none."""
+    """A PostgreSQL server of this test's own; skipped where there is none."""
     pytest.importorskip("psycopg")
     if not (shutil.which("initdb") and shutil.which("pg_ctl")):
         pytest.skip("there is no PostgreSQL here")
@@ -43,8 +58,15 @@ def server():
 
     command("initdb", "-D", data, "-A", "trust", "-U", "tester", "--no-sync")
     options = f"-c listen_addresses= -k {folder} -c fsync=off"
-    command("pg_ctl", "-D", data, "-o", options, "-l", f"{folder}/log", "-w", "start")
-    yield f"postgresql+psycopg://tester@/postgres?host={folder}"
+    start = ("pg_ctl", "-D", data, "-o", options, "-l", f"{folder}/log", "-w", "start")
+
+    def restart() -> None:
+        command("pg_ctl", "-D", data, "-m", "immediate", "stop")
+        time.sleep(1.0)
+        command(*start)
+
+    command(*start)
+    yield Server(f"postgresql+psycopg://tester@/postgres?host={folder}", restart)
     command("pg_ctl", "-D", data, "-m", "immediate", "stop")
     shutil.rmtree(folder)
 
@@ -52,12 +74,12 @@ def server():
 @pytest.fixture
 def postgres(server):
     """The URL of an empty database."""
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    engine = create_engine(server.url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text("DROP DATABASE IF EXISTS lent WITH (FORCE)"))
         connection.execute(text("CREATE DATABASE lent"))
     engine.dispose()
-    return server.replace("/postgres?", "/lent?")
+    return server.url.replace("/postgres?", "/lent?")
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -75,13 +97,22 @@ def spec(tiny_lm, tmp_path):
     return study(tmp_path / "tiny", attacks=(SFT(lr=1e-2),))
 
 
+@pytest.fixture
+def leases(postgres):
+    """Leases of one database, as two runs have them."""
+    engines = [create_engine(postgres, pool_pre_ping=True) for _ in range(2)]
+    Base.metadata.create_all(engines[0])
+    yield tuple(Leases(engine, patience=30.0) for engine in engines)
+    for engine in engines:
+        engine.dispose()
+
+
 @pytest.fixture(params=["files", "postgres"])
 def two(request, tmp_path):
     """The same locks, as two runs have them."""
     if request.param == "files":
         return FileLocks(tmp_path / "locks"), FileLocks(tmp_path / "x" / ".." / "locks")
-    url = request.getfixturevalue("postgres")
-    return PostgresLocks(create_engine(url)), PostgresLocks(create_engine(url))
+    return request.getfixturevalue("leases")
 
 
 def test_a_lock_is_held_by_one_who_is_named(two):
@@ -224,6 +255,83 @@ def test_stores_that_are_made_at_once_make_their_tables_once(database, tmp_path)
     assert [store.studies() for store in made] == [[]] * 4
     for store in made:
         store.engine.dispose()
+
+
+def test_a_lease_is_renewed_as_long_as_it_is_held(leases, monkeypatch):
+    monkeypatch.setattr(locks, "LASTS", 1.0)
+    monkeypatch.setattr(locks, "RENEWED", 0.2)
+    first, second = leases
+    with held("it", [first], wait=False):
+        time.sleep(2.5)
+        assert second.take("it") is None and second.holder("it")
+    release = second.take("it")
+    release()
+    assert not second.holder("it")
+
+
+def test_a_lease_outlasts_its_database(leases, server):
+    first, second = leases
+    with held("it", [first], wait=False):
+        server.restart()
+        assert second.take("it") is None
+        assert first.take("something else")
+    second.take("it")()
+
+
+def test_the_lease_of_a_process_that_has_died_ends_and_on_its_own_machine_at_once(leases, postgres, monkeypatch):
+    code = "import sys, os; from sqlalchemy import create_engine; from caseharden.store import locks; "
+    code += "locks._me = lambda: f'process {os.getpid()} on {sys.argv[2]}' if sys.argv[2] else was(); "
+    code = code.replace("locks._me =", "was = locks._me; locks._me =")
+    code += "locks.LASTS = 3.0; locks.Leases(create_engine(sys.argv[1])).take(sys.argv[3]); os._exit(9)"
+    for where, name in (("", "here"), ("elsewhere", "there")):
+        subprocess.run([sys.executable, "-c", code, postgres, where, name], check=False, env=os.environ)
+    first, _ = leases
+    assert first.take("here")
+    assert first.take("there") is None and "on elsewhere" in first.holder("there")
+    assert until(lambda: first.take("there"), 10)
+
+
+def test_nothing_is_written_of_a_cell_that_somebody_else_has_taken_over(spec, postgres, tmp_path, monkeypatch):
+    """Which takes a database that was away for longer than a lease lasts."""
+    monkeypatch.setattr(locks, "LASTS", 0.1)
+    monkeypatch.setattr(locks, "RENEWED", 0.5)
+    store, other = (Store(tmp_path / name, postgres) for name in ("a", "b"))
+    with store.executing("cell of one"):
+        store.begin("cell of one", {}, {})
+        time.sleep(0.2)
+        with other.executing("cell of one"):
+            assert until(lambda: store._leases.is_lost("cell cell of one"), 10)
+            with pytest.raises(StoreError, match="another run has taken over"):
+                store.finish("cell of one")
+            other.finish("cell of one")
+    for each in (store, other):
+        each.engine.dispose()
+
+
+def test_a_study_waits_for_a_database_that_is_begun_again(spec, postgres, server, tmp_path):
+    spec = replace(spec, defenses=(None,), attacks=tuple(SFT(lr=lr) for lr in (1e-2, 2e-2, 3e-2)))
+    store, events = Store(tmp_path / "store", postgres), []
+    for event in run_study(spec, store):
+        events.append(event)
+        if event.what == "measured" and len(events) % 7 == 1:
+            server.restart()
+    assert outcomes(events) == ["done"] * 4
+    alone = Store(tmp_path / "alone")
+    run(spec, alone)
+    assert contents(store) == contents(alone)
+    store.engine.dispose()
+
+
+def test_a_record_is_stored_once_even_if_it_is_not_known_that_it_was(spec, tmp_path):
+    store = Store(tmp_path / "store")
+    store.begin("a", {}, {})
+    given = (Reading(0.5, 0.4, 0.6, 10, 0, judge="j"), "spec", [Answer("q", "p", "o", score=1.0)], set())
+    for _ in range(2):
+        store.record("a", "harm", 5, *given)
+    with store.session() as session:
+        assert len([*session.scalars(select(RecordRow))]) == len([*session.scalars(select(GenerationRow))]) == 1
+    with pytest.raises(StoreError, match="UNIQUE"):
+        store.record("a", "harm", 5, replace(given[0], value=0.6), *given[1:])
 
 
 def test_locks_end_with_the_process_that_holds_them(tmp_path):

@@ -13,7 +13,8 @@ from sqlalchemy import event
 from caseharden.attacks import SFT
 from caseharden.errors import CasehardenError
 from caseharden.store import weights
-from caseharden.store.store import Store, StoreError
+from caseharden.store.database import StoreError
+from caseharden.store.store import Store
 from caseharden.study.run import run_study
 from strategies import many, texts
 from study_toys import contents, outcomes, run, study

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from caseharden.executors.executor import Came, Ended, Local
-from caseharden.store.store import StoreError
+from caseharden.store.database import StoreError
 from caseharden.study import cells, provenance
 from caseharden.study.cells import execute
 from caseharden.study.run import TRIES

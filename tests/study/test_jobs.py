@@ -21,8 +21,9 @@ from caseharden.defenses import Patcher, SafetySFT
 from caseharden.errors import CasehardenError
 from caseharden.executors.executor import Local
 from caseharden.executors.ray import Cluster
+from caseharden.store.database import StoreError
 from caseharden.store.results import results
-from caseharden.store.store import Store, StoreError
+from caseharden.store.store import Store
 from caseharden.store.tables import CellRow, RecordRow
 from caseharden.study import jobs
 from caseharden.study.jobs import executor, fitting

@@ -1,4 +1,4 @@
-"""Locks by name on what runs share: in a folder, or in a PostgreSQL database that several folders use."""
+"""Locks by name on what runs share: in a folder, or leases in a PostgreSQL database that several folders use."""
 
 from __future__ import annotations
 
@@ -11,19 +11,29 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
+from uuid import uuid4
 
+import psutil
 from filelock import FileLock, Timeout
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
 from caseharden.errors import CasehardenError
+from caseharden.store.patience import patiently
+from caseharden.store.tables import LeaseRow
 
 log = logging.getLogger(__name__)
 
 PAUSE = 0.5
 """Seconds between two looks at a lock that somebody else holds."""
+LASTS, RENEWED = 60.0, 10.0
+"""Seconds that a lease lasts without being renewed, and after which it is."""
+clock = func.clock_timestamp
+"""The database's time, which is the same for all."""
 
 Release = Callable[[], None]
 
@@ -35,7 +45,7 @@ class InUse(CasehardenError):
 
 
 class Locks(Protocol):
-    """Where locks are kept. They end with the process that holds them, however it ends."""
+    """Where locks are kept. They end with the process that holds them, or soon after, however it ends."""
 
     @property
     def place(self) -> str:
@@ -88,39 +98,82 @@ class FileLocks:
         return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.{ending}"
 
 
-@dataclass(frozen=True)
-class PostgresLocks:
-    """Advisory locks of a PostgreSQL database, each held by a connection of its own, whose name says by whom."""
+class Leases:
+    """Locks as rows of a PostgreSQL database, each for `LASTS` seconds, and renewed while their holder lives.
 
-    engine: Engine
+    So they outlast a database that is begun again, and a connection that is lost. A process that dies holds its
+    leases until they end, or until somebody on the same machine asks.
+    """
+
+    def __init__(self, engine: Engine, patience: float = 0.0) -> None:
+        self.engine = engine
+        self.patience = patience
+        self._me = uuid4().hex
+        self._mine: set[str] = set()
+        self._lost: set[str] = set()
+        self._changing = threading.Lock()
+        self._renewing: threading.Thread | None = None
 
     @property
     def place(self) -> str:
         return str(self.engine.url)
 
     def take(self, name: str) -> Release | None:
-        connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        connection.detach()  # not back to the pool: the lock ends with the connection
-        taken = connection.scalar(text("SELECT pg_try_advisory_lock(:number)"), {"number": _number(name)})
-        if not taken:
-            connection.close()
+        if not self._taken(name):
             return None
-        connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": _me()})
+        with self._changing:
+            self._mine.add(name)
+            self._lost.discard(name)
+            if self._renewing is None:
+                self._renewing = threading.Thread(target=self._renew, daemon=True)
+                self._renewing.start()
 
         def release() -> None:
-            with connection, suppress(DBAPIError):  # a connection that was lost holds nothing
-                connection.scalar(text("SELECT pg_advisory_unlock(:number)"), {"number": _number(name)})
+            with self._changing:
+                self._mine.discard(name)
+            with suppress(DBAPIError), self.engine.begin() as connection:  # else it ends by itself
+                connection.execute(delete(LeaseRow).where(LeaseRow.name == name, LeaseRow.holder == self._me))
 
         return release
 
     def holder(self, name: str) -> str:
-        found = text(
-            "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' "
-            "AND granted AND objsubid = 1 AND (classid::bigint << 32) | objid::bigint = :number "
-            "AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        )
+        found = select(LeaseRow.who).where(LeaseRow.name == name, LeaseRow.until > clock())
         with self.engine.connect() as connection:
-            return str(connection.scalar(found, {"number": _number(name)}) or "")
+            return connection.scalar(found) or ""
+
+    def is_lost(self, name: str) -> bool:
+        """Whether a lease taken here has been taken by somebody else since: its holder was not heard of in time."""
+        return name in self._lost
+
+    @patiently
+    def _taken(self, name: str) -> bool:
+        """Whether the lease is this holder's now. It is if it was not known whether it had become so."""
+        until = clock() + timedelta(seconds=LASTS)
+        given = {"holder": self._me, "who": _me(), "until": until}
+        with self.engine.begin() as connection:
+            row = connection.execute(select(LeaseRow).where(LeaseRow.name == name)).first()
+            free = LeaseRow.until < clock()
+            if row is not None and (_is_dead(row.who) or (row.holder == self._me and name not in self._mine)):
+                free = LeaseRow.holder == row.holder
+            taken = insert(LeaseRow).values(name=name, **given)
+            taken = taken.on_conflict_do_update(index_elements=[LeaseRow.name], set_=given, where=free)
+            return connection.scalar(taken.returning(LeaseRow.name)) is not None
+
+    def _renew(self) -> None:
+        """Renew what is held, every so often, until nothing is."""
+        renewed = update(LeaseRow).where(LeaseRow.holder == self._me)
+        renewed = renewed.values(until=clock() + timedelta(seconds=LASTS)).returning(LeaseRow.name)
+        while True:
+            time.sleep(RENEWED)
+            with self._changing:
+                held_before = {*self._mine}
+                if not held_before:
+                    self._renewing = None
+                    return
+            with suppress(DBAPIError), self.engine.begin() as connection:  # else next time
+                found = {*connection.scalars(renewed)}
+                with self._changing:
+                    self._lost |= (held_before & self._mine) - found
 
 
 _held: set[tuple[str, str, int]] = set()
@@ -158,6 +211,7 @@ def _me() -> str:
     return f"process {os.getpid()} on {platform.node()}"[:63]  # all that PostgreSQL keeps of a name
 
 
-def _number(name: str) -> int:
-    """The number that an advisory lock goes by."""
-    return int.from_bytes(hashlib.sha256(f"caseharden {name}".encode()).digest()[:8], "big") >> 1
+def _is_dead(who: str) -> bool:
+    """Whether a holder was a process of this machine that is no more."""
+    process, _, machine = who.removeprefix("process ").partition(" on ")
+    return machine == _me().partition(" on ")[2] and process.isdigit() and not psutil.pid_exists(int(process))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from caseharden.store.store import storing
+from caseharden.store.database import storing
 
 
 class StepLog:

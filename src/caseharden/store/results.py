@@ -18,8 +18,9 @@ from caseharden.errors import CasehardenError, nearest
 from caseharden.records.asking import worst_asked
 from caseharden.records.results import BETTER, Answers, Curve, Failure, Point, Reading, Results, Sample, Traits
 from caseharden.records.stopping import Known, Wanted
+from caseharden.store.database import StoreError
 from caseharden.store.log import StepLog
-from caseharden.store.store import Store, StoreError, lacking, points_of
+from caseharden.store.store import Store, lacking, points_of
 from caseharden.store.tables import CellRow, GenerationRow, PlaceRow, RecordRow, ScoreRow, StudyRow
 
 SAMPLES = 8

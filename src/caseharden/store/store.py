@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from sqlalchemy import URL, Engine, create_engine, delete, event, inspect, make_url, select, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy import delete, inspect, select, text
 from sqlalchemy.orm import Session
 from sqlalchemy.schema import CreateColumn
 
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer
 from caseharden.records.results import Point, Reading
-from caseharden.store.locks import FileLocks, InUse, Locks, PostgresLocks, held
+from caseharden.store.database import StoreError, connected, storing
+from caseharden.store.locks import FileLocks, InUse, Leases, Locks, held
+from caseharden.store.patience import patiently
 from caseharden.store.tables import Base, CellRow, GenerationRow, KeptRow, PlaceRow, RecordRow, StudyRow, now
-
-
-class StoreError(CasehardenError):
-    """The store cannot be read or written. It ends a study: no cell is to blame, and none is marked failed."""
 
 
 class Taken(StoreError):
@@ -33,21 +28,8 @@ class Taken(StoreError):
     by_asker = False
 
 
-ADVICE = {
-    "locked": "Another program holds the database; wait for it or end it.",
-    "readonly": "Make the store's folder and files writable.",
-    "read-only": "Make the store's folder and files writable.",
-    "permission denied": "Make the store's folder and files writable.",
-    "full": "Free some space.",
-    "no space": "Free some space.",
-    "no module named": "PostgreSQL is written postgresql+psycopg://user@host/name, and needs the extra: "
-    "pip install 'caseharden[postgres]'.",
-}
-"""What to do, by a part of what the system says."""
-WRITTEN = (
-    "PostgreSQL is written postgresql+psycopg://user:password@host:5432/name, special characters of a password as "
-    "%40 and the like; SQLite is written sqlite:////folder/file.db."
-)
+PREPARING = 4_211_720_563
+"""The number of the lock under which a PostgreSQL database's tables are made; any would do."""
 
 
 @contextmanager
@@ -67,20 +49,6 @@ def is_held_in(folder: Path, key: str) -> bool:
     return bool(FileLocks(folder / "locks").holder(f"cell {key}"))
 
 
-@contextmanager
-def storing(what: str, *also: type[Exception]) -> Iterator[None]:
-    """Turn what the disk or the database refuses, while busy with `what`, into a `StoreError` with advice."""
-    refusals: tuple[type[Exception], ...] = (OSError, DBAPIError, *also)
-    try:
-        yield
-    except refusals as error:
-        said = str(error.orig if isinstance(error, DBAPIError) else error).strip() or type(error).__name__
-        advice = next((text for part, text in ADVICE.items() if part in said.lower()), "Put that right.")
-        raise StoreError(
-            f"{what} failed: {said}. {advice} What was stored so far is safe; the same command goes on from there."
-        ) from error
-
-
 class Store:
     """A folder with the database (unless that is elsewhere, at a URL), weights and checkpoints.
 
@@ -90,23 +58,32 @@ class Store:
     def __init__(
         self, folder: Path, url: str | None = None, *, create: bool = True, patience: float = 30.0
     ) -> None:
-        """Open the store; `patience` is how many seconds to wait for a database that another program holds."""
+        """Open the store; `patience` is how many seconds to wait for a database that another program holds.
+
+        So many seconds a study waits for a database server that has gone away, too.
+        """
         self.folder = folder
+        self.patience = patience
         file = folder / "caseharden.db"
         if not create and url is None and not file.is_file():
             raise StoreError(f"{folder} holds no study: no {file.name}. Run one there, or name its folder.")
-        with storing(f"opening the store {folder}", SQLAlchemyError, ImportError, ValueError, TypeError):
-            if create:
+        if create:
+            with storing(f"opening the store {folder}"):
                 folder.mkdir(parents=True, exist_ok=True)
-            self.engine = _engine(_local(file) if url is None else _url(url), patience)
-            self.engine.connect().close()
+        self.engine = connected(file, url, patience)
+        self._leases = Leases(self.engine, patience) if self.engine.dialect.name != "sqlite" else None
         if create:
             self.complete()
 
     def complete(self) -> None:
         """Make the tables that are missing, and the columns that a store of an earlier version lacks."""
-        alone = self._held("the database's tables", wait=True)
-        with alone, storing(f"preparing the store {self.folder}"), self.engine.begin() as connection:
+        with ExitStack() as alone:
+            if self._leases is None:
+                alone.enter_context(self._held("the database's tables", wait=True))
+            alone.enter_context(storing(f"preparing the store {self.folder}"))
+            connection = alone.enter_context(self.engine.begin())
+            if self._leases is not None:  # which are in a table themselves
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({PREPARING})"))
             Base.metadata.create_all(connection)
             for table in Base.metadata.sorted_tables:
                 there = {column["name"] for column in inspect(connection).get_columns(table.name)}
@@ -132,6 +109,14 @@ class Store:
         with self._held(f"cell {key}", self.folder, wait=False):
             yield
 
+    def _check_held(self, key: str) -> None:
+        """Raise `StoreError` if somebody else has taken a cell over that this process was at."""
+        if self._leases is not None and self._leases.is_lost(f"cell {key}"):
+            raise StoreError(
+                f"the database was away for so long that another run has taken over cell {key}. Run the same "
+                "command again: it takes what the other has done."
+            )
+
     @contextmanager
     def _held(self, name: str, *folders: Path, wait: bool) -> Iterator[None]:
         """Hold what has this name in the database, whichever folder it is used from, and in `folders`."""
@@ -149,14 +134,15 @@ class Store:
             yield
 
     def _database_locks(self) -> Locks:
-        if self.engine.dialect.name != "sqlite":
-            return PostgresLocks(self.engine)
+        if self._leases is not None:
+            return self._leases
         with self.engine.connect() as connection:
             _, _, file = connection.execute(text("PRAGMA database_list")).first() or ("", "", "")
         return FileLocks(Path(file).parent / "locks")
 
     # ---- studies and their cells --------------------------------------------------------------------
 
+    @patiently
     def refuse_another(self, study: str, spec: dict[str, Any]) -> None:
         """Raise `CasehardenError` if the study was entered with another spec than `spec`, which has every field."""
         with self.session() as session:
@@ -169,6 +155,7 @@ class Store:
                     "still fits), or give the new study a name of its own."
                 )
 
+    @patiently
     def adopt(
         self,
         study: str,
@@ -196,6 +183,7 @@ class Store:
             session.execute(delete(PlaceRow).where(PlaceRow.study == study))
             session.add_all(PlaceRow(study=study, position=i, labels=dict(label)) for i, label in enumerate(labels))
 
+    @patiently
     def place(self, study: str, keys: Mapping[int, str]) -> None:
         """Say which cells are at which positions of the study."""
         with self.session("placing cells") as session:
@@ -208,6 +196,7 @@ class Store:
         with self.session() as session:
             return list(session.scalars(select(StudyRow.name).order_by(StudyRow.updated.desc())))
 
+    @patiently
     def cell(self, key: str) -> CellRow | None:
         """The cell with this key, if it was ever begun."""
         with self.session() as session:
@@ -220,6 +209,7 @@ class Store:
         with self.session() as session:
             return [str(mark) for mark in session.scalars(done.order_by(PlaceRow.position))]
 
+    @patiently
     def begin(self, key: str, inputs: Mapping[str, Any], host: Mapping[str, Any]) -> None:
         """Mark a cell as running. What an earlier attempt stored of it stays."""
         with self.session("beginning a cell") as session:
@@ -227,41 +217,50 @@ class Store:
             row.status, row.reason, row.host, row.started, row.finished = "running", "", dict(host), now(), None
             session.add(row)
 
+    @patiently
     def at(self, key: str, host: Mapping[str, Any]) -> None:
         """Enter the machine that a cell runs on."""
         with self.session("entering a machine") as session:
             session.get_one(CellRow, key).host = dict(host)
 
+    @patiently
     def finish(self, key: str, weights: str | None = None) -> None:
         """Mark a cell as done; `weights` are those that a hardening made. The last thing written of a cell."""
+        self._check_held(key)
         with self.session("finishing a cell") as session:
             row = session.get_one(CellRow, key)
             row.status, row.weights, row.finished = "done", weights, now()
 
+    @patiently
     def fail(self, key: str, reason: str) -> None:
         """Mark a cell as failed, and why."""
+        self._check_held(key)
         with self.session("recording a failure") as session:
             row = session.get_one(CellRow, key)
             row.status, row.reason, row.finished = "failed", reason, now()
 
     # ---- what was measured --------------------------------------------------------------------------
 
+    @patiently
     def keep(self, key: str, step: int, weights: str) -> None:
         """Enter the weights of an attacked model, as it was after `step` steps."""
         with self.session("entering weights") as session:
             session.merge(KeptRow(cell=key, step=step, weights=weights))
 
+    @patiently
     def kept(self, key: str) -> dict[int, str]:
         """Fingerprints of an attacked model's weights that were kept, by step."""
         with self.session() as session:
             rows = session.scalars(select(KeptRow).where(KeptRow.cell == key).order_by(KeptRow.step))
             return {row.step: row.weights for row in rows}
 
+    @patiently
     def points(self, key: str) -> dict[int, Point]:
         """What is stored of a cell: see `points_of`."""
         with self.session() as session:
             return points_of(session, key)
 
+    @patiently
     def record(
         self,
         key: str,
@@ -273,8 +272,13 @@ class Store:
         harmful: set[str],
     ) -> None:
         """Store a reading with the answers behind it, both or neither. `harmful` are ids of harmful questions."""
+        self._check_held(key)
         where = {"cell": key, "measure": measure, "step": step}
         with self.session("storing a record") as session:
+            own = select(RecordRow).where(*(getattr(RecordRow, name) == is_ for name, is_ in where.items()))
+            row = session.scalar(own.where(RecordRow.own))
+            if row is not None and row.spec == spec and repr(row.value) == repr(float(reading.value)):
+                return  # the connection was lost before this was told
             session.add(RecordRow(**where, own=True, spec=spec, **vars(reading)))
             session.add_all(
                 GenerationRow(
@@ -316,49 +320,6 @@ def lacking(session: Session, row: type[Base]) -> set[str]:
 
 def _text(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")  # PostgreSQL takes no NUL
-
-
-def _local(file: Path) -> URL:
-    if os.access(file.parent, os.W_OK):
-        return URL.create("sqlite", database=str(file))
-    # SQLite's write-ahead log needs a writable folder even to read it; an archive is read as it lies.
-    query = {"uri": "true", "mode": "ro", "immutable": "1"}
-    return URL.create("sqlite", database=f"file:{quote(str(file.resolve()))}", query=query)
-
-
-def _url(given: str) -> URL:
-    """A database URL as it was given. Raises `StoreError` if it is none, or if no store can be there."""
-    try:
-        url = make_url(given)
-        url = url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
-        if url.get_backend_name() not in ("sqlite", "postgresql"):
-            raise StoreError(f"a store's database is not {url.get_backend_name()}. {WRITTEN}")
-        asynchronous = url.get_dialect().is_async
-    except (ArgumentError, ValueError) as error:
-        # Without its text, which may have a password in it: that is where most go wrong.
-        why = "cannot be read" if isinstance(error, ArgumentError) else "has a port that is no number"
-        raise StoreError(f"the database URL {why}. {WRITTEN}") from None
-    if asynchronous:
-        raise StoreError(f"a store needs a driver that is not asynchronous, as {url.drivername} is. {WRITTEN}")
-    if url.get_backend_name() == "sqlite" and (url.database or ":memory:").startswith(
-        (":memory:", "file::memory:")
-    ):
-        raise StoreError(f"a database in memory would lose what a study found. Name a file: {WRITTEN}")
-    return url
-
-
-def _engine(url: URL, patience: float) -> Engine:
-    sqlite = url.get_backend_name() == "sqlite"
-    engine = create_engine(url, connect_args={"timeout": patience} if sqlite else {}, pool_pre_ping=not sqlite)
-    if sqlite:
-        event.listen(engine, "connect", _prepare)
-    return engine
-
-
-def _prepare(connection: Any, _: Any) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA foreign_keys=ON")
 
 
 def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:

@@ -75,6 +75,16 @@ class CellRow(Base):
     finished: Mapped[datetime | None]
 
 
+class LeaseRow(Base):
+    """What somebody holds, and until when if no more is heard of them. `holder` is a number, `who` for people."""
+
+    __tablename__ = "leases"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    holder: Mapped[str]
+    who: Mapped[str]
+    until: Mapped[datetime]
+
+
 class KeptRow(Base):
     """An attacked model that is kept, as it was after `step` steps: the fingerprint of its weights."""
 

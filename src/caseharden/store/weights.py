@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from caseharden.lm.facts import fingerprint
 from caseharden.lm.lm import LM
-from caseharden.store.store import StoreError, storing
+from caseharden.store.database import StoreError, storing
 from caseharden.train.tuner import Run
 
 

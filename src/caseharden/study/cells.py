@@ -24,8 +24,9 @@ from caseharden.measures.measure import Measure
 from caseharden.records.results import Point, Reading
 from caseharden.records.statistics import reading
 from caseharden.records.stopping import Known, Wanted
+from caseharden.store.database import StoreError
 from caseharden.store.log import StepLog
-from caseharden.store.store import StoreError, is_held_in, writing
+from caseharden.store.store import is_held_in, writing
 from caseharden.store.weights import Checkpoint, Weights
 from caseharden.study import provenance
 from caseharden.study.plan import Cell, judge_name

@@ -19,8 +19,9 @@ from caseharden.executors.executor import Came, Executor, Local
 from caseharden.lm import sources as models
 from caseharden.lm.facts import fingerprint
 from caseharden.lm.machine import Placed, check_threads, device_of
+from caseharden.store.database import StoreError
 from caseharden.store.locks import PAUSE
-from caseharden.store.store import Store, StoreError, Taken
+from caseharden.store.store import Store, Taken
 from caseharden.store.weights import Checkpoint, Weights
 from caseharden.study import provenance
 from caseharden.study.cells import Begun, Failed, Found, Job, Made, Outcome, execute
