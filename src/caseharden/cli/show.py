@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from caseharden.search.search import Found
+    from caseharden.store.outlook import Outlook
     from caseharden.study.run import Event
 
 MARKS = {"done": "[green]done[/]", "failed": "[red]failed[/]", "blocked": "[yellow]blocked[/]"}
@@ -98,10 +100,19 @@ def describe(labels: Mapping[str, Any]) -> str:
     return " · ".join([model_name(labels["model"]), defense, endings.get(labels["kind"], attack)])
 
 
-def status(results: Results) -> Table:
-    """How far a study is, and what failed."""
-    numbers = [(word, str(number)) for word, number in results.progress.items()]
-    return _pairs(results.study, [*numbers, *(("[red]failed[/]", str(failure)) for failure in results.failures)])
+def status(results: Results, outlook: Outlook) -> Table:
+    """How far a study is, what runs where, how long the rest will take, and what failed."""
+    rows = [(word, str(number)) for word, number in results.progress.items()]
+    for one in outlook.running:
+        since = timedelta(seconds=round(one.seconds))
+        rows.append(
+            ("running", f"{describe(one.labels)}, {f'on {one.machine}, ' if one.machine else ''}for {since}")
+        )
+    if outlook.left:
+        rows.append(
+            ("left", f"about {timedelta(seconds=round(outlook.left))}, with as many cells at a time as now")
+        )
+    return _pairs(results.study, [*rows, *(("[red]failed[/]", str(failure)) for failure in results.failures)])
 
 
 def found(one: Found) -> Table:

@@ -98,10 +98,12 @@ def run(
 
 @app.command()
 def status(store: StoreFolder, study: Study = None, database: Database = None) -> None:
-    """How far a study is, and what failed."""
+    """How far a study is, what runs where, how long the rest will take, and what failed."""
+    from caseharden.store.outlook import outlook
     from caseharden.store.results import results
 
-    terminal.console().print(show.status(results(opened(store, database, create=False), study)))
+    kept = opened(store, database, create=False)
+    terminal.console().print(show.status(results(kept, study), outlook(kept, study)))
 
 
 def demo(

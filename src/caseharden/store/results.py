@@ -21,7 +21,7 @@ from caseharden.records.stopping import Known, Wanted
 from caseharden.store.database import StoreError
 from caseharden.store.log import StepLog
 from caseharden.store.store import Store, lacking, points_of
-from caseharden.store.tables import CellRow, GenerationRow, PlaceRow, RecordRow, ScoreRow, StudyRow
+from caseharden.store.tables import NAME, CellRow, GenerationRow, PlaceRow, RecordRow, ScoreRow, StudyRow
 
 SAMPLES = 8
 """Answers handed to a report for each measure, budget and cell."""
@@ -296,7 +296,7 @@ def _provenance(cells: Iterable[CellRow]) -> dict[str, Any]:
         "packages": _values(found["packages"] for found in inputs),
         "precision": _values(found["precision"] for found in inputs),
         "device": _values(found["device"] for found in inputs),
-        "machine": _values(row.host for row in rows),
+        "machine": _values({key: value for key, value in row.host.items() if key != NAME} for row in rows),
         "begun": min((f"{row.started:%Y-%m-%d %H:%M} UTC" for row in rows), default=""),
         "finished": max((f"{row.finished:%Y-%m-%d %H:%M} UTC" for row in rows if row.finished), default=""),
     }

@@ -19,7 +19,7 @@ from caseharden.records.results import Point, Reading
 from caseharden.store.database import StoreError, connected, storing
 from caseharden.store.locks import FileLocks, InUse, Leases, Locks, held
 from caseharden.store.patience import patiently
-from caseharden.store.tables import Base, CellRow, GenerationRow, KeptRow, PlaceRow, RecordRow, StudyRow, now
+from caseharden.store.tables import NAME, Base, CellRow, GenerationRow, KeptRow, PlaceRow, RecordRow, StudyRow, now
 
 
 class Taken(StoreError):
@@ -218,10 +218,11 @@ class Store:
             session.add(row)
 
     @patiently
-    def at(self, key: str, host: Mapping[str, Any]) -> None:
-        """Enter the machine that a cell runs on."""
+    def at(self, key: str, machine: str, host: Mapping[str, Any]) -> None:
+        """Enter which machine a cell runs on, by its name, and what it is like."""
         with self.session("entering a machine") as session:
-            session.get_one(CellRow, key).host = dict(host)
+            row = session.get_one(CellRow, key)
+            row.host = {**host, NAME: machine}
 
     @patiently
     def finish(self, key: str, weights: str | None = None) -> None:

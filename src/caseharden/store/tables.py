@@ -28,6 +28,9 @@ class Number(TypeDecorator[float]):
         return math.nan if value is None else value
 
 
+NAME = "name"
+
+
 class Base(DeclarativeBase):
     """All tables."""
 
@@ -71,6 +74,7 @@ class CellRow(Base):
     weights: Mapped[str | None]
     """Fingerprint of the weights that a hardening made."""
     host: Mapped[dict[str, Any]]
+    """The machine that was last at it; its name, under `NAME`, is for whoever runs the study, and in no report."""
     started: Mapped[datetime] = mapped_column(default=now)
     finished: Mapped[datetime | None]
 

@@ -38,6 +38,7 @@ from caseharden.train.tuner import Run, Tuner
 class Begun:
     """A process of this machine has begun with the cell."""
 
+    machine: str
     host: Mapping[str, Any]
     share: float = 0.0
 
@@ -132,7 +133,7 @@ def execute(job: Job) -> Generator[Outcome, None, None]:
     Raises `StoreError` or `OSError` if the store's folder cannot be used, for which no cell is to blame.
     """
     _check_place(job)
-    yield Begun(provenance.host(job.device, job.threads))
+    yield Begun(platform.node(), provenance.host(job.device, job.threads))
     reason = None
     with writing(job.folder, job.key), computing(job.device, job.threads):
         try:

@@ -288,7 +288,7 @@ class _Study:
         if outcome.share > under_way.reached:  # it is not the cell that its processes die of
             under_way.reached, under_way.deaths = outcome.share, 0
         if isinstance(outcome, Begun):
-            self.store.at(key, outcome.host)
+            self.store.at(key, outcome.machine, outcome.host)
         if isinstance(outcome, Found):
             name, step = outcome.measure, outcome.step
             spec = hashed(self.environment.measures[name])
