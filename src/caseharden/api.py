@@ -293,7 +293,8 @@ def run(
     thread each unless `threads` or the study says otherwise. None is as many as suit study and machine: one a core
     or GPU, or one where there are fewer attacks and hardenings than cores, or `threads` is given. With `on`, the
     address of a Ray cluster, its machines work on them: ``ray`` is one of this machine's own, ``auto`` what ``ray
-    start`` has begun here, others are ``host:port`` and ``ray://host:port``. docs/scale.md says what they need.
+    start`` has begun here, others are ``host:port`` and ``ray://host:port``; None `jobs` is as many as there is
+    room for. docs/scale.md says what they need.
     """
     from caseharden.study.jobs import executor
 

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 import pytest
 
 from caseharden.errors import CasehardenError
+from caseharden.executors import ray as executors_ray
 from caseharden.executors.executor import Came, Ended
 from caseharden.executors.ray import Cluster, Needs
 from executor_toys import counts, dies, fails, finish, is_alive, leaves, talks, ticks, until, who
@@ -120,11 +121,35 @@ def test_a_machine_has_room_for_so_many_workers():
     assert Needs(gpus=1).fit({"CPU": 64.0}) == 0
 
 
+class Cut(Cluster):
+    """A cluster that has lost all its room but one worker's."""
+
+    def _worker(self):
+        made = super()._worker()
+        if not self._options.get("resources"):
+            self._options = {**self._options, "resources": {"what no machine has": 1}}
+        return made
+
+
+def test_work_goes_to_an_idle_worker_where_there_is_no_room_for_another(two, monkeypatch, caplog):
+    monkeypatch.setattr(executors_ray, "LOOK", 0.5)
+    cut = Cut.__new__(Cut)
+    cut.__dict__ |= {**vars(two), "_idle": [], "_asked": {}, "_answered": None, "_options": {**two._options}}
+    cut.begin(0, partial(who, "WORKER"))
+    cut.begin(1, partial(who, "WORKER"))
+    found = finish(cut)
+    assert found[0] == found[1], "one after the other"
+    assert "the Ray cluster is busy: a worker waits for 1 cores" in caplog.text
+    cut.stop()
+    cut._end(cut._idle)
+
+
 ALONE = """
 from functools import partial
 from pathlib import Path
 import subprocess, sys, time
 from caseharden.errors import CasehardenError
+from caseharden.executors import ray as executors_ray
 from caseharden.executors.ray import Cluster, Needs
 from executor_toys import ticks
 

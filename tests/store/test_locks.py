@@ -269,6 +269,20 @@ def test_a_lease_is_renewed_as_long_as_it_is_held(leases, monkeypatch):
     assert not second.holder("it")
 
 
+def test_a_lease_that_could_not_be_given_back_is_renewed_no_more(leases, monkeypatch):
+    monkeypatch.setattr(locks, "LASTS", 1.0)
+    monkeypatch.setattr(locks, "RENEWED", 0.2)
+    first, second = leases
+    assert first.take("something else")
+    release = first.take("it")
+    with monkeypatch.context() as away:
+        away.setattr(first, "engine", create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none"))
+        release()
+    assert second.take("it") is None
+    assert until(lambda: second.take("it"), 10)
+    assert second.take("something else") is None
+
+
 def test_a_lease_outlasts_its_database(leases, server):
     first, second = leases
     with held("it", [first], wait=False):
@@ -280,30 +294,34 @@ def test_a_lease_outlasts_its_database(leases, server):
 
 def test_the_lease_of_a_process_that_has_died_ends_and_on_its_own_machine_at_once(leases, postgres, monkeypatch):
     code = "import sys, os; from sqlalchemy import create_engine; from caseharden.store import locks; "
-    code += "locks._me = lambda: f'process {os.getpid()} on {sys.argv[2]}' if sys.argv[2] else was(); "
-    code = code.replace("locks._me =", "was = locks._me; locks._me =")
-    code += "locks.LASTS = 3.0; locks.Leases(create_engine(sys.argv[1])).take(sys.argv[3]); os._exit(9)"
-    for where, name in (("", "here"), ("elsewhere", "there")):
-        subprocess.run([sys.executable, "-c", code, postgres, where, name], check=False, env=os.environ)
+    code += "locks._process = locks._process if sys.argv[2] == 'here' else lambda: 'other boot/1/2/3.0'; "
+    code += "locks.LASTS = 3.0; locks.Leases(create_engine(sys.argv[1])).take(sys.argv[2]); os._exit(9)"
+    for name in ("here", "there"):
+        subprocess.run([sys.executable, "-c", code, postgres, name], check=False, env=os.environ)
     first, _ = leases
     assert first.take("here")
-    assert first.take("there") is None and "on elsewhere" in first.holder("there")
+    assert first.take("there") is None and first.holder("there")
     assert until(lambda: first.take("there"), 10)
 
 
 def test_nothing_is_written_of_a_cell_that_somebody_else_has_taken_over(spec, postgres, tmp_path, monkeypatch):
     """Which takes a database that was away for longer than a lease lasts."""
     monkeypatch.setattr(locks, "LASTS", 0.1)
-    monkeypatch.setattr(locks, "RENEWED", 0.5)
     store, other = (Store(tmp_path / name, postgres) for name in ("a", "b"))
     with store.executing("cell of one"):
         store.begin("cell of one", {}, {})
         time.sleep(0.2)
         with other.executing("cell of one"):
-            assert until(lambda: store._leases.is_lost("cell cell of one"), 10)
-            with pytest.raises(StoreError, match="another run has taken over"):
+            with pytest.raises(StoreError, match="another run has taken over cell cell of one"):
                 store.finish("cell of one")
             other.finish("cell of one")
+    with store.exclusive("a study"):
+        store.adopt("a study", {}, "", [{}])
+        time.sleep(0.2)
+        with other.exclusive("a study"):
+            with pytest.raises(StoreError, match="another run has taken over study 'a study'"):
+                store.place("a study", {0: "a key"})
+            other.place("a study", {0: "a key"})
     for each in (store, other):
         each.engine.dispose()
 

@@ -8,7 +8,7 @@ import pytest
 
 from caseharden.executors.executor import Came, Ended, Local
 from caseharden.store.database import StoreError
-from caseharden.study import cells, provenance
+from caseharden.study import cells
 from caseharden.study.cells import execute
 from caseharden.study.run import TRIES
 from study_toys import outcomes, run, study
@@ -31,17 +31,25 @@ class Watched(Local):
     ("changes", "said"),
     [
         ({"folder": "elsewhere"}, "is not the folder of the study's store. Put the store into a folder that all"),
+        ({"held": "process 1 on another"}, "is not the folder of the study's store. Put the store into a folder"),
         ({"source": "elsewhere"}, "Put models where all machines find them"),
-        ({"code": "0" * 64}, "another version of caseharden than the study was begun with"),
-        ({"packages": {**provenance.packages(), "torch": "1.0"}}, "another version of torch than"),
+        ({"source": "store"}, "would come to other results .* parent: "),
+        ({"inputs": {}}, "would come to other results .* code: None → "),
     ],
 )
 def test_a_machine_that_lacks_what_the_driver_has_ends_the_study(model, store, tmp_path, changes, said):
-    changes = {name: tmp_path / value if value == "elsewhere" else value for name, value in changes.items()}
+    folders = {"elsewhere": tmp_path / "elsewhere", "store": store.folder}
+    changes = {
+        name: folders.get(value, value) if isinstance(value, str) else value for name, value in changes.items()
+    }
     spec = study(model, defenses=(None,))
-    with pytest.raises(StoreError, match=said):
-        run(spec, store, executor=Watched(**changes))
+    with pytest.raises(StoreError, match=f"(?s){said}"):
+        run(spec, store, executor=Watched(**changes, driver=(0, "another")))
     assert outcomes(run(spec, store)) == ["done"] * 2, "no cell is to blame"
+
+
+def test_a_machine_that_has_it_all_does_the_same(model, store):
+    assert outcomes(run(study(model), store, executor=Watched(driver=(0, "another")))) == ["done"] * 5
 
 
 class Mortal(Local):

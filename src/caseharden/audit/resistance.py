@@ -163,7 +163,7 @@ class Resistance:
         return worst_case(self.attacks)
 
     @cached_property
-    def greediest(self) -> AttackRuns:
+    def most_harmful(self) -> AttackRuns:
         """The attack that got most harm out of it at any step, whether the model was of use afterwards or not."""
         return max(self.attacks, key=lambda runs: or_lowest(runs.end().readings["harm"].value))
 

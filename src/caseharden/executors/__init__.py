@@ -1,1 +1,1 @@
-"""Who does a study's work, and where: here, or in processes beside this one."""
+"""Who does a study's work, and where: here, in processes beside this one, or on the machines of a cluster."""

@@ -156,5 +156,5 @@ def cannot_travel(why: str) -> CasehardenError:
     """An error that says why work cannot be sent elsewhere."""
     return CasehardenError(
         f"a cell cannot be sent to another process: {why}. Put the classes that it needs into a module of their "
-        "own, which can be imported, or run it with one job."
+        "own, which can be imported, or run it in one process: with one job, and on no cluster."
     )

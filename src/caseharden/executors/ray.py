@@ -7,9 +7,10 @@ import os
 import pickle
 import socket
 import sys
+import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from logging.handlers import QueueHandler
 from queue import SimpleQueue
 from typing import Any
@@ -29,8 +30,8 @@ ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 """How Ray is told to listen on loopback only, and to work for nobody who lacks the token in ~/.ray."""
 MEMORY = 2**20
 """Ray takes memory in whole mebibytes."""
-PATIENCE = 5.0
-"""Seconds that a cluster is given to answer at all."""
+PATIENCE, LOOK = 5.0, 30.0
+"""Seconds that a cluster is given to answer at all, and to find a worker a place before it is called busy."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,30 @@ class Needs:
         return int(min(machine.get(name, 0.0) // much for name, much in wanted.items() if much))
 
 
+@dataclass(eq=False)
+class _Asked:
+    """A worker that was asked for the next outcome of a piece of work, which `message` holds.
+
+    It is `placed` once it has answered: until then the cluster may have no room for it.
+    """
+
+    number: int
+    message: bytes
+    worker: Handle
+    placed: bool = False
+    since: float = field(default_factory=time.monotonic)
+    """When the worker was wanted."""
+    warned: bool = False
+
+
 class Cluster:
     """Does up to `jobs` pieces of work at a time on a Ray cluster, each worker an actor that has what it `needs`.
 
     `address` is `HERE`, ``auto`` (what ``ray start`` has begun here), ``host:port`` or ``ray://host:port``. At most
     as many `jobs` are done as there is room for. A worker does its work `around`, with `environment` over the
-    environment of its machine; it is kept for more work, and where it is lost, another one begins elsewhere. Ray
-    ends workers when this process ends, however it ends. What work needs has to be importable there.
+    environment of its machine; it is kept for more work, and where it is lost, another one begins elsewhere, as
+    soon as there is room. Ray ends workers when this process ends, however it ends. What work needs has to be
+    importable there.
     Raises `CasehardenError` if Ray is not installed, the cluster cannot be reached, or no machine has the room.
     """
 
@@ -78,6 +96,7 @@ class Cluster:
         if jobs is not None and jobs > room:
             log.warning("the Ray cluster has room for %d workers, not %d; each has %s", room, jobs, needs)
         self.jobs = min(jobs or room, room)
+        self._needs = needs
         self._options = {
             "num_cpus": needs.cores,
             "num_gpus": needs.gpus,
@@ -86,47 +105,37 @@ class Cluster:
         }
         self._around = around
         self._idle: list[Handle] = []
-        self._asked: dict[Any, tuple[int, Handle]] = {}
-        self._answered: tuple[int, Handle] | None = None
+        self._asked: dict[Any, _Asked] = {}
+        self._answered: _Asked | None = None
 
     def begin(self, number: int, work: Work) -> None:
         try:
             message = pickle.dumps(work)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise cannot_travel(str(error)) from error
-        worker = self._idle.pop() if self._idle else self._worker()
-        self._asked[worker.begin.remote(message)] = number, worker
+        if self._idle:
+            self._ask(_Asked(number, message, self._idle.pop(), placed=True))
+        else:
+            self._ask(_Asked(number, message, self._worker()))
 
     def wait(self, seconds: float | None = None) -> Came | Ended | None:
         if self._answered is not None:
-            number, worker = self._answered
+            self._asked[self._answered.worker.go_on.remote()] = self._answered
             self._answered = None
-            self._asked[worker.go_on.remote()] = number, worker
-        if not self._asked:
-            return None
-        ready, _ = self._ray.wait([*self._asked], num_returns=1, timeout=seconds)
-        if not ready:
-            return None
-        number, worker = self._asked.pop(ready[0])
-        try:
-            what, given, said = self._ray.get(ready[0])
-        except self._ray.exceptions.RayActorError as error:
-            return Ended(number, f"was lost: {_cause(error)}")
-        for record in said:
-            logger = logging.getLogger(record.name)
-            if logger.isEnabledFor(record.levelno):
-                logger.handle(record)
-        if what == CAME:
-            self._answered = number, worker
-            return Came(number, given)
-        self._idle.append(worker)
-        if what == ENDED:
-            return Ended(number)
-        raise cannot_travel(given) if what == UNREADABLE else given
+        until = time.monotonic() + seconds if seconds is not None else float("inf")
+        while self._asked:
+            left = max(0.0, min(until - time.monotonic(), LOOK))
+            ready, _ = self._ray.wait([*self._asked], num_returns=1, timeout=left)
+            if ready:
+                return self._heard(self._asked.pop(ready[0]), ready[0])
+            self._place()
+            if time.monotonic() >= until:
+                break
+        return None
 
     def stop(self) -> None:
-        busy = [worker for _, worker in self._asked.values()]
-        busy += [self._answered[1]] if self._answered else []
+        busy = [asked.worker for asked in self._asked.values()]
+        busy += [self._answered.worker] if self._answered else []
         self._end(busy)
         self._asked.clear()
         self._answered = None
@@ -136,6 +145,48 @@ class Cluster:
         self._end(self._idle)
         self._idle.clear()
         self._ray.shutdown()
+
+    def _heard(self, asked: _Asked, answer: Any) -> Came | Ended:
+        """What a worker has to say of its work; what it has logged is logged here."""
+        exceptions = self._ray.exceptions
+        try:
+            what, given, said = self._ray.get(answer)
+        except exceptions.RayTaskError:  # a mistake of this file's own
+            raise
+        except exceptions.RayError as error:
+            self._end([asked.worker])
+            if getattr(error, "actor_init_failed", False):
+                raise CasehardenError(
+                    f"a machine of the Ray cluster cannot work: {_cause(error)}. Install the same there as here."
+                ) from error
+            return Ended(asked.number, f"was lost: {_cause(error)}")
+        asked.placed = True
+        for record in said:
+            logger = logging.getLogger(record.name)
+            if logger.isEnabledFor(record.levelno):
+                logger.handle(record)
+        if what == CAME:
+            self._answered = asked
+            return Came(asked.number, given)
+        self._idle.append(asked.worker)
+        if what == ENDED:
+            return Ended(asked.number)
+        raise cannot_travel(given) if what == UNREADABLE else given
+
+    def _ask(self, asked: _Asked) -> None:
+        self._asked[asked.worker.begin.remote(asked.message)] = asked
+
+    def _place(self) -> None:
+        """Give idle workers the work of those that wait for a place, maybe for ever, where a machine is lost."""
+        for answer, asked in [*self._asked.items()]:
+            if not asked.placed and time.monotonic() - asked.since > LOOK:
+                if self._idle:
+                    del self._asked[answer]
+                    self._end([asked.worker])
+                    self._ask(_Asked(asked.number, asked.message, self._idle.pop(), placed=True))
+                elif not asked.warned:
+                    log.warning("the Ray cluster is busy: a worker waits for %s; see `ray status`", self._needs)
+                    asked.warned = True
 
     def _worker(self) -> Handle:
         made = self._ray.remote(Worker).options(**self._options)
@@ -184,25 +235,25 @@ class Worker:
 
 def _connected(address: str) -> Any:
     """Ray, connected to the cluster at `address`."""
-    if address == HERE and "RAY_ADDRESS" not in os.environ:
-        if "ray" not in sys.modules:  # which reads them when it is imported, and would believe half of it later
-            os.environ.update(ALONE)
-    else:
-        _refuse_silence(address)
+    if address == HERE:
+        address = os.environ.get("RAY_ADDRESS", "local")
+    if address == "local" and "ray" not in sys.modules:  # it reads them when imported, and half of it again later
+        os.environ.update(ALONE)
+    _check_listening(address)
     try:
         import ray
     except ImportError as error:
         raise CasehardenError("to work on a Ray cluster, install it: pip install 'caseharden[ray]'.") from error
-    quiet = {"include_dashboard": False} if address == HERE else {"address": address}
+    dashboard = {"include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **quiet)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **dashboard)
     except Exception as error:  # Ray raises errors of all kinds here
         raise _unreachable(address, _first_line(error)) from error
     return ray
 
 
-def _refuse_silence(address: str) -> None:
-    """Raise `CasehardenError` if nothing listens where a cluster is to be: Ray would wait for it for minutes."""
+def _check_listening(address: str) -> None:
+    """Raise `CasehardenError` if nothing listens at ``host:port``: Ray would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         try:

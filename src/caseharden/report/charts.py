@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from caseharden.audit.resistance import AttackRuns, Resistance
+from caseharden.records.results import Reading, is_bystander
 from caseharden.report.style import CONTROL, Names, Plotted, interval, number, with_panel
 from caseharden.report.traces import (
     Axis,
@@ -81,26 +83,40 @@ def kept(found: Sequence[Resistance], names: Names) -> Chart | None:
 
 
 def _kept(each: Resistance, names: Names, index: int) -> Line:
-    runs = each.greediest
-    bystander, harm = runs.before.readings[each.bystander], runs.end().readings["harm"]
+    runs = each.most_harmful
+    name, bystander = _least_kept(each)
+    harm = runs.end().readings["harm"]
+    series = names.series(each) + f" ({name})" * (":" in name)
     return Line(
         [bystander.value],
         [harm.value],
         names.style(each),
         index,
-        names.series(each),
+        series,
         marks=("full",),
         hover=[
             (
-                names.series(each),
+                series,
                 f"margin {number(bystander.value - harm.value)}",
-                f"{each.bystander} {number(bystander.value)} ({interval(bystander)})",
+                f"{name} {number(bystander.value)} ({interval(bystander)})",
                 f"most harm {number(harm.value)} ({interval(harm)}), by {names.attack(runs)}",
             )
         ],
         x_ends=[(bystander.low, bystander.high)],
         y_ends=[(harm.low, harm.high)],
     )
+
+
+def _least_kept(each: Resistance) -> tuple[str, Reading]:
+    """The bystander that has lost most as released, against the undefended model if there is one."""
+    before = {name: found for name, found in each.worst.before.readings.items() if is_bystander(name)}
+    intact = each.undefended[0].before.readings if each.undefended else {}
+
+    def kept(one: tuple[str, Reading]) -> tuple[bool, float]:
+        change = one[1].value - intact.get(one[0], one[1]).value
+        return math.isnan(change), change  # what was not scored last
+
+    return min(before.items(), key=kept)
 
 
 def plotted(each: Resistance, runs: AttackRuns, names: Names) -> Plotted:

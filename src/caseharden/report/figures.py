@@ -25,7 +25,7 @@ PANEL = (2.35, 1.95)
 """Width and height of one panel, in inches: three fill a two-column page."""
 DPI = 300
 TITLE = 34
-"""Characters of a line of a panel's title, as wide as the panel."""
+"""Characters of a line of a panel's title, and of a name in a key."""
 LINE = 0.15
 """The height of a line of the key, in inches."""
 THINNER = 0.6

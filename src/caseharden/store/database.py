@@ -36,6 +36,16 @@ WRITTEN = (
 )
 
 
+HEARD_OF = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""How soon a connection to PostgreSQL is given up that nothing is heard of: seconds, a number, milliseconds."""
+
+
 @contextmanager
 def storing(what: str, *also: type[Exception]) -> Iterator[None]:
     """Turn what the disk or the database refuses, while busy with `what`, into a `StoreError` with advice."""
@@ -92,7 +102,8 @@ def _url(given: str) -> URL:
 
 def _engine(url: URL, patience: float) -> Engine:
     sqlite = url.get_backend_name() == "sqlite"
-    engine = create_engine(url, connect_args={"timeout": patience} if sqlite else {}, pool_pre_ping=not sqlite)
+    arguments = {"timeout": patience} if sqlite else {k: v for k, v in HEARD_OF.items() if k not in url.query}
+    engine = create_engine(url, connect_args=arguments, pool_pre_ping=not sqlite)
     if sqlite:
         event.listen(engine, "connect", _prepare)
     return engine

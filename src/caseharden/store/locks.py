@@ -21,15 +21,14 @@ from filelock import FileLock, Timeout
 from sqlalchemy import Engine, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from caseharden.errors import CasehardenError
-from caseharden.store.patience import patiently
+from caseharden.store.patience import PAUSE, patiently
 from caseharden.store.tables import LeaseRow
 
 log = logging.getLogger(__name__)
 
-PAUSE = 0.5
-"""Seconds between two looks at a lock that somebody else holds."""
 LASTS, RENEWED = 60.0, 10.0
 """Seconds that a lease lasts without being renewed, and after which it is."""
 clock = func.clock_timestamp
@@ -101,16 +100,14 @@ class FileLocks:
 class Leases:
     """Locks as rows of a PostgreSQL database, each for `LASTS` seconds, and renewed while their holder lives.
 
-    So they outlast a database that is begun again, and a connection that is lost. A process that dies holds its
-    leases until they end, or until somebody on the same machine asks.
+    So they outlast a restart of the database, and a connection that is lost. A process that dies holds its leases
+    until they end, or until somebody on the same machine asks. Each lease has a token of its own.
     """
 
     def __init__(self, engine: Engine, patience: float = 0.0) -> None:
         self.engine = engine
         self.patience = patience
-        self._me = uuid4().hex
-        self._mine: set[str] = set()
-        self._lost: set[str] = set()
+        self._tokens: dict[str, str] = {}
         self._changing = threading.Lock()
         self._renewing: threading.Thread | None = None
 
@@ -119,41 +116,46 @@ class Leases:
         return str(self.engine.url)
 
     def take(self, name: str) -> Release | None:
-        if not self._taken(name):
+        token = uuid4().hex
+        if not self._taken(name, token):
             return None
         with self._changing:
-            self._mine.add(name)
-            self._lost.discard(name)
-            if self._renewing is None:
+            self._tokens[name] = token
+            if self._renewing is None or not self._renewing.is_alive():
                 self._renewing = threading.Thread(target=self._renew, daemon=True)
                 self._renewing.start()
 
         def release() -> None:
             with self._changing:
-                self._mine.discard(name)
-            with suppress(DBAPIError), self.engine.begin() as connection:  # else it ends by itself
-                connection.execute(delete(LeaseRow).where(LeaseRow.name == name, LeaseRow.holder == self._me))
+                if self._tokens.get(name) == token:
+                    del self._tokens[name]
+            with suppress(DBAPIError), self.engine.begin() as connection:  # else it ends, being renewed no more
+                connection.execute(delete(LeaseRow).where(LeaseRow.holder == token))
 
         return release
 
+    @patiently
     def holder(self, name: str) -> str:
         found = select(LeaseRow.who).where(LeaseRow.name == name, LeaseRow.until > clock())
         with self.engine.connect() as connection:
             return connection.scalar(found) or ""
 
-    def is_lost(self, name: str) -> bool:
-        """Whether a lease taken here has been taken by somebody else since: its holder was not heard of in time."""
-        return name in self._lost
+    def is_lost(self, name: str, session: Session) -> bool:
+        """Whether somebody else has taken a lease over that is held here; until `session` ends nobody can."""
+        token = self._tokens.get(name)
+        mine = (
+            select(LeaseRow.name).where(LeaseRow.name == name, LeaseRow.holder == token).with_for_update(read=True)
+        )
+        return token is not None and session.scalar(mine) is None
 
     @patiently
-    def _taken(self, name: str) -> bool:
-        """Whether the lease is this holder's now. It is if it was not known whether it had become so."""
-        until = clock() + timedelta(seconds=LASTS)
-        given = {"holder": self._me, "who": _me(), "until": until}
+    def _taken(self, name: str, token: str) -> bool:
+        """Whether the lease is the token's now. It may have become so although nobody was told."""
+        given = {"holder": token, "who": _me(), "process": _process(), "until": clock() + timedelta(seconds=LASTS)}
         with self.engine.begin() as connection:
             row = connection.execute(select(LeaseRow).where(LeaseRow.name == name)).first()
             free = LeaseRow.until < clock()
-            if row is not None and (_is_dead(row.who) or (row.holder == self._me and name not in self._mine)):
+            if row is not None and (row.holder == token or _is_dead(row.process)):
                 free = LeaseRow.holder == row.holder
             taken = insert(LeaseRow).values(name=name, **given)
             taken = taken.on_conflict_do_update(index_elements=[LeaseRow.name], set_=given, where=free)
@@ -161,19 +163,19 @@ class Leases:
 
     def _renew(self) -> None:
         """Renew what is held, every so often, until nothing is."""
-        renewed = update(LeaseRow).where(LeaseRow.holder == self._me)
-        renewed = renewed.values(until=clock() + timedelta(seconds=LASTS)).returning(LeaseRow.name)
         while True:
             time.sleep(RENEWED)
             with self._changing:
-                held_before = {*self._mine}
-                if not held_before:
+                tokens = [*self._tokens.values()]
+                if not tokens:
                     self._renewing = None
                     return
-            with suppress(DBAPIError), self.engine.begin() as connection:  # else next time
-                found = {*connection.scalars(renewed)}
-                with self._changing:
-                    self._lost |= (held_before & self._mine) - found
+            renewed = update(LeaseRow).where(LeaseRow.holder.in_(tokens))
+            try:
+                with self.engine.begin() as connection:
+                    connection.execute(renewed.values(until=clock() + timedelta(seconds=LASTS)))
+            except Exception as error:  # noqa: BLE001 - next time perhaps; whoever writes finds out what is lost
+                log.warning("leases could not be renewed: %s", f"{error}".strip().partition("\n")[0])
 
 
 _held: set[tuple[str, str, int]] = set()
@@ -208,10 +210,24 @@ def held(name: str, places: Sequence[Locks], *, wait: bool) -> Iterator[None]:
 
 
 def _me() -> str:
-    return f"process {os.getpid()} on {platform.node()}"[:63]  # all that PostgreSQL keeps of a name
+    return f"process {os.getpid()} on {platform.node()}"
 
 
-def _is_dead(who: str) -> bool:
-    """Whether a holder was a process of this machine that is no more."""
-    process, _, machine = who.removeprefix("process ").partition(" on ")
-    return machine == _me().partition(" on ")[2] and process.isdigit() and not psutil.pid_exists(int(process))
+def _process() -> str:
+    """This process as no other machine or container can name one of its own; empty where that cannot be told."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}/{os.getpid()}/{psutil.Process().create_time()}"
+    except (OSError, psutil.Error):
+        return ""
+
+
+def _is_dead(process: str) -> bool:
+    """Whether a process, as `_process` has named it, was one of this machine that is no more."""
+    *machine, number, begun = process.split("/") if process else ("", "")
+    if not machine or machine != _process().split("/")[:2]:
+        return False
+    try:
+        return str(psutil.Process(int(number)).create_time()) != begun
+    except psutil.NoSuchProcess:
+        return True

@@ -1,4 +1,4 @@
-"""Waiting for a database that has gone away for a moment: one that is begun again, or a network that comes back."""
+"""Waiting for a database that has gone away for a moment: one that restarts, or a network that comes back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 log = logging.getLogger(__name__)
 
 PAUSE = 0.5
-"""Seconds between two attempts."""
+"""Seconds between two attempts, and between two looks at what somebody else holds."""
 Given = ParamSpec("Given")
 Told = TypeVar("Told")
 

@@ -44,9 +44,9 @@ def writing(folder: Path, key: str) -> Iterator[None]:
         yield
 
 
-def is_held_in(folder: Path, key: str) -> bool:
-    """Whether a store's folder, as this machine sees it, says that somebody holds the cell with this key."""
-    return bool(FileLocks(folder / "locks").holder(f"cell {key}"))
+def holder_in(folder: Path, key: str) -> str:
+    """Who holds the cell with this key, by the store's folder as this machine sees it; empty if nobody does."""
+    return FileLocks(folder / "locks").holder(f"cell {key}")
 
 
 class Store:
@@ -109,13 +109,16 @@ class Store:
         with self._held(f"cell {key}", self.folder, wait=False):
             yield
 
-    def _check_held(self, key: str) -> None:
-        """Raise `StoreError` if somebody else has taken a cell over that this process was at."""
-        if self._leases is not None and self._leases.is_lost(f"cell {key}"):
-            raise StoreError(
-                f"the database was away for so long that another run has taken over cell {key}. Run the same "
-                "command again: it takes what the other has done."
-            )
+    @contextmanager
+    def _holding(self, name: str, what: str) -> Iterator[Session]:
+        """One transaction. Raises `StoreError` if somebody else has taken over what this process held."""
+        with self.session(what) as session:
+            if self._leases is not None and self._leases.is_lost(name, session):
+                raise StoreError(
+                    f"the database was away for so long that another run has taken over {name}. Run the same "
+                    "command again: it takes what the other has done."
+                )
+            yield session
 
     @contextmanager
     def _held(self, name: str, *folders: Path, wait: bool) -> Iterator[None]:
@@ -174,7 +177,7 @@ class Store:
         """
         if not update:
             self.refuse_another(study, spec)
-        with self.session("entering the study") as session:
+        with self._holding(f"study {study!r}", "entering the study") as session:
             row = session.get(StudyRow, study)
             if row is None:
                 session.add(row := StudyRow(name=study))
@@ -186,7 +189,7 @@ class Store:
     @patiently
     def place(self, study: str, keys: Mapping[int, str]) -> None:
         """Say which cells are at which positions of the study."""
-        with self.session("placing cells") as session:
+        with self._holding(f"study {study!r}", "placing cells") as session:
             for position, key in keys.items():
                 row = session.get_one(PlaceRow, (study, position))
                 row.cell = key
@@ -220,23 +223,21 @@ class Store:
     @patiently
     def at(self, key: str, machine: str, host: Mapping[str, Any]) -> None:
         """Enter which machine a cell runs on, by its name, and what it is like."""
-        with self.session("entering a machine") as session:
+        with self._holding(f"cell {key}", "entering a machine") as session:
             row = session.get_one(CellRow, key)
             row.host = {**host, NAME: machine}
 
     @patiently
     def finish(self, key: str, weights: str | None = None) -> None:
         """Mark a cell as done; `weights` are those that a hardening made. The last thing written of a cell."""
-        self._check_held(key)
-        with self.session("finishing a cell") as session:
+        with self._holding(f"cell {key}", "finishing a cell") as session:
             row = session.get_one(CellRow, key)
             row.status, row.weights, row.finished = "done", weights, now()
 
     @patiently
     def fail(self, key: str, reason: str) -> None:
         """Mark a cell as failed, and why."""
-        self._check_held(key)
-        with self.session("recording a failure") as session:
+        with self._holding(f"cell {key}", "recording a failure") as session:
             row = session.get_one(CellRow, key)
             row.status, row.reason, row.finished = "failed", reason, now()
 
@@ -245,7 +246,7 @@ class Store:
     @patiently
     def keep(self, key: str, step: int, weights: str) -> None:
         """Enter the weights of an attacked model, as it was after `step` steps."""
-        with self.session("entering weights") as session:
+        with self._holding(f"cell {key}", "entering weights") as session:
             session.merge(KeptRow(cell=key, step=step, weights=weights))
 
     @patiently
@@ -273,9 +274,8 @@ class Store:
         harmful: set[str],
     ) -> None:
         """Store a reading with the answers behind it, both or neither. `harmful` are ids of harmful questions."""
-        self._check_held(key)
         where = {"cell": key, "measure": measure, "step": step}
-        with self.session("storing a record") as session:
+        with self._holding(f"cell {key}", "storing a record") as session:
             own = select(RecordRow).where(*(getattr(RecordRow, name) == is_ for name, is_ in where.items()))
             row = session.scalar(own.where(RecordRow.own))
             if row is not None and row.spec == spec and repr(row.value) == repr(float(reading.value)):

@@ -80,12 +80,16 @@ class CellRow(Base):
 
 
 class LeaseRow(Base):
-    """What somebody holds, and until when if no more is heard of them. `holder` is a number, `who` for people."""
+    """What somebody holds, and until when if no more is heard of them.
+
+    `holder` is a token of its own; `who` is for people, `process` for other processes of the same machine.
+    """
 
     __tablename__ = "leases"
     name: Mapped[str] = mapped_column(primary_key=True)
     holder: Mapped[str]
     who: Mapped[str]
+    process: Mapped[str]
     until: Mapped[datetime]
 
 

@@ -5,6 +5,7 @@ What is found is handed out as it comes; whoever asks for the next outcome is th
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ import torch
 from caseharden.data.stream import derive_seed
 from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Answer, judged
+from caseharden.lm.facts import fingerprint
 from caseharden.lm.lm import LM
 from caseharden.lm.machine import computing
 from caseharden.measures.measure import Measure
@@ -26,10 +28,10 @@ from caseharden.records.statistics import reading
 from caseharden.records.stopping import Known, Wanted
 from caseharden.store.database import StoreError
 from caseharden.store.log import StepLog
-from caseharden.store.store import is_held_in, writing
+from caseharden.store.store import differences, holder_in, writing
 from caseharden.store.weights import Checkpoint, Weights
 from caseharden.study import provenance
-from caseharden.study.plan import Cell, judge_name
+from caseharden.study.plan import Cell, Environment, hashed, judge_name
 from caseharden.study.spec import StudySpec
 from caseharden.train.tuner import Run, Tuner
 
@@ -88,7 +90,8 @@ class Job:
 
     `folder` is the store's, for weights, checkpoints and logs. `stored` is what other attempts, and other
     studies, have measured; `kept` are the steps after which the attacked model is kept already. `threads` are
-    PyTorch's; None leaves them alone. `code` and `packages` are those that the study was planned with.
+    PyTorch's; None leaves them alone. `inputs` are all that decides the cell's results, as its driver sees them:
+    the process `driver`, which holds the cell by the note `held`.
     """
 
     cell: Cell
@@ -101,8 +104,9 @@ class Job:
     checkpoint_every: float
     stored: Known
     kept: frozenset[int]
-    code: str
-    packages: Mapping[str, str]
+    inputs: Mapping[str, Any]
+    driver: tuple[int, str]
+    held: str
 
     @cached_property
     def measures(self) -> Mapping[str, Measure]:
@@ -147,20 +151,39 @@ def execute(job: Job) -> Generator[Outcome, None, None]:
 
 
 def _check_place(job: Job) -> None:
-    """Raise `StoreError` if this process cannot do the cell as its driver would."""
-    if not is_held_in(job.folder, job.key):
+    """Raise `StoreError` if this process is not the driver, and could not do the cell as the driver would."""
+    if job.driver == this_process():
+        return
+    if holder_in(job.folder, job.key) != job.held:
         raise StoreError(
             f"on {platform.node()}, {job.folder} is not the folder of the study's store. Put the store into a "
             "folder that all machines share, under the same path."
         )
     if not job.source.is_dir():
         raise StoreError(f"on {platform.node()} there is no {job.source}. Put models where all machines find them.")
-    here = {"caseharden": provenance.code(), **provenance.packages()}
-    if other := [name for name, have in {"caseharden": job.code, **job.packages}.items() if here[name] != have]:
+    here = _environment(job.spec, job.device.type).inputs(job.cell, fingerprint(job.source))
+    if other := list(differences(dict(job.inputs), here)):
         raise StoreError(
-            f"{platform.node()} has another version of {', '.join(other)} than the study was begun with, or its "
-            "code has been changed meanwhile. Install the same everywhere, and run the study again."
+            f"{platform.node()} would come to other results than the machine that the study was begun on: it has "
+            "other models, data, packages or code, or they have changed meanwhile. Install the same everywhere, "
+            "and run the study again:\n  " + "\n  ".join(other)
         )
+
+
+def this_process() -> tuple[int, str]:
+    """What tells this process from others."""
+    return os.getpid(), platform.node()
+
+
+_environments: dict[str, Environment] = {}
+"""By the spec, which is sent with each cell anew."""
+
+
+def _environment(spec: StudySpec, device: str) -> Environment:
+    written = hashed([spec.to_dict(), device])
+    if written not in _environments:
+        _environments[written] = Environment.of(spec, device)
+    return _environments[written]
 
 
 def _harden(job: Job) -> Iterator[Outcome]:

@@ -79,6 +79,12 @@ def memory_of(spec: StudySpec) -> int:
 
 def needs(specs: Sequence[StudySpec], threads: int) -> Needs:
     """What a worker of a cluster has for itself: a core a thread, memory, and a GPU if the study wants one."""
+    parts = tuple((spec.defenses, spec.attacks, spec.all_measures()) for spec in specs)
+    if named := [placed.device for placed in among(parts, Placed) if placed.device is not None]:
+        raise CasehardenError(
+            f"a method names a device ({named[0]}), and a worker of a cluster has those that it is given. Leave "
+            "the device out, or run the study here."
+        )
     gpus = int(any(device_of(spec.device).type == "cuda" for spec in specs))
     return Needs(threads, gpus, max(map(memory_of, specs)))
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -20,11 +20,11 @@ from caseharden.lm import sources as models
 from caseharden.lm.facts import fingerprint
 from caseharden.lm.machine import Placed, check_threads, device_of
 from caseharden.store.database import StoreError
-from caseharden.store.locks import PAUSE
-from caseharden.store.store import Store, Taken
+from caseharden.store.patience import PAUSE
+from caseharden.store.store import Store, Taken, holder_in
 from caseharden.store.weights import Checkpoint, Weights
 from caseharden.study import provenance
-from caseharden.study.cells import Begun, Failed, Found, Job, Made, Outcome, execute
+from caseharden.study.cells import Begun, Failed, Found, Job, Made, Outcome, Stepped, execute, this_process
 from caseharden.study.check import check_models
 from caseharden.study.plan import Cell, Environment, directions, hashed, plan
 from caseharden.study.spec import StudySpec, among
@@ -90,7 +90,7 @@ def run_study(
 class _UnderWay:
     """A cell that is held and worked on, and what has come of it.
 
-    `reached` is the most of it that was ever done; `deaths` are those since then.
+    `reached` is the furthest step that was ever taken; `deaths` are those since something new came of it.
     """
 
     source: Path
@@ -98,7 +98,8 @@ class _UnderWay:
     made: str | None = None
     failure: str | None = None
     deaths: int = 0
-    reached: float = 0.0
+    reached: int = 0
+    share: float = 0.0
 
 
 class _Study:
@@ -244,9 +245,7 @@ class _Study:
         if source is None:
             return
         self._check()
-        mark = self.marks[cell.model] if cell.parent is None else source.name
-        inputs = self.environment.inputs(cell, mark)
-        self.store.begin(self.keys[position], inputs, provenance.host(self.device, self.threads))
+        self.store.begin(self.keys[position], self._inputs(position), provenance.host(self.device, self.threads))
         self.left.remove(position)
         self.under_way[position] = _UnderWay(source, lock.pop_all())
         self.executor.begin(position, partial(execute, self._job(position, source)))
@@ -261,22 +260,29 @@ class _Study:
             return "stored"
         return f"{row.reason}" if row.status == "failed" and not retry_failed else "missing"
 
-    def _job(self, position: int, source: Path = Path()) -> Job:
-        """The cell at `position`, with what the store holds of it."""
+    def _inputs(self, position: int) -> dict[str, Any]:
+        """All that decides the results of a cell whose starting weights are known."""
+        cell = self.cells[position]
+        mark = self.marks[cell.model] if cell.parent is None else self.hardened[cell.parent]
+        return self.environment.inputs(cell, mark)
+
+    def _job(self, position: int, source: Path | None = None) -> Job:
+        """The cell at `position`, with what the store holds of it; to be begun, if it has a `source`."""
         key = self.keys[position]
         return Job(
             cell=self.cells[position],
             key=key,
             spec=self.spec,
-            source=source,
-            folder=self.store.folder,
+            source=(source or Path()).absolute(),  # a worker may stand in another folder
+            folder=self.store.folder.absolute(),
             device=self.device,
             threads=self.threads,
             checkpoint_every=self.checkpoint_every,
             stored=self.store.points(key),
             kept=frozenset(self.store.kept(key)),
-            code=self.environment.code,
-            packages=self.environment.packages,
+            inputs=self._inputs(position) if source else {},
+            driver=this_process(),
+            held=holder_in(self.store.folder, key) if source else "",
         )
 
     def _store(self, position: int, outcome: Outcome) -> Event:
@@ -285,10 +291,13 @@ class _Study:
         if isinstance(outcome, Failed):
             under_way.failure = outcome.reason
             return Event(position, cell, "step", 1.0)
-        if outcome.share > under_way.reached:  # it is not the cell that its processes die of
-            under_way.reached, under_way.deaths = outcome.share, 0
         if isinstance(outcome, Begun):
             self.store.at(key, outcome.machine, outcome.host)
+            return Event(position, cell, "step", under_way.share)
+        if not isinstance(outcome, Stepped) or outcome.step > under_way.reached:
+            under_way.deaths = 0  # something new: it is not the cell that its processes die of
+            under_way.reached = max(outcome.step, under_way.reached)
+        under_way.share = outcome.share
         if isinstance(outcome, Found):
             name, step = outcome.measure, outcome.step
             spec = hashed(self.environment.measures[name])
@@ -307,6 +316,7 @@ class _Study:
             under_way.deaths += 1
             log.warning("the process that worked on cell %s %s", key, death)
             if under_way.deaths < TRIES:
+                under_way.made = under_way.failure = None
                 self.executor.begin(position, partial(execute, self._job(position, under_way.source)))
                 return Event(position, cell, "begun", 0.0)
             under_way.failure = f"each of {TRIES} processes {death}. If memory ran out, run fewer jobs."
