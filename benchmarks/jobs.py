@@ -1,6 +1,6 @@
-"""What several jobs are worth: equal cells run one after another, and in processes of a thread each.
+"""What several jobs are worth: equal cells run one after another, and in processes (or Ray's) of a thread each.
 
-    python benchmarks/jobs.py [--model almanac-victim] [--cells 24] [--steps 200] [--jobs 2] [--repeats 1]
+    python benchmarks/jobs.py [--model almanac-victim] [--cells 24] [--steps 200] [--jobs 2] [--on ray]
 
 Contenders take turns in a process of their own each, one thread a cell. Starting workers counts, opening the store
 and checking the model as well; importing PyTorch into the first process does not. The records have to be the same.
@@ -33,7 +33,7 @@ from contenders import take_turns
 ONE, SEVERAL = "one job", "several jobs"
 
 
-def measure(jobs: int, model: str, cells: int, steps: int) -> dict[str, float]:
+def measure(jobs: int, model: str, cells: int, steps: int, on: str | None = None) -> dict[str, float]:
     """Seconds for a study of that many attacks, which differ by their seed, and a number for all that it stored."""
     measures = dict.fromkeys(Almanac().measures())
     spec = StudySpec(
@@ -49,7 +49,7 @@ def measure(jobs: int, model: str, cells: int, steps: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, quiet_transformers():
         start = time.perf_counter()
         store = Store(Path(folder))
-        with closing(executor([spec], jobs, None)) as workers:
+        with closing(executor([spec], jobs, None, on=on)) as workers:
             done = sum(event.what == "done" for event in run_study(spec, store, executor=workers))
         seconds = time.perf_counter() - start
         assert done == cells + 1, "the model as released, and every attack"
@@ -75,10 +75,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="of each attack")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--on", help="the address of a Ray cluster for several jobs")
     parser.add_argument("--one", choices=(ONE, SEVERAL), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(1 if args.one == ONE else args.jobs, args.model, args.cells, args.steps)))
+        how = {"jobs": 1} if args.one == ONE else {"jobs": args.jobs, "on": args.on}
+        print(json.dumps(measure(model=args.model, cells=args.cells, steps=args.steps, **how)))
         return
     found = take_turns(__file__, (ONE, SEVERAL), args.repeats)
     if len({run["records"] for runs in found.values() for run in runs}) > 1:
