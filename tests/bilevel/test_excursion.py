@@ -9,7 +9,7 @@ from caseharden.attacks import SFT
 from caseharden.bilevel.excursion import excursion, trajectory
 from caseharden.lm.lm import LM
 from caseharden.train.adapters import LoRA
-from caseharden.train.gradients import global_norm, gradient
+from caseharden.train.gradients import Loss, global_norm, gradient
 from caseharden.train.losses import cross_entropy
 
 ADVERSARY = SFT(lr=1e-2, batch_size=2)
@@ -80,7 +80,7 @@ def test_one_inner_step_agrees_with_the_second_order_meta_gradient(run_of):
         with excursion(run, "there") as adversary_run:
             next(adversary_run.drive(_Descent(attack_batch, eta)))
             return gradient(
-                lambda _: cross_entropy(*adversary_run.lm.response_logits(tamper_batch)), 0, parameters
+                Loss(lambda _: [cross_entropy(*adversary_run.lm.response_logits(tamper_batch))]), 0, parameters
             )[1]
 
     def error(eta: float) -> float:
@@ -112,7 +112,7 @@ class _Descent:
 
     def steps(self, run):
         loss, g = gradient(
-            lambda _: cross_entropy(*run.lm.response_logits(self.batch)), 0, list(run.lm.model.parameters())
+            Loss(lambda _: [cross_entropy(*run.lm.response_logits(self.batch))]), 0, list(run.lm.model.parameters())
         )
         with torch.no_grad():
             torch._foreach_add_(list(run.lm.model.parameters()), g, alpha=-self.eta)

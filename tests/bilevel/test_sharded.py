@@ -16,8 +16,8 @@ from caseharden.bilevel.excursion import excursion, trajectory
 from caseharden.bilevel.vector import AttackVector
 from caseharden.lm.lm import LM
 from caseharden.train.finetune import FineTune
-from caseharden.train.gradients import cosine, gradient
-from caseharden.train.objectives import Imitate, Loss
+from caseharden.train.gradients import Loss, cosine, gradient
+from caseharden.train.objectives import Imitate
 from caseharden.train.optim import snapshot
 from caseharden.train.tuner import Run
 from toys import ToyDomain
@@ -43,7 +43,7 @@ class BothRanks:
             self.objective.prepare(Run(run.lm, run.domain, run.role, defender(run.lm, rank).seed_for("excursion")))
             for rank in range(2)
         )
-        return lambda step: (one(step) + other(step)) / 2
+        return Loss(lambda step: [(one(step) + other(step)) / 2])
 
 
 @dataclass(frozen=True)

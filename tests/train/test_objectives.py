@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from caseharden.errors import CasehardenError
 from caseharden.lm.lm import LM
 from caseharden.lm.logps import entropy
 from caseharden.train import terms
-from caseharden.train.gradients import gradient
+from caseharden.train.gradients import global_norm, gradient
 from caseharden.train.losses import masked_mean, mean_distance
 from caseharden.train.objectives import Confuse, Imitate, MapToRandom, Prefer, StayNear, SumOfTerms
 from caseharden.train.terms import Term, near_in_states, weighted_sum
@@ -87,7 +87,7 @@ def test_a_term_that_does_not_say_what_it_reads_is_told(run):
     for missing, said in (("states", "states=True"), ("reference", "reference=True")):
         reads = {"states": True, "reference": True, missing: False}
         with pytest.raises(AssertionError, match=said):
-            weighted_sum(run, [Term(whole.value, 1.0, **reads)], 64)(examples)
+            next(weighted_sum(run, [Term(whole.value, 1.0, **reads)], 64)(examples))
 
 
 def test_distance_to_the_released_model_has_a_gradient_everywhere(run):
@@ -141,3 +141,33 @@ def test_a_term_of_ones_own_adds_to_those_that_are_there(run):
     with torch.no_grad():
         found, imitated, confused = (o.prepare(run)(0) for o in (Confident(), Imitate(), Confuse({"refusal": 1.0})))
     assert float(found) == pytest.approx(float(imitated - confused))
+
+
+IN_PARTS = [
+    Imitate({"refusal": 1.0, "benign": 1.0}, batch_size=7),
+    Imitate({"refusal": 1.0, "benign": 1.0}, batch_size=7, over="token"),
+    Imitate({"refusal": 1.0, "benign": 2.0}, batch_size=7, kl=1.0, hidden=0.5),
+    Imitate({"refusal": 1.0, "benign": 2.0}, batch_size=7, kl=1.0, over="token"),
+    Imitate({"refusal": 1.0}, batch_size=7, kl=1.0, over="token"),
+    StayNear(batch_size=7),
+    Confuse(batch_size=7),
+    MapToRandom(batch_size=7),
+    Prefer(batch_size=7),
+]
+
+
+@pytest.mark.parametrize("objective", IN_PARTS, ids=str)
+@pytest.mark.parametrize("forward_batch", [1, 2, 4, 100])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(objective, forward_batch, run):
+    """Answers of different lengths, so that no part has the whole's share of tokens; refusals that no KL counts."""
+    moved = after_a_step(run)
+    parameters = list(moved.lm.model.parameters())
+    whole, expected = gradient(objective.prepare(moved), 3, parameters)
+    parted = replace(objective, forward_batch=forward_batch).prepare(moved)
+    value, found = gradient(parted, 3, parameters)
+    assert len([*parted.parts(3)]) == -(-7 // min(forward_batch, 7))
+    assert value == pytest.approx(whole, rel=1e-5)
+    apart = global_norm([a - b for a, b in zip(found, expected, strict=True)])
+    assert float(apart) <= 1e-6 * max(1e-3, float(global_norm(expected)))
+    if forward_batch == 100:
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -30,6 +30,13 @@ class Batch:
         columns = self.response_BT.any(0).nonzero()
         return self.ids_BT.shape[1] - int(columns[0]) if len(columns) else 0
 
+    def rows(self, start: int, stop: int) -> Batch:
+        """Some of the examples, without the columns in which these are all padding; all of them as they are."""
+        if start == 0 and stop >= len(self.ids_BT):
+            return self
+        first = int(self.attention_BT[start:stop].any(0).nonzero()[0])
+        return Batch(*(whole[start:stop, first:] for whole in (self.ids_BT, self.attention_BT, self.response_BT)))
+
     @property
     def targets_BR(self) -> Tensor:
         """The last R tokens: every response, and what stands before the shorter ones."""

@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss at the current weights, as parts that add up to it: of a large batch, a few examples at a time.
+
+    `parts` goes from a step's number to scalars with gradient. Each is to be gone backward from before the next is
+    asked for, so that only one part's activations are in memory.
+    """
+
+    parts: Callable[[int], Iterable[Tensor]]
+
+    def __call__(self, step: int) -> Tensor:
+        """The whole loss, scalar."""
+        return torch.stack([*self.parts(step)]).sum()
+
+    def backward(self, step: int) -> float:
+        """Add the gradient to those that the parameters have; returns the loss."""
+        total = 0.0
+        for part in self.parts(step):
+            part.backward()  # type: ignore[no-untyped-call]
+            total += float(part.detach())
+        return total
 
 
 def global_norm(tensors: list[Tensor]) -> Tensor:
@@ -17,9 +41,7 @@ def global_norm(tensors: list[Tensor]) -> Tensor:
     return total
 
 
-def gradient(
-    loss: Callable[[int], Tensor], step: int, parameters: Sequence[nn.Parameter]
-) -> tuple[float, list[Tensor]]:
+def gradient(loss: Loss, step: int, parameters: Sequence[nn.Parameter]) -> tuple[float, list[Tensor]]:
     """`loss` at `step`, at the weights as they stand, and its gradient with respect to `parameters` of θ.
 
     Works under an adversary's adapters too: they shift the effective weights, and the straight-through
@@ -30,13 +52,12 @@ def gradient(
     for parameter in parameters:
         parameter.grad = None
         parameter.requires_grad_(True)
-    value = loss(step)
-    value.backward()  # type: ignore[no-untyped-call]
+    value = loss.backward(step)
     found = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     for parameter, (before, flag) in zip(parameters, kept, strict=True):
         parameter.grad = before
         parameter.requires_grad_(flag)
-    return float(value.detach()), found
+    return value, found
 
 
 def add(total: Sequence[Tensor], terms: Sequence[Tensor], weight: float = 1.0) -> None:

@@ -6,7 +6,7 @@ The same objective serves at θ (retain) and at an attacked θ' (tamper resistan
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
@@ -19,12 +19,10 @@ from caseharden.lm.batch import Batch
 from caseharden.lm.lm import LM
 from caseharden.lm.logps import token_logps
 from caseharden.train import terms
+from caseharden.train.gradients import Loss
 from caseharden.train.losses import Reduction, dpo
-from caseharden.train.terms import Term
+from caseharden.train.terms import Parts, Term, in_turn
 from caseharden.train.tuner import Run
-
-Loss = Callable[[int], Tensor]
-"""From a step's number to the loss on its batch at the current weights, a scalar with gradient."""
 
 
 @runtime_checkable
@@ -35,30 +33,39 @@ class Objective(Protocol):
     def batch_size(self) -> int: ...
 
     def prepare(self, run: Run) -> Loss:
-        """Look up pools and references once; must be called at the run's first weights."""
+        """Look up pools and references once; must be called at the run's first weights.
+
+        From a step's number the loss goes to that on the step's batch at the current weights.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class OnBatches(ABC):
-    """A loss on batches from a mix of pools; `n_examples` bounds how many of each pool are used."""
+    """A loss on batches from a mix of pools; `n_examples` bounds how many of each pool are used.
+
+    `forward_batch` examples go through the model at a time, all of a batch if None: a matter of memory alone.
+    """
 
     data: Mapping[str, float] = field(default_factory=lambda: {"harmful": 1.0})
     batch_size: int = 8
     max_length: int = 512
     n_examples: int | None = None
+    forward_batch: int | None = field(default=None, kw_only=True)
+    knobs: ClassVar[tuple[str, ...]] = ("forward_batch",)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or (self.n_examples is not None and self.n_examples < 1):
-            raise CasehardenError(f"batch_size={self.batch_size} and n_examples={self.n_examples} must be above 0.")
+        for name in ("batch_size", "n_examples", "forward_batch"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise CasehardenError(f"{name}={value} must be above 0.")
 
     def prepare(self, run: Run) -> Loss:
         batches = run.stream(self.data, self.batch_size, max_length=self.max_length, n_examples=self.n_examples)
-        loss = self.on_batch(run)
-        return lambda step: loss(batches[step])
+        parts = self.on_batch(run)
+        return Loss(lambda step: parts(batches[step]))
 
     @abstractmethod
-    def on_batch(self, run: Run) -> Callable[[Sequence[Example]], Tensor]:
+    def on_batch(self, run: Run) -> Parts:
         """The loss of a batch of examples. Called at the run's first weights."""
 
 
@@ -66,8 +73,8 @@ class OnBatches(ABC):
 class SumOfTerms(OnBatches):
     """A weighted sum of terms over one forward pass of each batch."""
 
-    def on_batch(self, run: Run) -> Callable[[Sequence[Example]], Tensor]:
-        return terms.weighted_sum(run, self.terms(run), self.max_length, self.reference)
+    def on_batch(self, run: Run) -> Parts:
+        return terms.weighted_sum(run, self.terms(run), self.max_length, self.reference, self.forward_batch)
 
     @abstractmethod
     def terms(self, run: Run) -> list[Term]: ...
@@ -186,7 +193,7 @@ class Prefer(OnBatches):
     prefer: Literal["data", "other"] = "other"
     beta: float = 0.1
 
-    def on_batch(self, run: Run) -> Callable[[Sequence[Example]], Tensor]:
+    def on_batch(self, run: Run) -> Parts:
         others = {example.id: example for example in run.pool(self.other)}
         for name in self.data:
             pairs = [(example, others.get(example.id)) for example in run.pool(name)]
@@ -197,12 +204,14 @@ class Prefer(OnBatches):
                 )
         reference = run.reference()
 
-        def loss(drawn: Sequence[Example]) -> Tensor:
-            paired = [others[example.id] for example in drawn]
-            chosen, rejected = (drawn, paired) if self.prefer == "data" else (paired, drawn)
-            return preference(run.lm, reference, chosen, rejected, self.beta, self.max_length)
+        def parts(drawn: Sequence[Example]) -> Iterator[Tensor]:
+            for some in in_turn(drawn, self.forward_batch):
+                paired = [others[example.id] for example in some]
+                chosen, rejected = (some, paired) if self.prefer == "data" else (paired, some)
+                part = preference(run.lm, reference, chosen, rejected, self.beta, self.max_length)
+                yield part * (len(some) / len(drawn))
 
-        return loss
+        return parts
 
 
 TABLE: dict[str, type] = {

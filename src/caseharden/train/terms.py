@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,30 +40,64 @@ class Outputs:
         return self.released
 
 
+Parts = Callable[[Sequence[Example]], Iterator[Tensor]]
+"""From a batch of examples to scalars with gradient that add up to a loss: see `Loss`."""
+Count = Callable[[Sequence[Example], Batch], float]
+
+
+def sequences(examples: Sequence[Example], batch: Batch) -> float:
+    return len(examples)
+
+
+def response_tokens(examples: Sequence[Example], batch: Batch) -> float:
+    return float(batch.response_BT.sum())
+
+
+def unpadded_tokens(examples: Sequence[Example], batch: Batch) -> float:
+    return float(batch.attention_BT.sum())
+
+
+COUNTED: dict[Reduction, Count] = {"sequence": sequences, "token": response_tokens}
+"""What a mean is over."""
+
+
 @dataclass(frozen=True)
 class Term:
-    """`weight` times `value`; whether that reads hidden `states`, and the released model's pass (`reference`)."""
+    """`weight` times `value`, which is a mean over what `count` counts.
+
+    So that of a batch is the mean of its parts', weighted by their counts. It says whether it reads hidden
+    `states`, and the released model's pass (`reference`).
+    """
 
     value: Callable[[Outputs], Tensor]
     weight: float = 1.0
     states: bool = False
     reference: bool = False
+    count: Count = sequences
 
 
 def imitate(over: Reduction = "sequence") -> Term:
     """Cross-entropy of the completions."""
-    return Term(lambda out: cross_entropy(out.logits_BRV, out.batch.targets_BR, out.batch.mask_BR, over))
+    return Term(
+        lambda out: cross_entropy(out.logits_BRV, out.batch.targets_BR, out.batch.mask_BR, over),
+        count=COUNTED[over],
+    )
 
 
 def near_in_kl(weight: float, but: Collection[str], over: Reduction = "sequence") -> Term:
     """KL(released ‖ trained) on the tokens of completions, but for examples whose ids are in `but`."""
 
-    def value(out: Outputs) -> Tensor:
-        counted_B = torch.tensor([e.id not in but for e in out.examples], device=out.logits_BRV.device)
-        moved_BR = kl(out.logits_BRV, out.reference.logits_BRV)
-        return masked_mean(moved_BR, out.batch.mask_BR & counted_B[:, None], over)
+    def counted_B1(examples: Sequence[Example], batch: Batch) -> Tensor:
+        return torch.tensor([[e.id not in but] for e in examples], device=batch.ids_BT.device)
 
-    return Term(value, weight, reference=True)
+    def value(out: Outputs) -> Tensor:
+        moved_BR = kl(out.logits_BRV, out.reference.logits_BRV)
+        return masked_mean(moved_BR, out.batch.mask_BR & counted_B1(out.examples, out.batch), over)
+
+    def tokens(examples: Sequence[Example], batch: Batch) -> float:
+        return float((batch.response_BT & counted_B1(examples, batch)).sum())
+
+    return Term(value, weight, reference=True, count=tokens if over == "token" else sequences)
 
 
 def near_in_states(weight: float) -> Term:
@@ -72,7 +106,7 @@ def near_in_states(weight: float) -> Term:
     def value(out: Outputs) -> Tensor:
         return mean_distance(out.states_LBTD, out.reference.states_LBTD, out.batch.attention_BT)
 
-    return Term(value, weight, states=True, reference=True)
+    return Term(value, weight, states=True, reference=True, count=unpadded_tokens)
 
 
 def confuse() -> Term:
@@ -87,13 +121,24 @@ def map_to_random(targets_VD: Tensor) -> Term:
         cosine_LBT = F.cosine_similarity(out.states_LBTD.float(), targets_VD[out.batch.ids_BT], dim=-1)
         return (1 - cosine_LBT.abs())[:, out.batch.attention_BT.bool()].mean()
 
-    return Term(value, states=True)
+    return Term(value, states=True, count=unpadded_tokens)
+
+
+def in_turn(examples: Sequence[Example], number: int | None) -> Iterator[Sequence[Example]]:
+    """`number` of the examples after another, or all if None."""
+    step = number or len(examples)
+    for start in range(0, len(examples), step):
+        yield examples[start : start + step]
 
 
 def weighted_sum(
-    run: Run, terms: Sequence[Term], max_length: int, compared: Callable[[Run], LM] = Run.reference
-) -> Callable[[Sequence[Example]], Tensor]:
-    """From a batch of examples to the weighted sum of `terms` at the current weights.
+    run: Run,
+    terms: Sequence[Term],
+    max_length: int,
+    compared: Callable[[Run], LM] = Run.reference,
+    forward_batch: int | None = None,
+) -> Parts:
+    """From a batch of examples to the weighted sum of `terms` at the current weights, `forward_batch` at a time.
 
     One forward pass for all terms, and one of the model `compared` with, the released one by default, if any
     reads it. Must be called at the run's first weights.
@@ -106,14 +151,21 @@ def weighted_sum(
             return Outputs(examples, batch, lm.response_logits(batch)[0], released=released)
         return Outputs(examples, batch, *lm.response_states(batch), released=released)
 
-    def loss(examples: Sequence[Example]) -> Tensor:
-        batch = run.lm.encode(examples, max_length=max_length)
-        with torch.no_grad():
-            released = forward(reference, examples, batch) if reference else None
-        out = forward(run.lm, examples, batch, released)
-        total = torch.zeros((), device=run.lm.device)
-        for term in terms:
-            total = total + term.weight * term.value(out)
-        return total
+    def parts(examples: Sequence[Example]) -> Iterator[Tensor]:
+        whole = run.lm.encode(examples, max_length=max_length)
+        several = forward_batch is not None and forward_batch < len(examples)
+        counts = [max(1.0, term.count(examples, whole)) if several else 1.0 for term in terms]
+        done = 0
+        for some in in_turn(examples, forward_batch):
+            batch = whole.rows(done, done + len(some))
+            done += len(some)
+            with torch.no_grad():
+                released = forward(reference, some, batch) if reference else None
+            out = forward(run.lm, some, batch, released)
+            total = torch.zeros((), device=run.lm.device)
+            for term, count in zip(terms, counts, strict=True):
+                share = term.count(some, batch) / count if several else 1.0
+                total = total + term.weight * share * term.value(out)
+            yield total
 
-    return loss
+    return parts
