@@ -1,6 +1,5 @@
 """Workers do several pieces of work at a time, tell of all that happens, and end with their driver."""
 
-import logging
 import os
 import signal
 import subprocess
@@ -11,19 +10,16 @@ from functools import partial
 
 import pytest
 
-from caseharden.errors import CasehardenError
 from caseharden.executors import processes, worker
-from caseharden.executors.executor import Came, Ended
+from caseharden.executors.executor import Came
 from caseharden.executors.processes import Processes
 from executor_toys import (
     counts,
     dies,
     dies_with_a_child,
-    fails,
     finish,
     is_alive,
     leaves,
-    talks,
     ticks,
     until,
     who,
@@ -51,15 +47,6 @@ def test_each_worker_has_its_environment_and_is_kept_for_more_work(two):
     assert is_alive(first) and is_alive(second)
     two.close()
     assert not is_alive(first) and not is_alive(second)
-
-
-def test_work_goes_on_when_the_driver_is_through_with_an_outcome(two, tmp_path):
-    log = tmp_path / "log"
-    two.begin(0, partial(counts, log, 2))
-    assert two.wait() == Came(0, 0)
-    time.sleep(0.3)
-    assert log.read_text().split() == ["0"], "it has not gone on by itself"
-    assert [two.wait(), two.wait(), two.wait()] == [Came(0, 1), Ended(0), None]
 
 
 def test_a_worker_that_dies_is_told_of_and_others_go_on(two, tmp_path):
@@ -92,43 +79,6 @@ def test_a_dead_worker_is_seen_even_where_a_child_of_its_own_goes_on(two, monkey
     (child, death) = finish(two)[0]
     os.kill(child, signal.SIGKILL)
     assert death == "was killed by signal 9 (Killed)"
-
-
-def test_what_work_raises_is_raised_here_and_says_where_it_came_from(two):
-    two.begin(0, partial(fails, "ours"))
-    with pytest.raises(CasehardenError, match="put it right") as ours:
-        finish(two)
-    assert "in fails" in ours.value.__notes__[0]
-    two.begin(0, partial(fails, "full"))
-    with pytest.raises(OSError, match="no space") as full:
-        finish(two)
-    assert full.value.errno == 28
-    two.begin(0, partial(fails, "odd"))
-    with pytest.raises(RuntimeError, match="Awkward: a b"):
-        finish(two)
-
-
-def test_work_that_cannot_be_sent_is_said_to_be_so(two, monkeypatch):
-    with pytest.raises(CasehardenError, match=r"cannot be sent to another process: .*Put the classes"):
-        two.begin(0, lambda: iter([]))
-
-    def mine():
-        yield 0
-
-    mine.__module__, mine.__qualname__ = "__main__", "mine"
-    monkeypatch.setattr(sys.modules["__main__"], "mine", mine, raising=False)
-    two.begin(0, mine)
-    with pytest.raises(CasehardenError, match=r"cannot be sent to another process: AttributeError.* 'mine'"):
-        finish(two)
-
-
-def test_what_workers_log_and_warn_of_is_logged_here(two, caplog):
-    two.begin(0, talks)
-    with caplog.at_level(logging.WARNING):
-        finish(two)
-    assert ("toys", logging.WARNING, "3 of them") in caplog.record_tuples
-    assert any(name == "py.warnings" and "mind this" in text for name, _, text in caplog.record_tuples)
-    assert "nobody asked" not in caplog.text
 
 
 SCRIPT = """

@@ -1,22 +1,19 @@
 """Ray's workers do what processes do, have what they need for themselves, and end with their driver."""
 
-import logging
 import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import closing
 from functools import partial
 from importlib.util import find_spec
 
 import pytest
 
-from caseharden.errors import CasehardenError
 from caseharden.executors import ray as executors_ray
-from caseharden.executors.executor import Came, Ended
+from caseharden.executors.executor import Came
 from caseharden.executors.ray import Cluster, Needs
-from executor_toys import counts, dies, fails, finish, is_alive, leaves, talks, ticks, until, who
+from executor_toys import counts, dies, finish, is_alive, leaves, ticks, until, who
 
 if find_spec("ray") is None:
     pytest.skip("Ray is not installed", allow_module_level=True)
@@ -46,15 +43,6 @@ def test_a_worker_has_its_environment_and_is_kept_for_more_work(two):
     assert seen[0] == seen[1] and len(seen[0] | {os.getpid()}) == 3
 
 
-def test_work_goes_on_when_the_driver_is_through_with_an_outcome(two, tmp_path):
-    log = tmp_path / "log"
-    two.begin(0, partial(counts, log, 2))
-    assert two.wait() == Came(0, 0)
-    time.sleep(0.3)
-    assert log.read_text().split() == ["0"], "it has not gone on by itself"
-    assert [two.wait(), two.wait(), two.wait()] == [Came(0, 1), Ended(0), None]
-
-
 def test_a_worker_that_is_lost_is_told_of_and_others_go_on(two, tmp_path):
     two.begin(0, partial(dies, signal.SIGKILL, 2))
     two.begin(1, partial(counts, tmp_path / "log", 50))
@@ -77,40 +65,6 @@ def test_work_that_is_stopped_does_not_go_on(two, tmp_path):
     two.stop()
     assert until(lambda: not is_alive(worker))
     assert two.wait(0.1) is None
-
-
-def test_what_work_raises_is_raised_here_and_says_where_it_came_from(two):
-    two.begin(0, partial(fails, "ours"))
-    with pytest.raises(CasehardenError, match="put it right") as ours:
-        finish(two)
-    assert "in fails" in ours.value.__notes__[0]
-    two.begin(0, partial(fails, "full"))
-    with pytest.raises(OSError, match="no space") as full:
-        finish(two)
-    assert full.value.errno == 28
-
-
-def test_work_that_cannot_be_sent_is_said_to_be_so(two, monkeypatch):
-    with pytest.raises(CasehardenError, match=r"cannot be sent to another process: .*Put the classes"):
-        two.begin(0, lambda: iter([]))
-
-    def mine():
-        yield 0
-
-    mine.__module__, mine.__qualname__ = "__main__", "mine"
-    monkeypatch.setattr(sys.modules["__main__"], "mine", mine, raising=False)
-    two.begin(0, mine)
-    with pytest.raises(CasehardenError, match=r"cannot be sent to another process: AttributeError.* 'mine'"):
-        finish(two)
-
-
-def test_what_workers_log_and_warn_of_is_logged_here(two, caplog):
-    two.begin(0, talks)
-    with caplog.at_level(logging.WARNING):
-        finish(two)
-    assert ("toys", logging.WARNING, "3 of them") in caplog.record_tuples
-    assert any(name == "py.warnings" and "mind this" in text for name, _, text in caplog.record_tuples)
-    assert "nobody asked" not in caplog.text
 
 
 def test_a_machine_has_room_for_so_many_workers():

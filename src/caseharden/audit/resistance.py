@@ -169,12 +169,16 @@ class Resistance:
 
     @cached_property
     def bystander(self) -> str:
-        """The bystander that has lost most against the undefended model as released; empty if there is none."""
-        before, after = self.worst.before.readings, self.worst.after.readings
+        """The bystander of which the worst attack has left least; empty if there is none."""
+        return self.least_kept(self.worst.after.readings)
+
+    def least_kept(self, left: Mapping[str, Reading]) -> str:
+        """The bystander that has lost most by these readings, against the undefended model as released."""
+        before = self.worst.before.readings
         intact = self.undefended[0].before.readings if self.undefended else before
 
         def kept(name: str) -> tuple[bool, float]:
-            change = after.get(name, before[name]).value - intact.get(name, before[name]).value
+            change = left.get(name, before[name]).value - intact.get(name, before[name]).value
             return math.isnan(change), change  # what was not scored last
 
         return min(filter(is_bystander, before), key=kept, default="")

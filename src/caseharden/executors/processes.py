@@ -44,10 +44,7 @@ class Processes:
         self._answered: _Worker | None = None
 
     def begin(self, number: int, work: Work) -> None:
-        try:
-            message = pickle.dumps(work)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise cannot_travel(str(error)) from error
+        message = packed(work)
         place = next(place for place, worker in enumerate(self._places) if worker is None or worker.number is None)
         worker = self._places[place]
         if worker is None or worker.process.poll() is not None:
@@ -150,6 +147,14 @@ class _Worker:
     def send(self, message: bytes) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # it is dead, as will be seen when it is listened to
             self.connection.send_bytes(message)
+
+
+def packed(work: Work) -> bytes:
+    """A piece of work, to be sent to another process. Raises `CasehardenError` if it cannot be."""
+    try:
+        return pickle.dumps(work)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise cannot_travel(str(error)) from error
 
 
 def cannot_travel(why: str) -> CasehardenError:

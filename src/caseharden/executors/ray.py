@@ -17,7 +17,7 @@ from typing import Any
 
 from caseharden.errors import CasehardenError
 from caseharden.executors.executor import Came, Ended, Work
-from caseharden.executors.processes import Around, cannot_travel
+from caseharden.executors.processes import Around, cannot_travel, packed
 from caseharden.executors.worker import CAME, ENDED, RAISED, UNREADABLE, portable
 
 Handle = Any
@@ -109,10 +109,7 @@ class Cluster:
         self._answered: _Asked | None = None
 
     def begin(self, number: int, work: Work) -> None:
-        try:
-            message = pickle.dumps(work)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise cannot_travel(str(error)) from error
+        message = packed(work)
         if self._idle:
             self._ask(_Asked(number, message, self._idle.pop(), placed=True))
         else:
@@ -124,11 +121,11 @@ class Cluster:
             self._answered = None
         until = time.monotonic() + seconds if seconds is not None else float("inf")
         while self._asked:
+            self._place()
             left = max(0.0, min(until - time.monotonic(), LOOK))
             ready, _ = self._ray.wait([*self._asked], num_returns=1, timeout=left)
             if ready:
                 return self._heard(self._asked.pop(ready[0]), ready[0])
-            self._place()
             if time.monotonic() >= until:
                 break
         return None

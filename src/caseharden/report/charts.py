@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from caseharden.audit.resistance import AttackRuns, Resistance
-from caseharden.records.results import Reading, is_bystander
 from caseharden.report.style import CONTROL, Names, Plotted, interval, number, with_panel
 from caseharden.report.traces import (
     Axis,
@@ -84,8 +82,9 @@ def kept(found: Sequence[Resistance], names: Names) -> Chart | None:
 
 def _kept(each: Resistance, names: Names, index: int) -> Line:
     runs = each.most_harmful
-    name, bystander = _least_kept(each)
-    harm = runs.end().readings["harm"]
+    released = runs.before.readings
+    name = each.least_kept(released)
+    bystander, harm = released[name], runs.end().readings["harm"]
     series = names.series(each) + f" ({name})" * (":" in name)
     return Line(
         [bystander.value],
@@ -105,18 +104,6 @@ def _kept(each: Resistance, names: Names, index: int) -> Line:
         x_ends=[(bystander.low, bystander.high)],
         y_ends=[(harm.low, harm.high)],
     )
-
-
-def _least_kept(each: Resistance) -> tuple[str, Reading]:
-    """The bystander that has lost most as released, against the undefended model if there is one."""
-    before = {name: found for name, found in each.worst.before.readings.items() if is_bystander(name)}
-    intact = each.undefended[0].before.readings if each.undefended else {}
-
-    def kept(one: tuple[str, Reading]) -> tuple[bool, float]:
-        change = one[1].value - intact.get(one[0], one[1]).value
-        return math.isnan(change), change  # what was not scored last
-
-    return min(before.items(), key=kept)
 
 
 def plotted(each: Resistance, runs: AttackRuns, names: Names) -> Plotted:

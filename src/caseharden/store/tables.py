@@ -29,6 +29,7 @@ class Number(TypeDecorator[float]):
 
 
 NAME = "name"
+"""Under which a cell's host has the name of the machine."""
 
 
 class Base(DeclarativeBase):

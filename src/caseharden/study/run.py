@@ -245,10 +245,11 @@ class _Study:
         if source is None:
             return
         self._check()
-        self.store.begin(self.keys[position], self._inputs(position), provenance.host(self.device, self.threads))
+        job = self._job(position, source)
+        self.store.begin(self.keys[position], job.inputs, provenance.host(self.device, self.threads))
         self.left.remove(position)
         self.under_way[position] = _UnderWay(source, lock.pop_all())
-        self.executor.begin(position, partial(execute, self._job(position, source)))
+        self.executor.begin(position, partial(execute, job))
         yield Event(position, cell, "begun", 0.0)
 
     def _state(self, position: int, retry_failed: bool) -> str:
