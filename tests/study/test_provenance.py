@@ -13,7 +13,7 @@ INDIFFERENT = {
     *("safetensors", "datasets", "datasketch", "huggingface_hub"),  # what was read has a fingerprint
     "confusable_homoglyphs",  # whose prompt is whose: every role's examples are in the data's fingerprint
     *("yaml", "pydantic", "pydantic_core", "typing_extensions"),  # specs, whose every field is in the key
-    *("sqlalchemy", "filelock", "platformdirs"),  # where results are kept
+    *("sqlalchemy", "filelock", "platformdirs", "psutil"),  # where results are kept, and by whom
 }
 """Packages that rooms that decide results use, and whose version decides none."""
 
