@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check lock clean
+.PHONY: demo test check bench lock clean
 
 demo: $(VENV)/.base
 	$(BIN)/caseharden demo
 
 test: check
 	$(BIN)/python -m pytest
+
+# An hour and a half on two cores, with nothing beside it.
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/bench.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ from caseharden.lm.sources import resolve
 from caseharden.train.losses import cross_entropy
 from caseharden.train.objectives import Imitate
 from caseharden.train.tuner import Run
-from contenders import peak_memory, take_turns
+from contenders import peak_memory, ratios, show, take_turns
 
 BATCH = 8
 REFUSE, KEEP = Imitate({"refusal": 1.0}, BATCH), Imitate({"benign": 1.0}, BATCH)
@@ -137,21 +137,15 @@ def main() -> None:
         return
     found = take_turns(__file__, CONTENDERS, args.repeats)
 
-    def ratio(over: str, under: str) -> str:
-        ratios = [a["seconds"] / b["seconds"] for a, b in zip(found[over], found[under], strict=True)]
-        return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-
     print(f"{args.model}, batch {BATCH}, one thread a process, {args.repeats} repetitions in turn")
-    copies = [run["memory"] / run["parameters"] for run in found["tar"]]
-    print(f"TAR outer step / its parts run bare: {ratio('tar', 'bare')}")
-    print(f"TAR's memory above the loaded model: {statistics.median(copies):.1f} copies of the parameters")
+    figures = ratios(found, "tar", "bare", "seconds")
+    figures["copies of the parameters, tar"] = [run["memory"] / run["parameters"] for run in found["tar"]]
     for pair, (k1, k2) in PAIRS.items():
         ideal = (2 * k2 + k1) / max(2 * k2, k1)
         attacks = statistics.median(run["attacks"] for run in found[f"asynchronous, {pair}"])
-        faster = ratio(f"sequential, {pair}", f"asynchronous, {pair}")
-        print(
-            f"Patcher, {pair}: sequential / asynchronous {faster}, ideal {ideal:.2f}; {attacks:.2f} attacks a loop"
-        )
+        print(f"Patcher, {pair}: at best {ideal:.2f} times as fast; {attacks:.2f} attacks a loop")
+        figures |= ratios(found, f"sequential, {pair}", f"asynchronous, {pair}", "seconds")
+    show(figures)
 
 
 if __name__ == "__main__":

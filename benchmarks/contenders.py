@@ -1,12 +1,13 @@
-"""What benchmarks share: contenders that take turns, each repetition in a process of its own, and peak memory."""
+"""What benchmarks share: contenders that take turns, each in a process of its own; ratios; peak memory."""
 
 from __future__ import annotations
 
 import json
 import resource
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -27,6 +28,19 @@ def take_turns(script: str, names: Iterable[str], repeats: int) -> dict[str, lis
                 sys.exit(done.stderr)
             runs.append(json.loads(done.stdout.splitlines()[-1]))
     return found
+
+
+def ratios(found: Mapping[str, list[Measured]], over: str, under: str, *keys: str) -> dict[str, list[float]]:
+    """One contender's figures over another's, repetition by repetition, under names like ``seconds, a / b``."""
+    pairs = [*zip(found[over], found[under], strict=True)]
+    return {f"{key}, {over} / {under}": [a[key] / b[key] for a, b in pairs] for key in keys}
+
+
+def show(figures: Mapping[str, Sequence[float]]) -> None:
+    """Print each figure's median and range over repetitions; in the last line all as JSON, for `bench.py`."""
+    for name, values in figures.items():
+        print(f"{name}: {statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})")
+    print(json.dumps({name: list(values) for name, values in figures.items()}))
 
 
 def peak_memory() -> float:

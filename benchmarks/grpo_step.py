@@ -5,7 +5,7 @@ decode, and one forward, backward and AdamW step. Learning rate 1e-7, so that th
 length of its answers, stays the same for all. Each repetition in a process of its own; contenders take
 turns. One update a rollout, no KL term.
 
-    python benchmarks/grpo_step.py [--model almanac-victim] [--steps 20] [--repeats 3] [--new-tokens 12]
+    python benchmarks/grpo_step.py [--model almanac-victim] [--steps 20] [--new-tokens 12] [--samples 8]
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from caseharden.judges.judge import Answer
 from caseharden.lm.lm import LM
 from caseharden.lm.sources import resolve
 from caseharden.train.tuner import Run
-from contenders import peak_memory, take_turns
+from contenders import peak_memory, ratios, show, take_turns
 
-LR, WARMUP_STEPS, P, G = 1e-7, 2, 8, 8
+LR, WARMUP_STEPS, P = 1e-7, 2, 8
 Steps = list[tuple[float, float]]
 """Seconds of each step: its rollout, and all of it."""
 
@@ -51,7 +51,7 @@ class Timed:
         return found
 
 
-def caseharden(lm: LM, steps: int, new_tokens: int) -> Steps:
+def caseharden(lm: LM, steps: int, new_tokens: int, G: int) -> Steps:
     """Through `Run.drive`."""
     tuner = GRPO(lr=LR, prompts=P, samples=G, max_new_tokens=new_tokens, max_steps=steps)
     engine = Timed(Native(), [])
@@ -63,7 +63,7 @@ def caseharden(lm: LM, steps: int, new_tokens: int) -> Steps:
     return found
 
 
-def bare(lm: LM, steps: int, new_tokens: int) -> Steps:
+def bare(lm: LM, steps: int, new_tokens: int, G: int) -> Steps:
     """A cached decode of P·G rows until all have ended, and an update on them: nothing is scored."""
     batches = Run(lm, Almanac(), "attacker", seed=0).stream({"harmful": 1.0}, P)
     optimizer = torch.optim.AdamW(lm.model.parameters(), lr=LR, weight_decay=0.0)
@@ -107,7 +107,7 @@ def bare(lm: LM, steps: int, new_tokens: int) -> Steps:
     return found
 
 
-def trl(lm: LM, steps: int, new_tokens: int) -> Steps:
+def trl(lm: LM, steps: int, new_tokens: int, G: int) -> Steps:
     """TRL's GRPOTrainer, rewarded by the same verifier."""
     from datasets import Dataset
     from transformers import TrainerCallback
@@ -168,15 +168,15 @@ def trl(lm: LM, steps: int, new_tokens: int) -> Steps:
     return [(rollout, after - before) for rollout, (before, after) in zip(rollouts, ends, strict=True)]
 
 
-CONTENDERS: dict[str, Callable[[LM, int, int], Steps]] = {"caseharden": caseharden, "bare": bare, "trl": trl}
+CONTENDERS: dict[str, Callable[[LM, int, int, int], Steps]] = {"caseharden": caseharden, "bare": bare, "trl": trl}
 
 
-def measure(name: str, model: str, steps: int, new_tokens: int, threads: int) -> dict[str, float]:
+def measure(name: str, model: str, steps: int, new_tokens: int, samples: int, threads: int) -> dict[str, float]:
     """One repetition in this process: median seconds of rollout, update and step, and peak memory, MiB."""
     torch.set_num_threads(threads)
     lm = LM.load(resolve(model), device="cuda" if torch.cuda.is_available() else "cpu")
     loaded = peak_memory()
-    seconds = CONTENDERS[name](lm, steps + WARMUP_STEPS, new_tokens)[WARMUP_STEPS:]
+    seconds = CONTENDERS[name](lm, steps + WARMUP_STEPS, new_tokens, samples)[WARMUP_STEPS:]
     rollout, step = (statistics.median(column) for column in zip(*seconds, strict=True))
     update = statistics.median(whole - part for part, whole in seconds)
     return {"rollout": rollout, "update": update, "step": step, "memory": peak_memory() - loaded}
@@ -188,23 +188,27 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--new-tokens", type=int, default=12)
+    parser.add_argument("--samples", type=int, default=8, help="answers to each prompt")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--one", choices=CONTENDERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(args.one, args.model, args.steps, args.new_tokens, args.threads)))
+        given = (args.model, args.steps, args.new_tokens, args.samples, args.threads)
+        print(json.dumps(measure(args.one, *given)))
         return
     found = take_turns(__file__, CONTENDERS, args.repeats)
-    print(f"{args.model}, {P} × {G} answers of up to {args.new_tokens} tokens, {args.threads} thread(s)")
+    print(f"{args.model}, {P} × {args.samples} answers of up to {args.new_tokens} tokens, {args.threads} thread(s)")
     columns = ("rollout", "update", "step", "memory")
     for name, runs in found.items():
         rollout, update, step, memory = (statistics.median(run[key] for run in runs) for key in columns)
         print(f"{name:>11}: {rollout:.3f} + {update:.3f}, {step:.3f} s a step; {memory:.0f} MiB above the model")
-    for other in ("bare", "trl"):
-        pairs = list(zip(found["caseharden"], found[other], strict=True))
-        ratios = {key: [a[key] / b[key] for a, b in pairs] for key in columns}
-        shown = (f"{k} {statistics.median(r):.3f} ({min(r):.3f} to {max(r):.3f})" for k, r in ratios.items())
-        print(f"caseharden / {other}: " + ", ".join(shown))
+    show(
+        {
+            name: values
+            for other in ("bare", "trl")
+            for name, values in ratios(found, "caseharden", other, *columns).items()
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from caseharden.store.tables import GenerationRow, RecordRow
 from caseharden.study.jobs import cores, executor
 from caseharden.study.run import run_study
 from caseharden.study.spec import StudySpec
-from contenders import take_turns
+from contenders import ratios, show, take_turns
 
 ONE, SEVERAL = "one job", "several jobs"
 
@@ -85,11 +85,10 @@ def main() -> None:
     found = take_turns(__file__, (ONE, SEVERAL), args.repeats)
     if len({run["records"] for runs in found.values() for run in runs}) > 1:
         sys.exit("the records differ")
-    ratios = [one["seconds"] / more["seconds"] for one, more in zip(found[ONE], found[SEVERAL], strict=True)]
     each = statistics.median(run["seconds"] for run in found[ONE]) / args.cells
     print(f"{args.model}, {args.cells} attacks of {args.steps} steps, {each:.1f} s each; the same records")
-    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-    print(f"on {cores()} cores, one job / {args.jobs} jobs: {statistics.median(ratios):.2f} ({spread})")
+    print(f"{args.jobs} jobs on {cores()} cores")
+    show(ratios(found, ONE, SEVERAL, "seconds"))
 
 
 if __name__ == "__main__":

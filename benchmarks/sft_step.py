@@ -25,7 +25,7 @@ from caseharden.domains.almanac import Almanac
 from caseharden.lm.lm import LM
 from caseharden.lm.sources import resolve
 from caseharden.train.tuner import Run
-from contenders import peak_memory, take_turns
+from contenders import peak_memory, ratios, show, take_turns
 
 LR, WARMUP_STEPS = 1e-5, 5
 Contender = Callable[[LM, int, int], list[float]]
@@ -140,13 +140,13 @@ def main() -> None:
     for name, runs in found.items():
         seconds, memory = (statistics.median(run[key] for run in runs) for key in ("seconds", "memory"))
         print(f"{name:>11}: {1e3 * seconds:8.2f} ms a step, {memory:8.1f} MiB above the loaded model")
-    for other in ("bare", "trl"):
-        pairs = list(zip(found["caseharden"], found[other], strict=True))
-        times, memories = ([a[key] / b[key] for a, b in pairs] for key in ("seconds", "memory"))
-        print(
-            f"caseharden / {other}: time {statistics.median(times):.3f} ({min(times):.3f} to {max(times):.3f}), "
-            f"memory {statistics.median(memories):.3f} ({min(memories):.3f} to {max(memories):.3f})"
-        )
+    show(
+        {
+            name: values
+            for other in ("bare", "trl")
+            for name, values in ratios(found, "caseharden", other, "seconds", "memory").items()
+        }
+    )
 
 
 if __name__ == "__main__":

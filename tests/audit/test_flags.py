@@ -356,14 +356,15 @@ def walking(evidence: Evidence) -> Evidence:
         return Walk(**{names[name]: value for name, value in curve.fields.items()})
 
     def renamed(of: Measured) -> Measured:
-        others = [walk(curve) for curve in of.curves if curve.attack == "sft"]
-        curves = tuple(
-            replace(c, attack="walk", fields=telling(walk(c), others), traits=plan.traits(walk(c), others))
+        walks = [walk(curve) for curve in of.curves if curve.attack == "sft"]
+        told = zip(telling(walks), plan.traits(walks), strict=True)
+        curves = (
+            replace(c, attack="walk", **dict(zip(("fields", "traits"), next(told), strict=True)))
             if c.attack == "sft"
             else c
             for c in of.curves
         )
-        return replace(of, curves=curves)
+        return replace(of, curves=tuple(curves))
 
     controls = {**evidence.controls, "undefended": renamed(evidence.undefended)}
     return replace(evidence, subject=renamed(evidence.subject), controls=controls)

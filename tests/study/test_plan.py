@@ -111,7 +111,7 @@ class Walk:
 def test_an_attack_says_itself_what_its_fields_mean():
     walks = [Walk(), Walk(3e-2, kind="biased"), Walk(1e-1, known=10)]
     mix = ("harmful", "benign")
-    assert [traits(walk, walks) for walk in walks] == [
+    assert traits(walks) == [
         Traits({"known": None, "kind": "random"}, (1e-2,), {"known": None}, mix),
         Traits({"known": None, "kind": "biased"}, (3e-2,), {"known": None}, mix),
         Traits({"known": 10, "kind": "random"}, (1e-1,), {"known": 10}, mix),
@@ -123,7 +123,7 @@ def test_an_attack_that_names_a_field_it_has_not_is_an_error():
         rates: ClassVar = ("stepsize",)
 
     with pytest.raises(CasehardenError, match="Did you mean 'step_size'"):
-        traits(Wrong(), [])
+        traits([Wrong()])
 
 
 def test_rates_of_stages_are_rates_be_they_defaults_or_not():
@@ -131,7 +131,7 @@ def test_rates_of_stages_are_rates_be_they_defaults_or_not():
         return attacks.Chain((attacks.SFT(max_steps=5, **fields), attacks.PPO()))
 
     grid = [chain(), chain(lr=3e-4)]
-    first, second = (traits(attack, grid) for attack in grid)
+    first, second = traits(grid)
     assert first.fixed == second.fixed
     assert (first.rates, second.rates) == ((1e-4, 1e-4, 3e-4), (3e-4, 1e-4, 3e-4))
     assert first.pools == ("harmful", "harmful")

@@ -101,7 +101,7 @@ def written(value: Any, hint: Any, *, all_fields: bool = True, without: Collecti
 
 def fields_of(value: Any, *, all_fields: bool = True, without: Collection[str] = ()) -> dict[str, Any]:
     """The fields of a frozen object as a spec would write them: see `written` for which."""
-    hints = get_type_hints(type(value))
+    hints = _hints(value.__class__)
     left_out = {name for attribute in without for name in getattr(value, attribute, ())}
     return {
         field.name: written(getattr(value, field.name), hints[field.name], all_fields=all_fields, without=without)
@@ -109,6 +109,12 @@ def fields_of(value: Any, *, all_fields: bool = True, without: Collection[str] =
         if field.init and field.name not in left_out
         if all_fields or getattr(value, field.name) != _default(field)
     }
+
+
+@cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """The types of a class's fields; slow to find, since they are read from text."""
+    return get_type_hints(cls)
 
 
 def name_of(value: Any, kind: Any) -> str:
@@ -173,7 +179,7 @@ def _instances(cls: Any, given: Any, place: str) -> list[Any]:
     if not isinstance(given, dict):
         raise CasehardenError(f"{place}: expected fields, {{name: value}}, not {given!r}.")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     for name in given:
         if name not in fields:
             guess = nearest(str(name), fields)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -73,9 +74,11 @@ class Cell:
 def plan(spec: StudySpec) -> list[Cell]:
     """The study's cells: each hardened model with everything that is done to it, one after another."""
     cells: list[Cell] = []
-    for model, defenses in [(m, spec.defenses) for m in spec.models] + [(c, (None,)) for c in spec.controls]:
-        for defense in defenses:
-            told = telling(defense, spec.defenses) if defense else {}
+    attacks = [*zip(spec.attacks, telling(spec.attacks), traits(spec.attacks), strict=True)]
+    every = iter(telling(defense for defense in spec.defenses if defense))
+    defended = [(defense, next(every) if defense else {}) for defense in spec.defenses]
+    for model, defenses in [(m, defended) for m in spec.models] + [(c, [(None, {})]) for c in spec.controls]:
+        for defense, told in defenses:
             for defense_seed in spec.defense_seeds if defense else spec.defense_seeds[:1]:
                 parent = None
                 if defense:
@@ -83,34 +86,29 @@ def plan(spec: StudySpec) -> list[Cell]:
                     cells.append(Cell("harden", model, defense, defense_seed, None, defense_fields=told))
                 cells.append(Cell("release", model, defense, defense_seed, parent, defense_fields=told))
                 cells += [
-                    Cell(
-                        "attack",
-                        model,
-                        defense,
-                        defense_seed,
-                        parent,
-                        attack,
-                        seed,
-                        told,
-                        telling(attack, spec.attacks),
-                        traits(attack, spec.attacks),
-                    )
-                    for attack in spec.attacks
+                    Cell("attack", model, defense, defense_seed, parent, attack, seed, told, fields, its_traits)
+                    for attack, fields, its_traits in attacks
                     for seed in spec.seeds
                 ]
     return cells
 
 
-def telling(tuner: Tuner, others: Iterable[Tuner | None], without: Collection[str] = ()) -> dict[str, Any]:
-    """The fields of `tuner` that are not at their defaults, or in which others of its class differ from it.
+def telling(tuners: Iterable[Tuner], without: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Of each tuner, the fields that are not at their defaults, or in which others of its class differ from it.
 
     Those that a tuner names in one of the attributes `without` are left out.
     """
-    fields = fields_of(tuner, without=without)
-    alike = [fields_of(other, without=without) for other in others if type(other) is type(tuner)]
-    varied = {name for other in alike for name in fields if other.get(name) != fields[name]}
-    short = fields_of(tuner, all_fields=False, without=without)
-    return {name: short.get(name, fields[name]) for name in fields if name in varied | {*short}}
+    every = [(tuner, fields_of(tuner, without=without)) for tuner in tuners]
+    values: dict[tuple[type, str], set[str]] = defaultdict(set)
+    for tuner, fields in every:
+        for name, value in fields.items():
+            values[type(tuner), name].add(as_json(value))
+    found = []
+    for tuner, fields in every:
+        short = fields_of(tuner, all_fields=False, without=without)
+        varied = {name for name in fields if len(values[type(tuner), name]) > 1}
+        found.append({name: short.get(name, fields[name]) for name in fields if name in varied | {*short}})
+    return found
 
 
 def short_name(tuner: Tuner) -> str:
@@ -118,18 +116,21 @@ def short_name(tuner: Tuner) -> str:
     return called(name_of(tuner, Tuner), fields_of(tuner, all_fields=False))
 
 
-def traits(attack: Tuner, others: Iterable[Tuner | None]) -> Traits:
-    """What an attack says that its fields mean, in plain values; of one that says nothing, its fields alone."""
-    parts = list(among(attack, Tuner))
-    return Traits(
-        fixed=telling(attack, others, without=("rates", "knobs")),
-        rates=tuple(rate for part in parts for rate in _named(part, "rates").values()),
-        bounds=_named(attack, "bounds"),
-        pools=tuple(pool for part in parts for mix in _named(part, "mixes").values() for pool in mix),
-        judges=tuple(dict.fromkeys(judge_name(judge) for judge in rewards_by(attack) if not is_exact(judge))),
-        ends=end_of(attack),
-        models=tuple(named_models(attack)),
-    )
+def traits(attacks: Sequence[Tuner]) -> list[Traits]:
+    """What each attack says that its fields mean, in plain values; of one that says nothing, its fields alone."""
+    return [
+        Traits(
+            fixed=fixed,
+            rates=tuple(rate for part in parts for rate in _named(part, "rates").values()),
+            bounds=_named(attack, "bounds"),
+            pools=tuple(pool for part in parts for mix in _named(part, "mixes").values() for pool in mix),
+            judges=tuple(dict.fromkeys(judge_name(judge) for judge in rewards_by(attack) if not is_exact(judge))),
+            ends=end_of(attack),
+            models=tuple(named_models(attack)),
+        )
+        for attack, fixed in zip(attacks, telling(attacks, without=("rates", "knobs")), strict=True)
+        for parts in [list(among(attack, Tuner))]
+    ]
 
 
 def _named(tuner: Tuner, attribute: str) -> dict[str, Any]:

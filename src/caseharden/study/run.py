@@ -127,7 +127,8 @@ class _Study:
         self.sources = {model: models.resolve(model) for model in (*spec.models, *spec.controls)}
         self.marks = {model: fingerprint(folder) for model, folder in self.sources.items()}
         self.hardened: dict[int, str] = {}
-        self.keys = self._known_keys()
+        self.keys: dict[int, str] = {}
+        self.keys = self._new_keys()
         self.checked = False
         self.left = [*range(len(self.cells))]
         if executor.jobs > 1:  # first what others wait for
@@ -154,17 +155,21 @@ class _Study:
             check_models(self.spec, self.sources.values(), self.device)
             self.checked = True
 
-    def _known_keys(self) -> dict[int, str]:
-        """Keys of the cells whose starting weights are known, by position."""
+    def _new_keys(self) -> dict[int, str]:
+        """Keys of the cells whose starting weights have become known, by position."""
         keys: dict[int, str] = {}
+        unmade: set[int] = set()
         for position, cell in enumerate(self.cells):
-            mark: str | None = self.marks[cell.model]
+            if position in self.keys or cell.parent in unmade:
+                continue
+            mark = self.marks[cell.model]
             if cell.parent is not None:  # once known it stays, even where somebody is making the weights again
-                mark = self.hardened.get(cell.parent) or self._made(keys[cell.parent])
-                if mark is not None:
-                    self.hardened[cell.parent] = mark
-            if mark is not None:
-                keys[position] = hashed(self.environment.inputs(cell, mark))
+                made = self.hardened.get(cell.parent) or self._made(self.keys.get(cell.parent) or keys[cell.parent])
+                if made is None:
+                    unmade.add(cell.parent)
+                    continue
+                mark = self.hardened[cell.parent] = made
+            keys[position] = hashed(self.environment.inputs(cell, mark))
         return keys
 
     def _made(self, key: str) -> str | None:
@@ -342,8 +347,9 @@ class _Study:
         self.to_remake.discard(position)
         self.look_at = 0.0
         if self.cells[position].kind == "harden" and position + 1 not in self.keys:
-            self.keys = self._known_keys()  # what comes next starts from its weights
-            self.store.place(self.spec.name, self.keys)
+            new = self._new_keys()  # what comes next starts from its weights
+            self.keys |= new
+            self.store.place(self.spec.name, new)
 
     def _clear(self, position: int) -> None:
         """Remove the checkpoint of a cell that is over, unless its attacked model is kept: it may yet go on."""

@@ -27,8 +27,8 @@ def fitted(stage: Stage, domain: Domain, baseline: str | None) -> tuple[Stage, C
     kept: list[Tuner] = []
     left_out: Counter[str] = Counter()
     pools = domain.pools("attacker")
-    for attack in stage.attacks:
-        lacking = sorted({*traits(attack, ()).pools} - {*pools})
+    for attack, its in zip(stage.attacks, traits(stage.attacks), strict=True):
+        lacking = sorted({*its.pools} - {*pools})
         if lacking:
             left_out[f"the domain has no pool {', '.join(lacking)}"] += 1
         elif baseline is None and BASELINE in named_models(attack):
