@@ -11,10 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from caseharden.attacks import SFT
 from caseharden.bilevel import asynchronous
-from caseharden.bilevel.asynchronous import Asynchronous, AttackerProcess, Exchange
+from caseharden.bilevel.asynchronous import (
+    ALIVE,
+    YOUNG_SECONDS,
+    Asynchronous,
+    AttackerProcess,
+    Exchange,
+    clear_abandoned,
+)
 from caseharden.defenses.patcher import Patcher
 from caseharden.errors import CasehardenError, TrainingFailed
 from caseharden.train.objectives import Imitate
@@ -180,6 +188,20 @@ def test_when_the_defender_is_killed_the_attacker_ends_and_clears_up(tiny_lm, tm
     process.kill()
     process.wait()
     waited(lambda: not list(folder.iterdir()))
+
+
+def test_what_killed_processes_left_is_cleared_and_nothing_else(tmp_path):
+    old = time.time() - 2 * YOUNG_SECONDS
+    for name in ("caseharden-left", "caseharden-held", "caseharden-new", "caseharden-other", "other"):
+        (tmp_path / name).mkdir()
+        if name != "caseharden-other":
+            (tmp_path / name / ALIVE).touch()
+        if name != "caseharden-new":
+            os.utime(tmp_path / name, (old, old))
+    with FileLock(tmp_path / "caseharden-held" / ALIVE):
+        clear_abandoned(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"caseharden-held", "caseharden-new", "caseharden-other", "other"}
 
 
 def test_a_version_published_twice_is_still_there(tmp_path):

@@ -101,6 +101,14 @@ def test_a_quantized_model_is_an_error_that_says_what_to_do(tiny_lm, tmp_path):
         LM.load(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["../elsewhere.safetensors", "/etc/elsewhere.safetensors"])
+def test_an_index_that_names_files_elsewhere_is_an_error(tiny_lm, tmp_path, name):
+    tiny_lm.save(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {LAYER: name}}))
+    with pytest.raises(CasehardenError, match="outside its folder"):
+        LM.load(tmp_path)
+
+
 def test_a_pointer_is_no_weights(tiny_lm, tmp_path):
     tiny_lm.save(tmp_path)
     (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")

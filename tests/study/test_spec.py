@@ -154,6 +154,12 @@ both: {<<: [*second, *first], a: 5}
 """
 
 
+@pytest.mark.parametrize("name", ["../up", "a/b", "..", "\\\\host\\share", " "])
+def test_a_name_leads_nowhere_else(name):
+    with pytest.raises(CasehardenError, match="names no folder"):
+        parse({**STUDY, "name": name})
+
+
 def test_what_is_merged_from_a_deeper_place_may_be_given_anew():
     assert read_yaml(MERGED) == {
         "deep": {"first": {"a": 1, "b": 2}, "second": {"a": 1, "b": 3}},

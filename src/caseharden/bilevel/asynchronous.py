@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import transformers
+from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -37,6 +38,10 @@ from caseharden.train.tuner import Metrics, Run
 SHARED_MEMORY = Path("/dev/shm")
 COPIES = 5
 """Of the parameters, that an exchange holds at most: the model, and a new version beside the old one each way."""
+PREFIX, ALIVE = "caseharden-", "alive.lock"
+"""How an exchange's folder begins, and the lock in it that its defender holds."""
+YOUNG_SECONDS = 60.0
+"""A younger folder may be one whose lock is not taken yet."""
 RESTARTS = 3
 """How often in a row an attacker that was killed is started again."""
 IDLE_SECONDS = 0.002
@@ -68,7 +73,9 @@ class Asynchronous:
     @contextmanager
     def attacks(self, defense: SimulatesAttacks, run: Run) -> Iterator[NewAttacks]:
         size = sum(p.numel() * p.element_size() for p in run.lm.model.parameters())
-        with tempfile.TemporaryDirectory(prefix="caseharden-", dir=exchange_root(COPIES * size)) as folder:
+        root = exchange_root(COPIES * size) or Path(tempfile.gettempdir())
+        clear_abandoned(root)
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=root) as folder, FileLock(Path(folder) / ALIVE):
             process = AttackerProcess(self, defense, run, Exchange(Path(folder)))
             try:
                 process.wait_until_ready()
@@ -81,6 +88,15 @@ def exchange_root(needed: int) -> Path | None:
     """Shared memory, where there is some with `needed` bytes free; else None, for the temporary directory."""
     writable = os.access(SHARED_MEMORY, os.W_OK)
     return SHARED_MEMORY if writable and shutil.disk_usage(SHARED_MEMORY).free >= needed else None
+
+
+def clear_abandoned(root: Path) -> None:
+    """Remove exchanges, which hold attacked weights, whose processes were all killed: nobody holds their lock."""
+    for folder in root.glob(f"{PREFIX}*"):
+        with suppress(OSError, Timeout):
+            if time.time() - folder.stat().st_mtime > YOUNG_SECONDS and (folder / ALIVE).is_file():
+                with FileLock(folder / ALIVE, timeout=0):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Exchange:

@@ -112,6 +112,9 @@ def status(results: Results, outlook: Outlook) -> Table:
         rows.append(
             ("left", f"about {timedelta(seconds=round(outlook.left))}, with as many cells at a time as now")
         )
+    if outlook.checkpoints:
+        what = "cells, attacked weights among them; `caseharden study clean` removes them"
+        rows.append(("checkpoints", f"of {outlook.checkpoints} {what}"))
     return _pairs(results.study, [*rows, *(("[red]failed[/]", str(failure)) for failure in results.failures)])
 
 

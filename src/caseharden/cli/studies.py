@@ -106,6 +106,16 @@ def status(store: StoreFolder, study: Study = None, database: Database = None) -
     terminal.console().print(show.status(results(kept, study), outlook(kept, study)))
 
 
+@app.command()
+def clean(store: StoreFolder, database: Database = None) -> None:
+    """Remove what interrupted cells have left: checkpoints, attacked weights among them. They begin anew."""
+    from caseharden.store.leftovers import clean
+
+    gone = clean(opened(store, database, create=False))
+    busy = f"; {gone.busy} cells are at work, and were left alone" if gone.busy else ""
+    show.say(f"removed what {gone.cells} cells had left, {gone.bytes / 2**20:.1f} MiB{busy}")
+
+
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the store and the report.")] = Path("out/demo"),
     threads: Threads = None,

@@ -87,6 +87,12 @@ def check_folder(folder: Path) -> None:
         with loading(folder), path.open("rb") as file:
             if file.read(len(POINTER)) == POINTER:
                 raise CasehardenError(f"{path} is a pointer of Git LFS. Fetch what it stands for: git lfs pull.")
+    for index in folder.glob("*.safetensors.index.json"):
+        shards = _read(index).get("weight_map")
+        if outside := [name for name in _values(shards) if Path(name).name != name]:
+            raise CasehardenError(
+                f"{index} names a file outside its folder ({outside[0]!r}). Fetch the model again."
+            )
     if not list(folder.glob("*.safetensors")):
         pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
         what = f"only pickled weights ({pickles[0].name}), which can run code" if pickles else "no weights"
@@ -103,6 +109,11 @@ def _read(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _values(mapping: Any) -> list[str]:
+    """The values of a JSON object, as text, each once; nothing if it is none."""
+    return sorted({str(value) for value in mapping.values()}) if isinstance(mapping, dict) else []
 
 
 def check_finite(

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from caseharden.store.leftovers import leftovers
 from caseharden.store.results import named, undamaged
 from caseharden.store.store import Store
 from caseharden.store.tables import NAME, CellRow, PlaceRow, now
@@ -29,10 +30,14 @@ class Running:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What runs now, and the seconds that the rest takes with as many cells at a time; None if that is unknown."""
+    """What runs now, and the seconds that the rest takes with as many cells at a time; None if that is unknown.
+
+    `checkpoints` are the cells of the store, whichever study's, that have left something to go on from.
+    """
 
     running: tuple[Running, ...]
     left: float | None
+    checkpoints: int = 0
 
 
 def outlook(store: Store, study: str | None = None) -> Outlook:
@@ -52,10 +57,10 @@ def outlook(store: Store, study: str | None = None) -> Outlook:
     ]
     kinds = [place.labels["kind"] for place, cell in rows if cell is None or cell.status == "running"]
     if not kinds or any(kind not in took for kind in kinds):
-        return Outlook(tuple(running), None if kinds else 0.0)
+        return Outlook(tuple(running), None if kinds else 0.0, len(leftovers(store.folder)))
     work = sum(fmean(took[kind]) for kind in kinds)
     work -= sum(min(one.seconds, fmean(took[one.labels["kind"]])) for one in running)
-    return Outlook(tuple(running), work / max(1, len(running)))
+    return Outlook(tuple(running), work / max(1, len(running)), len(leftovers(store.folder)))
 
 
 def _aware(moment: Any) -> Any:

@@ -63,7 +63,12 @@ class StudySpec:
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
-        if not self.name.strip() or not self.name.isprintable():
+        if (
+            not self.name.strip()
+            or not self.name.isprintable()
+            or {*self.name} & {*"/\\"}
+            or set(self.name) == {"."}
+        ):
             raise CasehardenError(f"name is {self.name!r}, which names no folder. Give letters and digits.")
         if list(self.budgets) != sorted({0, *self.budgets}):
             raise CasehardenError(f"budgets must begin with 0 and rise, not {list(self.budgets)}.")
