@@ -82,6 +82,8 @@ class Failed:
 
 Outcome = Begun | Stepped | Found | Made | Failed
 """What happens in a cell, `share` of which is over then."""
+STEPPED_SECONDS = 0.5
+"""How often at most another process says that steps were taken."""
 
 
 @dataclass(frozen=True)
@@ -141,13 +143,23 @@ def execute(job: Job) -> Generator[Outcome, None, None]:
     reason = None
     with writing(job.folder, job.key), computing(job.device, job.threads):
         try:
-            yield from {"harden": _harden, "release": _release, "attack": _attack}[job.cell.kind](job)
+            outcomes = {"harden": _harden, "release": _release, "attack": _attack}[job.cell.kind](job)
+            yield from outcomes if job.driver == this_process() else _thinned(outcomes)
         except (StoreError, OSError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever a method dies of ends its cell, not the study
             reason = str(error) if isinstance(error, CasehardenError) else f"{type(error).__name__}: {error}"
     if reason is not None:
         yield Failed(reason)
+
+
+def _thinned(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """Not every step: each that a driver elsewhere is told of costs both sides about a millisecond."""
+    told = time.monotonic()
+    for outcome in outcomes:
+        if not isinstance(outcome, Stepped) or time.monotonic() - told > STEPPED_SECONDS:
+            yield outcome
+            told = time.monotonic()
 
 
 def _check_place(job: Job) -> None:
