@@ -19,13 +19,14 @@ from caseharden.attacks import SFT
 from caseharden.bilevel.asynchronous import Asynchronous
 from caseharden.defenses import Patcher, SafetySFT
 from caseharden.errors import CasehardenError
-from caseharden.executors.executor import Local
+from caseharden.executors.executor import Local, Work
 from caseharden.executors.ray import Cluster
 from caseharden.store.database import StoreError
 from caseharden.store.results import results
 from caseharden.store.store import Store
 from caseharden.store.tables import CellRow, RecordRow
 from caseharden.study import jobs
+from caseharden.study.cells import Failed, Job
 from caseharden.study.jobs import executor, fitting
 from executor_toys import is_alive, until
 from study_toys import HARD_TO_RESUME, Dies, Fails, Logged, contents, outcomes, run, study
@@ -217,3 +218,28 @@ def test_each_gpu_is_some_workers_own(model, monkeypatch):
     patcher = Patcher((SFT(),), loops=1, attacker=Asynchronous(device="cuda:1"))
     elsewhere = replace(spec, defenses=(patcher,))
     assert (fitting(elsewhere, None), seen(elsewhere)) == (1, [None] * 3)
+
+
+class Elsewhere(Local):
+    """Another machine, as far as anybody can tell: with a GPU, and what it does is thrown away."""
+
+    elsewhere = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[Job] = []
+
+    def begin(self, number: int, work: Work) -> None:
+        self.begun.append(work.args[0])
+        super().begin(number, lambda: iter([Failed("not done")]))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without")
+def test_a_machine_without_a_gpu_lets_others_compute_on_theirs(model, store):
+    with pytest.raises(CasehardenError, match="cannot compute on 'cuda'"):
+        run(study(model, device="cuda"), store)
+    machines = Elsewhere()
+    run(study(model, device="cuda", defenses=(None,)), store, executor=machines)
+    assert {(job.device.type, job.inputs["device"]) for job in machines.begun} == {("cuda", "cuda")}
+    with store.session() as session:
+        assert {row.host["accelerator"] for row in session.scalars(select(CellRow))} == {"none"}, "until they say"

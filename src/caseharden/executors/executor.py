@@ -32,6 +32,11 @@ class Executor(Protocol):
     @property
     def jobs(self) -> int: ...
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether work is done on other machines, which may have devices that this one lacks."""
+        ...
+
     def begin(self, number: int, work: Work) -> None:
         """Begin a piece of work; there has to be room for it."""
         ...
@@ -56,6 +61,7 @@ class Local:
     """Does one piece of work at a time, in this process."""
 
     jobs = 1
+    elsewhere = False
 
     def __init__(self) -> None:
         self._under_way: tuple[int, Generator[Any, None, None]] | None = None

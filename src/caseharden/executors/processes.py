@@ -35,6 +35,8 @@ class Processes:
     classes in it importable: a worker does not import the script that was started here.
     """
 
+    elsewhere = False
+
     def __init__(self, environments: Sequence[Mapping[str, str]], around: Around = nullcontext) -> None:
         self.jobs = len(environments)
         self._around = around

@@ -79,6 +79,8 @@ class Cluster:
     Raises `CasehardenError` if Ray is not installed, the cluster cannot be reached, or no machine has the room.
     """
 
+    elsewhere = True
+
     def __init__(
         self,
         address: str = HERE,

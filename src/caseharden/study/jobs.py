@@ -13,9 +13,9 @@ from caseharden.executors.processes import Processes
 from caseharden.executors.ray import Cluster, Needs
 from caseharden.lm import sources as models
 from caseharden.lm.facts import parameters
-from caseharden.lm.machine import MOST_THREADS, Placed, check_threads, device_of, quiet_transformers
+from caseharden.lm.machine import MOST_THREADS, check_threads, device_of, quiet_transformers
 from caseharden.study.plan import plan
-from caseharden.study.spec import StudySpec, among
+from caseharden.study.spec import StudySpec, computing_on, named_devices
 
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Where libraries look how many threads to have; each worker would have one a core otherwise."""
@@ -79,13 +79,12 @@ def memory_of(spec: StudySpec) -> int:
 
 def needs(specs: Sequence[StudySpec], threads: int) -> Needs:
     """What a worker of a cluster has for itself: a core a thread, memory, and a GPU if the study wants one."""
-    parts = tuple((spec.defenses, spec.attacks, spec.all_measures()) for spec in specs)
-    if named := [placed.device for placed in among(parts, Placed) if placed.device is not None]:
+    if named := [device for spec in specs for device in named_devices(spec)]:
         raise CasehardenError(
             f"a method names a device ({named[0]}), and a worker of a cluster has those that it is given. Leave "
             "the device out, or run the study here."
         )
-    gpus = int(any(device_of(spec.device).type == "cuda" for spec in specs))
+    gpus = int(any(computing_on(spec, elsewhere=True).type == "cuda" for spec in specs))
     return Needs(threads, gpus, max(map(memory_of, specs)))
 
 
@@ -96,9 +95,7 @@ def cores() -> int:
 
 def _gpus(specs: Sequence[StudySpec]) -> list[str]:
     """What CUDA calls each GPU that a worker can have for itself; none where a method names a device."""
-    parts = tuple((spec.defenses, spec.attacks, spec.all_measures()) for spec in specs)
-    named = any(placed.device is not None for placed in among(parts, Placed))
-    if named or any(device_of(spec.device).type != "cuda" for spec in specs):
+    if any(named_devices(spec) or device_of(spec.device).type != "cuda" for spec in specs):
         return []
     known = os.environ.get("CUDA_VISIBLE_DEVICES")
     return known.split(",") if known else [str(number) for number in range(torch.cuda.device_count())]

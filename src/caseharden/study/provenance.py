@@ -81,7 +81,8 @@ def foreign_code(value: Any) -> dict[str, str]:
 
 def host(device: torch.device, threads: int | None) -> dict[str, str | int]:
     """The machine, without names or paths, and how many threads PyTorch has on it; None is as many as it takes."""
-    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
+    here = device.type == "cuda" and torch.cuda.is_available()  # it may be another machine's
+    accelerator = torch.cuda.get_device_name(device) if here else "none"
     return {
         "python": platform.python_version(),
         "system": platform.system(),

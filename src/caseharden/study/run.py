@@ -18,7 +18,7 @@ from caseharden.errors import CasehardenError
 from caseharden.executors.executor import Came, Executor, Local
 from caseharden.lm import sources as models
 from caseharden.lm.facts import fingerprint
-from caseharden.lm.machine import Placed, check_threads, device_of
+from caseharden.lm.machine import check_threads, device_of
 from caseharden.store.database import StoreError
 from caseharden.store.patience import PAUSE
 from caseharden.store.store import Store, Taken, holder_in
@@ -27,7 +27,7 @@ from caseharden.study import provenance
 from caseharden.study.cells import Begun, Failed, Found, Job, Made, Outcome, Stepped, execute, this_process
 from caseharden.study.check import check_models
 from caseharden.study.plan import Cell, Environment, directions, hashed, plan
-from caseharden.study.spec import StudySpec, among
+from caseharden.study.spec import StudySpec, computing_on, named_devices
 
 TRIES = 3
 """How often a cell is begun whose process dies, each time before anything new has come of it."""
@@ -69,16 +69,16 @@ def run_study(
     Raises `StoreError` if the store cannot be used or somebody else runs this very study, and `CasehardenError`
     for a spec that cannot be run at all.
     """
-    for placed in among(spec, Placed):  # a simulated attacker may have a device of its own
-        if placed.device is not None:
-            device_of(placed.device)
+    for named in named_devices(spec):
+        device_of(named)
     check_threads(threads)
     if not checkpoint_every >= 0:
         raise CasehardenError(f"checkpoints are every so many seconds, 0 or more, not every {checkpoint_every}.")
     workers = executor or Local()
     threads = threads or spec.threads or (1 if workers.jobs > 1 else None)
     with store.exclusive(spec.name):
-        study = _Study(spec, store, device_of(spec.device), threads, checkpoint_every, workers)
+        device = computing_on(spec, elsewhere=workers.elsewhere)
+        study = _Study(spec, store, device, threads, checkpoint_every, workers)
         study.enter(update, retry_failed)
         try:
             yield from study.run(retry_failed)
@@ -152,7 +152,8 @@ class _Study:
     def _check(self) -> None:
         """Check the models, once. Only where something is to run: what is stored may have outlived them."""
         if not self.checked:
-            check_models(self.spec, self.sources.values(), self.device)
+            here = torch.device("cpu") if self.executor.elsewhere else self.device
+            check_models(self.spec, self.sources.values(), here)
             self.checked = True
 
     def _new_keys(self) -> dict[int, str]:

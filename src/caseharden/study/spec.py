@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
 import yaml
 
 from caseharden.data.text import is_text
@@ -18,7 +19,7 @@ from caseharden.engines.native import Native
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import Judge, is_exact
 from caseharden.lm.lm import Precision
-from caseharden.lm.machine import check_threads
+from caseharden.lm.machine import Placed, check_threads, device_of
 from caseharden.lm.template import Reasoning
 from caseharden.measures.measure import Measure
 from caseharden.records.asking import ways
@@ -181,6 +182,20 @@ def rewards_by(tuner: Any) -> Iterator[Judge]:
     """
     for rewarded in among(tuner, Reward | PolicyGradient, without=("logged",)):
         yield from among(rewarded, Judge, without=("logged",))
+
+
+def named_devices(spec: StudySpec) -> list[str]:
+    """The devices that methods of a study name for themselves, as a simulated attacker may."""
+    parts = (spec.defenses, spec.attacks, spec.all_measures())
+    return [placed.device for placed in among(parts, Placed) if placed.device is not None]
+
+
+def computing_on(spec: StudySpec, *, elsewhere: bool = False) -> torch.device:
+    """The device that a study computes on: ``auto`` is what this process finds.
+
+    One that is named need not be here if cells are worked on `elsewhere`. Raises `CasehardenError` otherwise.
+    """
+    return torch.device(spec.device) if elsewhere and spec.device != "auto" else device_of(spec.device)
 
 
 def among(thing: Any, protocol: Any, *, without: Collection[str] = ()) -> Iterator[Any]:
