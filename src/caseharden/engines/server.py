@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 from caseharden.data.stream import derive_seed
@@ -59,7 +60,10 @@ class Server:
             )
         prompt = lm.encode_prompts([QUESTION])[0]
         limit = min(TRIED, lm.positions - len(prompt))
-        check_agreement(lm, prompt, self._ask(lm, prompt, limit, 0.0, 0), f"the server at {self.base_url}", ADVICE)
+        answer = self._ask(lm, prompt, limit, 0.0, 0)
+        if self.plain and answer[-1] in lm.ends():  # ours: it does not say which one it was
+            answer = answer[:-1] or answer
+        check_agreement(lm, prompt, answer, f"the server at {self.base_url}", ADVICE)
 
     def write(
         self, lm: LM, prompts: Sequence[list[int]], samples: int, limit: int, temperature: float, seed: int
@@ -123,7 +127,7 @@ class Server:
     def _text(self, lm: LM, text: str, ended: bool) -> list[int]:
         """The ids of a text, with an end if it came to one."""
         ids: list[int] = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids + [lm.tokenizer.eos_token_id] * (ended or not ids)
+        return ids + (lm.chat.end or [lm.tokenizer.eos_token_id])[:1] * (ended or not ids)
 
 
 _tried: set[tuple[Server, str]] = set()
@@ -133,6 +137,11 @@ _tried: set[tuple[Server, str]] = set()
 @lru_cache(maxsize=4)
 def _released(name: str) -> str:
     """The checksum of a model as its folder has it."""
+    if not Path(name).is_dir():
+        raise CasehardenError(
+            f"{name!r} is no folder, so that nobody can tell whether a server has the same weights. Load the model "
+            "from its folder, or take another engine."
+        )
     return checksum(LM.load(name))
 
 

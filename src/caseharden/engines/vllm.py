@@ -17,6 +17,7 @@ import torch
 
 from caseharden.data.stream import derive_seed
 from caseharden.engines.engine import Written
+from caseharden.engines.transformers import without_own_defaults
 from caseharden.engines.weights import as_checkpoint, base_model, check_agreement, checksum, effective
 from caseharden.errors import CasehardenError
 from caseharden.lm.lm import LM
@@ -26,6 +27,8 @@ IN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
 """Set to 0, vLLM computes where it is called: weights are handed over, and no timing decides what goes together."""
 COLDEST = 0.01
 """Lower temperatures vLLM takes for this one, and only logs it."""
+SAVED = ("architectures", "dtype")
+"""What saving a model writes into its configuration, which is none other for that."""
 TRIED = 16
 """Tokens of the answer by which a fresh copy of the weights is tried."""
 
@@ -108,9 +111,8 @@ class _Copy:
 
     def __init__(self, engine: VLLM, lm: LM) -> None:
         self.vllm = _library()
-        base = base_model(lm)
-        with TemporaryDirectory() as folder:
-            base.save_pretrained(folder, state_dict=effective(lm))
+        with TemporaryDirectory() as folder, without_own_defaults(lm) as model:
+            model.save_pretrained(folder, state_dict=effective(lm))
             lm.tokenizer.save_pretrained(folder)
             try:
                 self.llm = self.vllm.LLM(
@@ -204,7 +206,8 @@ def _copy_for(engine: VLLM, lm: LM) -> _Copy:
     """The copy for models of this architecture, made if there is none yet."""
     if lm.device.index:
         raise CasehardenError(f"vLLM computes on a process's first GPU, and {lm.name!r} is on {lm.device}.")
-    made_for = (engine, base_model(lm).config.to_json_string(), lm.precision)
+    shape = {name: value for name, value in base_model(lm).config.to_dict().items() if name not in SAVED}
+    made_for = (engine, str(shape), lm.precision)
     if made_for not in _kept:
         while _kept:
             _kept.popitem()[1].close()
