@@ -20,7 +20,7 @@ from caseharden.rl.rollouts import Rollouts, roll_out
 from caseharden.train.losses import dpo
 from caseharden.train.tuner import Run
 from factories import buffer_of
-from toys import Checksum, checksums
+from toys import Checksum, Skewed, checksums
 
 SMALL = {"prompts": 2, "samples": 4, "max_new_tokens": 5, "lr": 3e-2}
 
@@ -55,19 +55,6 @@ class Silent:
 
     def score(self, answers):
         return [NAN if i % self.every == 0 else float(len(a.output) % 2) for i, a in enumerate(answers)]
-
-
-@dataclass(frozen=True)
-class Skewed:
-    """An engine that draws as if at `skew` times the temperature, and says so."""
-
-    skew: float = 1.0
-    tells: bool = True
-    approximates: bool = True
-
-    def write(self, lm, prompts, samples, limit, temperature, seed):
-        written = Native().write(lm, prompts, samples, limit, self.skew * temperature, seed)
-        return written if self.tells else written._replace(logps=None)
 
 
 def gradient_of(run: Run, tuner: PolicyGradient, engine) -> tuple[torch.Tensor, dict[str, float]]:
