@@ -8,6 +8,7 @@ the folder ends answers, unless it is told to ignore it; a server has sampling d
 from __future__ import annotations
 
 import json
+import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -99,7 +101,8 @@ class StandIn:
         enable_sleep_mode: bool = False,
     ) -> None:
         torch.manual_seed(seed)
-        torch.set_num_threads(1)
+        random.seed(seed)
+        np.random.seed(seed)
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=DTYPES[dtype]).eval()
         self.ends = {self.model.config.eos_token_id}
         self.told = {

@@ -148,14 +148,24 @@ def test_every_rollout_is_written_with_the_weights_of_its_step(lm, toy_domain, v
     assert vllm.made[0].events.count("reload") == 3
 
 
-def test_the_same_writing_twice_is_the_same_and_random_states_and_threads_are_left_alone(lm, prompts):
+def test_the_same_writing_twice_is_the_same_and_random_states_and_threads_are_left_alone(
+    lm, prompts, vllm, monkeypatch
+):
+    begin = vllm.__init__
+
+    def begun(self, model, **how):
+        torch.set_num_threads(2)
+        begin(self, model, **how)
+
+    monkeypatch.setattr(vllm, "__init__", begun)
+    threads = torch.get_num_threads()
     random.seed(3)
     np.random.seed(3)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     drawn = [VLLM().write(lm, prompts, 2, 6, 1.0, seed) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert torch.equal(states[0], torch.get_rng_state()) and states[1] == random.getstate()
-    assert states[2] == np.random.get_state()[1].tolist()
+    assert states[2] == np.random.get_state()[1].tolist() and torch.get_num_threads() == threads
 
 
 def test_a_model_of_another_shape_takes_the_place_of_the_first(lm, prompts, vllm):

@@ -39,7 +39,7 @@ class VLLM:
 
     Weights are handed over when they have changed, adapters merged on the way; in between, vLLM sleeps. While it
     writes, it takes the share `gpu_memory` of the GPU's memory; prompts with their answers have room for
-    `max_length` tokens; `eager` leaves out CUDA graphs, which take a minute to make and write faster.
+    `max_length` tokens; `eager` leaves out CUDA graphs, which take time to make and write faster.
     """
 
     gpu_memory: float = 0.4

@@ -96,7 +96,7 @@ class StudySpec:
             changing = [*self.attacks, *filter(None, self.defenses)]
             models = [*self.models, *self.controls]
             if changing or len(models) > 1:
-                what = changing[0] if changing else f"{len(models)} models"
+                what = type(changing[0]).__name__ if changing else f"{len(models)} models"
                 raise CasehardenError(
                     f"the engine {type(self.engine).__name__} writes with the one model that a server has, as "
                     f"it was released, and the study has {what}. Leave out attacks, defenses and other models, or "
