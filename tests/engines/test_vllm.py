@@ -14,6 +14,7 @@ from caseharden.attacks import GRPO, SFT
 from caseharden.engines.native import Native
 from caseharden.engines.vllm import VLLM
 from caseharden.errors import CasehardenError
+from caseharden.lm.lm import LM
 from caseharden.rl.loop import PolicyGradient
 from caseharden.store.results import results
 from caseharden.store.store import Store
@@ -71,6 +72,15 @@ def test_nothing_is_handed_over_where_nothing_changed_however_it_was_changed(lm,
     other = copy_of(lm)  # as an excursion, or a reference: another object with the very weights
     VLLM().write(other, prompts, *GREEDY)
     assert reloads() == 3
+
+
+def test_models_of_one_shape_share_a_copy_wherever_they_come_from(lm, prompts, tmp_path, vllm):
+    for number in range(2):  # as hardened models do, each in a folder of its own
+        next(iter(lm.model.parameters())).data.mul_(-1)
+        lm.save(tmp_path / str(number))
+        loaded = LM.load(tmp_path / str(number))
+        assert VLLM().write(loaded, prompts, *GREEDY) == Native().write(loaded, prompts, *GREEDY)
+    assert [one.events for one in vllm.made] == [["sleep", "write", "sleep", "reload", "write", "sleep"]]
 
 
 def test_adapters_are_merged_on_the_way_and_no_bit_of_the_model_is_touched(lm, prompts, toy_domain, vllm):

@@ -27,10 +27,11 @@ IN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
 """Set to 0, vLLM computes where it is called: weights are handed over, and no timing decides what goes together."""
 COLDEST = 0.01
 """Lower temperatures vLLM takes for this one, and only logs it."""
-SAVED = ("architectures", "dtype")
-"""What saving a model writes into its configuration, which is none other for that."""
+SAVED = ("_name_or_path", "architectures", "dtype", "transformers_version")
+"""What saving and loading write into a configuration, which is none other for that."""
 TRIED = 16
 """Tokens of the answer by which a fresh copy of the weights is tried."""
+ADVICE = "It does not compute this model rightly. Take another engine."
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ class VLLM:
             return Written([])
         seeds = [derive_seed(seed, i, j) for i in range(len(prompts)) for j in range(samples)]
         rows = [prompt for prompt in prompts for _ in range(samples)]
-        with _undisturbed(lm, seed), _copy_for(self, lm).up_to_date(lm, prompts[0]) as copy:
-            written = copy.write(rows, seeds, limit, temperature, lm.ends())
+        with _undisturbed(lm, seed), _copy_for(self, lm).up_to_date(lm) as copy:
+            written = copy.write(lm, rows, seeds, limit, temperature)
         lm.meter.read(sum(map(len, prompts)) + sum(len(answer) - 1 for answer in written.tokens))
         return written
 
@@ -139,57 +140,52 @@ class _Copy:
         self.llm.sleep(level=1)
 
     @contextmanager
-    def up_to_date(self, lm: LM, prompt: Sequence[int]) -> Iterator[_Copy]:
-        """Awake inside, with the weights of `lm`, tried on `prompt` if they are fresh."""
+    def up_to_date(self, lm: LM) -> Iterator[_Copy]:
+        """Awake inside, with the weights of `lm`."""
         torch.cuda.empty_cache()
         self.llm.wake_up(tags=["weights"])
         try:
             now = checksum(lm)
             if now != self.held:
                 self.held, self.tried = "", False  # neither, should it fail on the way
-                self.llm.collective_rpc(
-                    "reload_weights", kwargs={"weights_iterator": iter(as_checkpoint(lm).items())}
-                )
+                new = iter(as_checkpoint(lm).items())
+                self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": new})
                 self.held = now
             self.llm.wake_up(tags=["kv_cache"])
             self.llm.reset_prefix_cache()
-            if not self.tried:
-                answer = self.write([prompt], [0], TRIED, 0.0, lm.ends()).tokens[0]
-                check_agreement(
-                    lm, prompt, answer, "vLLM", "It does not compute this model rightly. Take another engine."
-                )
-                self.tried = True
             yield self
         finally:
             self.llm.sleep(level=1)
 
     def write(
-        self, rows: Sequence[Sequence[int]], seeds: Sequence[int], limit: int, temperature: float, ends: list[int]
+        self, lm: LM, rows: Sequence[list[int]], seeds: Sequence[int], limit: int, temperature: float
     ) -> Written:
-        """An answer to each row, drawn under its seed."""
-        plain = plainly(temperature, limit, ends) | {
-            "detokenize": False,
-            "logprobs": 0 if temperature > 0 else None,
-        }
+        """An answer to each row, drawn under its seed. Fresh weights are tried on the first row besides."""
+        drawn = {"detokenize": False, "logprobs": 0 if temperature > 0 else None}
+        asked = [
+            (row, {"seed": seed} | plainly(temperature, limit, lm.ends()) | drawn)
+            for row, seed in zip(rows, seeds, strict=True)
+        ]
+        if not self.tried:
+            asked.append((rows[0], plainly(0.0, TRIED, lm.ends()) | {"detokenize": False}))
+        prompts, told = zip(*asked, strict=True)
         found = self.llm.generate(
-            [{"prompt_token_ids": list(row)} for row in rows],
-            [self.vllm.SamplingParams(seed=seed, **plain) for seed in seeds],
+            [{"prompt_token_ids": prompt} for prompt in prompts],
+            [self.vllm.SamplingParams(**one) for one in told],
             use_tqdm=False,
         )
         answers = [one.outputs[0] for one in found]
         for answer in answers:
             if answer.finish_reason not in ("stop", "length") or not answer.token_ids:
                 raise CasehardenError(f"vLLM has broken off an answer ({answer.finish_reason}). Its log says why.")
+        if not self.tried:
+            check_agreement(lm, rows[0], [*answers.pop().token_ids], "vLLM", ADVICE)
+            self.tried = True
         tokens = [[*answer.token_ids] for answer in answers]
         if temperature == 0:
             return Written(tokens)
-        return Written(
-            tokens,
-            [
-                [place[token].logprob for token, place in zip(answer.token_ids, answer.logprobs, strict=True)]
-                for answer in answers
-            ],
-        )
+        places = (zip(answer.token_ids, answer.logprobs, strict=True) for answer in answers)
+        return Written(tokens, [[place[token].logprob for token, place in one] for one in places])
 
     def close(self) -> None:
         """Give the GPU's memory back."""
