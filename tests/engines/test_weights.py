@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from architectures import tiny_model
 from caseharden.engines import weights
 from caseharden.engines.native import Native
 from caseharden.engines.weights import as_checkpoint, check_agreement, checksum, effective
@@ -66,6 +68,26 @@ def test_adapters_are_merged_as_they_would_be_for_release(tiny_lm, toy_domain):
     assert released.keys() == merged.keys()
     assert all(torch.equal(tensor, merged[name]) for name, tensor in released.items())
     assert any(not torch.equal(tensor, plain[name]) for name, tensor in merged.items())
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gemma3n_text", "mixtral", "qwen3_next"])
+def test_weights_go_by_the_names_of_a_saved_model_whatever_holds_them(kind, word_tokenizer, tmp_path):
+    """Linear layers that are written the other way round, experts in one tensor, tied weights."""
+    lm = tiny_model(kind, word_tokenizer)
+    lm.model.save_pretrained(tmp_path, state_dict=effective(lm))
+    saved = {name: tensor for path in tmp_path.glob("*.safetensors") for name, tensor in load_file(path).items()}
+    found = as_checkpoint(lm)
+    assert all(torch.equal(tensor, found[name]) for name, tensor in saved.items())
+    shared = {tensor.data_ptr() for name, tensor in found.items() if name in saved}
+    assert all(tensor.data_ptr() in shared for name, tensor in found.items() if name not in saved)
+    lm.model = LoRA(r=2).on(lm.model)
+    for name, parameter in lm.model.named_parameters():
+        if "lora_" in name:
+            parameter.data += 0.1
+    merged = effective(lm)
+    released = lm.model.merge_and_unload().state_dict()
+    assert released.keys() == merged.keys()
+    assert all(torch.equal(tensor, merged[name]) for name, tensor in released.items())
 
 
 def test_an_answer_of_other_weights_is_told_and_rounding_is_not(tiny_lm):

@@ -64,18 +64,22 @@ def effective(lm: LM) -> dict[str, Tensor]:
 
     Nothing of `lm` is touched: merging adapters and taking them out again would not bring back every bit.
     """
-    found = {name: tensor.detach() for name, tensor in base_model(lm).state_dict().items()}
-    for name, layer in _adapters(lm):
-        adapters = [] if layer.disable_adapters or layer.merged else layer.active_adapters
-        weight = layer.get_base_layer().weight.detach()
-        for adapter in (one for one in adapters if one in layer.scaling):
-            weight = weight + layer.get_delta_weight(adapter).to(weight.dtype)
-        found[f"{name}.base_layer.weight"] = weight
-    return {
-        name.replace(".base_layer.", "."): tensor
-        for name, tensor in found.items()
+    found = {
+        _plain(name): tensor.detach()
+        for name, tensor in base_model(lm).state_dict().items()
         if not any(part.startswith("lora_") for part in name.split("."))
     }
+    for name, layer in _adapters(lm):
+        where = f"{_plain(name)}.{getattr(layer, 'parameter_name', 'weight')}"  # experts have one each for theirs
+        adapters = [] if layer.disable_adapters or layer.merged else layer.active_adapters
+        for adapter in (one for one in adapters if one in layer.scaling):
+            found[where] = found[where] + layer.get_delta_weight(adapter).to(found[where].dtype)
+    return found
+
+
+def _plain(name: str) -> str:
+    """The name of a weight, or of a layer, where no adapters are put in."""
+    return ".".join(part for part in name.split(".") if part != "base_layer")
 
 
 def as_checkpoint(lm: LM) -> dict[str, Tensor]:
