@@ -31,12 +31,13 @@ LONGEST = 400
 ARROWS: dict[str, set[str]] = {
     # what everything rests on
     "errors": set(),
+    "endpoints": {"errors"},
     "data": {"errors"},
     "records": {"errors"},
     "lm": {"data", "errors"},
     # what is asked, written and scored
-    "engines": {"lm", "data", "errors"},
-    "judges": {"errors"},
+    "engines": {"lm", "data", "endpoints", "errors"},
+    "judges": {"endpoints", "errors"},
     "measures": {"judges", "records", "engines", "lm", "data", "errors"},
     "domains": {"measures", "judges", "engines", "lm", "data", "errors"},
     # what changes weights

@@ -12,7 +12,8 @@ from transformers import MistralConfig, MistralForCausalLM
 from caseharden.attacks import SFT
 from caseharden.data.example import Example
 from caseharden.data.pools import ROLES, Role
-from caseharden.engines.engine import Engine
+from caseharden.engines.engine import Engine, Written
+from caseharden.engines.native import Native
 from caseharden.judges.verifier import Verifier
 from caseharden.lm.lm import LM
 from caseharden.measures.probe import Probe
@@ -93,6 +94,19 @@ class Checksum:
             return rollouts.by_group(torch.tensor(checksums(rollouts.texts)))
 
         return score
+
+
+@dataclass(frozen=True)
+class Skewed:
+    """An engine that draws as if at `skew` times the temperature, and says so."""
+
+    skew: float = 1.0
+    tells: bool = True
+    approximates: bool = True
+
+    def write(self, lm, prompts, samples, limit, temperature, seed) -> Written:
+        written = Native().write(lm, prompts, samples, limit, self.skew * temperature, seed)
+        return written if self.tells else written._replace(logps=None)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from caseharden.train.adapters import LoRA
 from caseharden.train.tuner import Run
 
 PROMPTS = ["a b ?", "c d ?", "e ?", "f g h ?"]
-each_engine = pytest.mark.parametrize("engine", [kind() for kind in TABLE.values()], ids=TABLE)
+writes_what_was_trained = pytest.mark.parametrize(
+    "engine", [name for name in TABLE if name != "server"], indirect=True
+)
 
 
-@each_engine
 def test_answers_are_seeded_and_leave_the_global_random_state(tiny_lm, engine):
     before = torch.get_rng_state()
     drawn = [generate_text(engine, tiny_lm, PROMPTS, temperature=1.0, seed=s, max_new_tokens=6) for s in (1, 1, 2)]
@@ -25,7 +26,6 @@ def test_answers_are_seeded_and_leave_the_global_random_state(tiny_lm, engine):
     assert greedy[0] == greedy[1]
 
 
-@each_engine
 def test_answers_go_on_from_their_prefixes(tiny_lm, engine):
     begun = generate_text(engine, tiny_lm, PROMPTS, prefixes=["yes "] * len(PROMPTS), max_new_tokens=2)
     assert all(answer.text.startswith("yes ") for answer in begun)
@@ -33,7 +33,6 @@ def test_answers_go_on_from_their_prefixes(tiny_lm, engine):
     assert begun != unbegun
 
 
-@each_engine
 def test_decoding_is_plain_whatever_the_model_asks_for_but_ends_where_it_says(tiny_lm, engine):
     plain = generate_text(engine, tiny_lm, PROMPTS, max_new_tokens=6)
     drawn = generate_text(engine, tiny_lm, PROMPTS, max_new_tokens=6, temperature=1.0)
@@ -47,7 +46,7 @@ def test_decoding_is_plain_whatever_the_model_asks_for_but_ends_where_it_says(ti
     assert tiny_lm.model.generation_config.repetition_penalty == 50.0  # as it was
 
 
-@each_engine
+@writes_what_was_trained
 def test_adapters_write_along_and_are_left_as_they_were(tiny_lm, toy_domain, engine):
     own = tiny_lm.model.generation_config
     before = generate_text(engine, tiny_lm, PROMPTS, max_new_tokens=6)

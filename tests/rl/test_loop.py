@@ -20,7 +20,7 @@ from caseharden.rl.rollouts import Rollouts, roll_out
 from caseharden.train.losses import dpo
 from caseharden.train.tuner import Run
 from factories import buffer_of
-from toys import Checksum, checksums
+from toys import Checksum, Skewed, checksums
 
 SMALL = {"prompts": 2, "samples": 4, "max_new_tokens": 5, "lr": 3e-2}
 
@@ -55,6 +55,13 @@ class Silent:
 
     def score(self, answers):
         return [NAN if i % self.every == 0 else float(len(a.output) % 2) for i, a in enumerate(answers)]
+
+
+def gradient_of(run: Run, tuner: PolicyGradient, engine) -> tuple[torch.Tensor, dict[str, float]]:
+    """The first step's gradient, which no optimizer has taken, and what the step reports."""
+    run.engine = engine
+    metrics = next(run.drive(tuner))
+    return torch.cat([p.grad.flatten() for p in run.lm.model.parameters()]), metrics
 
 
 def rewards(run: Run, tuner: PolicyGradient, steps: int) -> list[float]:
@@ -165,6 +172,88 @@ def test_online_dpo_has_the_gradient_of_dpo_on_the_best_and_worst(gradients_left
         assert torch.allclose(ours, parameter.grad, atol=1e-6)
 
 
+@pytest.mark.parametrize("tuner", [GRPO, RLOO, PPO])
+def test_an_engine_that_draws_as_we_do_has_weights_of_one(tuner, gradients_left, run_of):
+    how = tuner(**SMALL, reward=Checksum())
+    own, none = (
+        gradient_of(run_of("attacker", 1), one, Native()) for one in (how, replace(how, importance_cap=None))
+    )
+    assert torch.equal(own[0], none[0]) and own[1] == none[1] and "importance" not in own[1]
+    same, told = gradient_of(run_of("attacker", 1), how, Skewed(1.0))
+    assert torch.allclose(own[0], same, atol=1e-6) and own[0].abs().max() > 1e-4
+    assert told["importance"] == pytest.approx(1, abs=1e-5) and told["truncated"] == 0
+
+
+@pytest.mark.parametrize("cap", [1.0, 1.05, 100.0])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_token_counts_as_much_likelier_as_it_was_to_us(cap, whole, gradients_left, run_of):
+    """The gradient of −Σ w·min(p / p_engine, cap)·A·log p, with p / p_engine from logits; of whole answers, ∏."""
+    run = run_of("attacker", 1)
+    with torch.no_grad():
+        for parameter in run.lm.model.parameters():
+            parameter *= 8  # so that temperature matters
+    how = (RLOO if whole else GRPO)(**SMALL, importance_cap=cap, reward=Checksum())
+    found, told = gradient_of(run, how, Skewed(1.5))
+    run.lm.model.zero_grad()
+    buffer, weights, capped = buffer_of(run), [], 0
+    for b, answer in enumerate(buffer.rows.answers):
+        n, ids = len(answer), buffer.rows.prompts[b // 4] + answer
+        logits = run.lm.model(torch.tensor([ids])).logits[0, -n - 1 : -1]
+        ours, theirs = (torch.log_softmax(logits / t, -1)[range(n), answer] for t in (1.0, 1.5))
+        ratio = (ours - theirs).detach().sum().exp().expand(n) if whole else (ours - theirs).detach().exp()
+        weights += ratio.clamp(max=cap).tolist()
+        capped += int((ratio > cap).sum())
+        share = 1 / len(buffer.rows.answers) / (1 if whole else n)
+        (-share * ratio.clamp(max=cap) * buffer.tensors["advantages"][b, -n:] * ours).sum().backward()
+    expected = torch.cat([p.grad.flatten() for p in run.lm.model.parameters()])
+    assert torch.allclose(found, expected, atol=1e-5 * expected.abs().max())
+    assert told["importance"] == pytest.approx(sum(weights) / len(weights), rel=1e-4)
+    assert told["truncated"] == pytest.approx(capped / len(weights)) and (cap > 2 or capped)
+    assert not torch.allclose(found, gradient_of(run_of("attacker", 1), how, Native())[0], rtol=0.1)
+
+
+def test_weights_undo_what_the_engine_draws_too_often(gradients_left, run_of):
+    """Over many answers of one token the mean gradient is that of an engine that draws as we do."""
+
+    def mean(skew: float, cap: float | None) -> torch.Tensor:
+        run = run_of("attacker", 1)
+        with torch.no_grad():
+            for parameter in run.lm.model.parameters():
+                parameter *= 8
+        reward = Judged(Says("b"))
+        how = Reinforce(
+            forward_batch=4000,
+            prompts=1,
+            samples=4000,
+            max_new_tokens=1,
+            reward=reward,
+            importance_cap=cap,
+            n_examples=1,
+        )
+        return gradient_of(run, how, Skewed(skew))[0]
+
+    own, weighed, naive = mean(1.0, None), mean(2.0, 100.0), mean(2.0, None)
+    assert (weighed - own).norm() < 0.35 * (naive - own).norm()
+
+
+def test_weights_are_of_the_policy_as_it_wrote_at_later_updates_too(run_of):
+    run = run_of("attacker", 1)
+    run.engine = Skewed(1.5)
+    steps = run.drive(GRPO(**SMALL, updates=3, reward=Checksum()))
+    told = [next(steps)["importance"] for _ in range(3)]
+    assert told[0] == told[1] == told[2] != 1
+
+
+def test_an_engine_that_draws_otherwise_and_does_not_say_how_is_an_error(run_of):
+    run = run_of("attacker", 1)
+    run.engine = Skewed(1.5, tells=False)
+    with pytest.raises(CasehardenError, match="importance_cap: null"):
+        next(run.drive(GRPO(**SMALL, reward=Checksum())))
+    run = run_of("attacker", 1)
+    run.engine = Skewed(1.5, tells=False)
+    assert "importance" not in next(run.drive(GRPO(**SMALL, importance_cap=None, reward=Checksum())))
+
+
 def test_rollouts_keep_prompts_and_answers_together(tiny_lm, toy_domain):
     examples = toy_domain.pools("attacker")["harmful"][:3]
     rollouts = roll_out(tiny_lm, Native(), examples, 2, 5, 1.0, seed=0)
@@ -174,7 +263,10 @@ def test_rollouts_keep_prompts_and_answers_together(tiny_lm, toy_domain):
     assert some.rows.prompts == [rollouts.rows.prompts[2], rollouts.rows.prompts[0]]
     assert [e.id for e in some.examples] == [examples[2].id, examples[0].id]
     assert some.texts == rollouts.texts[4:6] + rollouts.texts[0:2]
+    logps = rollouts.engine_logps_BN
+    assert torch.allclose(logps, rollouts.logps(tiny_lm), atol=1e-5)
     both: Rollouts = some + rollouts.of([1])
+    assert both.engine_logps == [rollouts.engine_logps[b] for b in (4, 5, 0, 1, 2, 3)]
     assert both.rows.answers == some.rows.answers + rollouts.rows.answers[2:4]
 
 
@@ -202,6 +294,7 @@ def test_log_probabilities_of_rows_are_those_of_one_at_a_time(tiny_lm, toy_domai
         ({"advantage": "group_normalised"}, "Did you mean 'group_normalized'"),
         ({"samples": 1}, "samples at least 2"),
         ({"temperature": 0.0}, "must be above 0"),
+        ({"importance_cap": 0.5}, "at least 1, or null"),
         ({"prompts": 0}, "must be at least 1"),
         ({"n_examples": 0}, "must be above 0"),
         ({"schedule": "cosine"}, "max_steps"),

@@ -17,7 +17,7 @@ from caseharden.rl.rollouts import Rollouts
 from caseharden.train.objectives import preference
 from caseharden.train.tuner import Run
 from factories import buffer_of
-from toys import Checksum, checksums
+from toys import Checksum, Skewed, checksums
 
 trl = pytest.importorskip("trl")
 
@@ -39,6 +39,17 @@ CASES: dict[str, tuple[PolicyGradient, dict]] = {
     "dapo": (
         replace(DAPO(reward=Checksum(), **COMMON), resample=0),
         {"loss_type": "dapo", "scale_rewards": "group", "epsilon_high": 0.28},
+    ),
+    "grpo, truncated": (
+        GRPO(reward=Checksum(), importance_cap=1.02, kl=0.3, **COMMON),
+        {
+            "loss_type": "grpo",
+            "scale_rewards": "group",
+            "beta": 0.3,
+            "vllm_importance_sampling_clip_min": None,
+            "vllm_importance_sampling_mode": "token_truncate",
+            "vllm_importance_sampling_clip_max": 1.02,
+        },
     ),
     "rloo": (RLOO(reward=Checksum(), **COMMON), {}),
     "rloo, kl": (RLOO(reward=Checksum(), kl=0.3, **COMMON), {"beta": 0.3}),
@@ -83,7 +94,9 @@ def oracle(name: str, lm: LM, released: LM, held: Rollouts, tmp_path, **options)
     )
     prompts = [prompt for prompt in held.rows.prompts for _ in range(G)]
     trainer._tokenize_prompts = lambda _: (prompts, None, {})
-    trainer._generate_single_turn = lambda *_: held.rows.answers if name == "RLOO" else (held.rows.answers, None)
+    drawn = held.engine_logps if "vllm_importance_sampling_mode" in options else None
+    trainer._generate_single_turn = lambda *_: held.rows.answers if name == "RLOO" else (held.rows.answers, drawn)
+    trainer.use_vllm = drawn is not None
     trainer.current_gradient_accumulation_steps = 1
     return trainer
 
@@ -94,6 +107,8 @@ def test_loss_and_gradient_are_those_of_trl(kind, tiny_lm, toy_domain, tmp_path,
     run = Run(tiny_lm, toy_domain, "attacker", 3)
     released = run.reference()
     moved(tiny_lm.model)
+    if "truncated" in kind:
+        run.engine = Skewed(2.0)
     steps = run.drive(tuner)
     next(steps)  # rolls out
     held = tuner.reward.seen[-1]
@@ -108,6 +123,7 @@ def test_loss_and_gradient_are_those_of_trl(kind, tiny_lm, toy_domain, tmp_path,
     theirs = trainer._compute_loss(trainer.model, inputs)
     theirs.backward()
     assert ours["clipped"] > 0  # else clipping was not compared
+    assert 0 < ours.get("truncated", 0.5) < 1  # nor truncating
     assert ours["loss"] == pytest.approx(float(theirs.detach()), rel=1e-5, abs=1e-7)
     own, other = gradients(tiny_lm.model), gradients(trainer.model)
     assert (own - other).norm() <= 1e-5 * other.norm()

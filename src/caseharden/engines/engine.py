@@ -24,7 +24,13 @@ class Written(NamedTuple):
 
 @runtime_checkable
 class Engine(Protocol):
-    """Who writes the answers, of attacks' rollouts and of measures alike. A frozen dataclass."""
+    """Who writes the answers, of attacks' rollouts and of measures alike. A frozen dataclass.
+
+    It may say more of itself. Class attributes: `knobs`, its fields that decide no answer; `approximates`, true if
+    it computes the model's probabilities by other code than the trainer's; `released_only`, true if it writes with
+    weights of its own, whatever is done to the model's. A property `version`, of whatever else decides its answers.
+    And `check(lm)`, which raises `CasehardenError`, before anything runs, if it cannot write for a model.
+    """
 
     def write(
         self,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import GenerationConfig
 
 from caseharden.engines.engine import Written, in_batches
+from caseharden.engines.weights import base_model
 from caseharden.lm.batch import Batch
 from caseharden.lm.lm import LM
 
@@ -31,6 +32,17 @@ class Transformers:
         return in_batches(generate, self.batch_size, lm, prompts, samples, limit, temperature, seed)
 
 
+@contextmanager
+def without_own_defaults(lm: LM) -> Iterator[Any]:
+    """The model of Transformers, its adapters inside; until the end without its own generation config."""
+    model = base_model(lm)
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield model
+    finally:
+        model.generation_config = own
+
+
 @torch.no_grad()
 def generate(lm: LM, batch: Batch, samples: int, limit: int, temperature: float) -> Written:
     """Write `samples` answers of at most `limit` tokens to each of the batch's prompts: see `Engine.write`."""
@@ -39,17 +51,12 @@ def generate(lm: LM, batch: Batch, samples: int, limit: int, temperature: float)
     plain = GenerationConfig(
         max_new_tokens=limit, do_sample=temperature > 0, eos_token_id=ends, pad_token_id=ends[0], **drawn
     )
-    # The base model has its adapters inside. What `plain` leaves open would be taken from the model's own config.
-    model: Any = lm.model.get_base_model() if isinstance(lm.model, PeftModel) else lm.model
-    own, model.generation_config = model.generation_config, GenerationConfig()
-    try:
+    with without_own_defaults(lm) as model:  # from which what `plain` leaves open would be taken
         ids_BT = model.generate(
             input_ids=batch.ids_BT.repeat_interleave(samples, 0),
             attention_mask=batch.attention_BT.repeat_interleave(samples, 0),
             generation_config=plain,
         )
-    finally:
-        model.generation_config = own
     rows = ids_BT[:, batch.ids_BT.shape[1] :].tolist()
     tokens = [row[: next((n + 1 for n, token in enumerate(row) if token in ends), limit)] for row in rows]
     lm.meter.read(samples * int(batch.attention_BT.sum()) + sum(len(row) - 1 for row in tokens))

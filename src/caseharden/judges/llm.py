@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -13,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
+from caseharden.endpoints import check_endpoint, client
 from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import FAILURES, NAN, Answer, version_of
 
@@ -80,12 +78,7 @@ class LLMJudge:
             raise CasehardenError(f"there is no rubric {self.rubric!r}.{nearest(self.rubric, RUBRICS)}")
         if self.per_minute < 1 or self.concurrency < 1:
             raise CasehardenError("per_minute and concurrency must be at least 1.")
-        if self.retries < 0 or not 0 < self.timeout < math.inf:
-            raise CasehardenError("retries must be at least 0, and timeout a number of seconds above 0.")
-        if not _is_address(self.base_url):
-            raise CasehardenError(
-                f"base_url={self.base_url!r} is no address of an endpoint. Write it like http://localhost:8000/v1."
-            )
+        check_endpoint(self.base_url, self.retries, self.timeout)
 
     @property
     def version(self) -> str:
@@ -93,11 +86,11 @@ class LLMJudge:
         return version_of(self.model, RUBRICS[self.rubric][0])
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
-        client = _client(self)
+        asked = _client(self)
         pages: list[str] = []
 
         def grade(answer: Answer) -> float:
-            return self._grade(client, answer, pages)
+            return self._grade(asked, answer, pages)
 
         with ThreadPoolExecutor(self.concurrency) as threads:
             scores = list(threads.map(grade, answers))
@@ -153,14 +146,6 @@ def _within(value: Any, low: float, high: float) -> float:
     return number
 
 
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, say
-        return False
-
-
 class _Pace:
     """Lets callers through at most `per_minute` times a minute, evenly."""
 
@@ -201,13 +186,6 @@ def _spent(judge: LLMJudge) -> _Spent:
 
 @lru_cache(maxsize=16)
 def _client(judge: LLMJudge) -> Any:
-    try:
-        from openai import DefaultHttpxClient, OpenAI
-    except ImportError as error:
-        raise CasehardenError("a model as judge needs pip install 'caseharden[api]'.") from error
-    key = os.environ.get(judge.key, "").strip()
-    if not (key and key.isascii() and key.isprintable()):
-        raise CasehardenError(f"the judge {judge.model} needs its key in the environment variable {judge.key}.")
+    whose = f"the judge {judge.model}"
     pace = _pace(judge.base_url, judge.per_minute)
-    paced = DefaultHttpxClient(event_hooks={"request": [lambda _: pace.wait()]}, timeout=judge.timeout)
-    return OpenAI(base_url=judge.base_url, api_key=key, max_retries=judge.retries, http_client=paced)
+    return client(judge.base_url, judge.key, judge.retries, judge.timeout, whose=whose, before_each=pace.wait)

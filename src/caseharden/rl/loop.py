@@ -26,7 +26,7 @@ from caseharden.lm.logps import entropy, scale_logits, token_logps
 from caseharden.rl.advantages import TABLE as ADVANTAGES
 from caseharden.rl.advantages import std
 from caseharden.rl.critic import Critic
-from caseharden.rl.losses import Over, clipped_surrogate, k3, token_weights
+from caseharden.rl.losses import Over, clipped_surrogate, importance, k3, token_weights
 from caseharden.rl.rewards import Judged, Reward, Score
 from caseharden.rl.rollouts import Rollouts, Rows, roll_out
 from caseharden.train.adapters import LoRA
@@ -83,7 +83,8 @@ class PolicyGradient(Descends):
     Each rollout gives `updates` optimizer steps; from the second on, the ratio to the policy that wrote the
     answers is clipped. Answers are drawn at `temperature`, and probabilities taken at it. `kl` holds the policy
     near the model it began as (`kl_in`), `entropy` adds that many times the policy's entropy to what is
-    maximized, `resample` bounds how often groups without spread in their rewards are drawn anew.
+    maximized, `resample` bounds how often groups without spread in their rewards are drawn anew. Where the engine
+    draws from other probabilities than ours, losses count their ratio, at most `importance_cap`; None: they do not.
     """
 
     data: Mapping[str, float] = field(default_factory=lambda: {"harmful": 1.0})
@@ -103,6 +104,7 @@ class PolicyGradient(Descends):
     kl_in: KLIn = "loss"
     entropy: float = 0.0
     resample: int = 0
+    importance_cap: float | None = 2.0
     lora: LoRA | None = None
     forward_batch: int = 64
     bounds: ClassVar[tuple[str, ...]] = ("n_examples", "lora")
@@ -128,6 +130,8 @@ class PolicyGradient(Descends):
             )
         if self.temperature <= 0:
             raise CasehardenError(f"temperature={self.temperature} must be above 0.")
+        if self.importance_cap is not None and not self.importance_cap >= 1:
+            raise CasehardenError(f"importance_cap={self.importance_cap} must be at least 1, or null for none.")
 
     # ---- the loop -----------------------------------------------------------------------------------
 
@@ -142,7 +146,7 @@ class PolicyGradient(Descends):
                 rollouts, rewards_PG = self.roll_out(state)
                 tried = (state.drawn.value - before) * self.prompts * self.samples
                 # Turn rewards into advantages, with what is known of the answers before the first step from them.
-                tensors = self.old_logps(state, rollouts)
+                tensors = self.old_logps(state, rollouts) | self.engine_logps(state, rollouts)
                 if state.critic is not None:
                     tensors["values"] = state.critic.values(rollouts.rows)
                 extra, extra_metrics = state.extra(rollouts)
@@ -168,6 +172,8 @@ class PolicyGradient(Descends):
             tokens = {"old_logps": logps_BR.detach()}  # unless known from before: at the first step, the same
             tokens |= {name: tensor[places, -R:] for name, tensor in buffer.tensors.items()}
             tokens |= {"logps": logps_BR, "targets": targets_BR, "mask": mask_BR}
+            if "engine_logps" in tokens and self.importance_cap is not None:
+                tokens |= importance(self.log_importance(tokens), self.importance_cap)
             loss_BR = weights_BN[places, -R:] * self.token_loss(logits_BRV, tokens, step)
             loss = loss_BR.masked_fill(~mask_BR, 0.0).sum()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -192,6 +198,8 @@ class PolicyGradient(Descends):
         `tokens` has ``logps``, with gradient, ``old_logps``, ``targets``, ``mask``, and what the buffer holds.
         """
         loss_BR = self.surrogate(tokens)
+        if "importance" in tokens:
+            loss_BR = tokens["importance"] * loss_BR
         if self.kl > 0 and self.kl_in == "loss":
             # Times the ratio, so that the gradient is an unbiased one of the reverse KL (DeepSeek-V3.2).
             ratio_BR = (tokens["logps"] - tokens["old_logps"]).exp()
@@ -204,6 +212,10 @@ class PolicyGradient(Descends):
         """What stands for −A log π, [B, R]: here with a clipped ratio at each token."""
         logps_BR, old_BR, advantages_BR = (tokens[name] for name in ("logps", "old_logps", "advantages"))
         return clipped_surrogate(logps_BR, old_BR, advantages_BR, self.clip_low, self.clip_high)
+
+    def log_importance(self, tokens: Tensors) -> Tensor:
+        """How much likelier a token was to us than to the engine that drew it, [B, R]: here, each by itself."""
+        return tokens["old_logps"] - tokens["engine_logps"]
 
     def extra(self, run: Run) -> Extra:
         """What else is known and reported of rollouts: here, nothing. Prepared at the run's first weights."""
@@ -265,6 +277,18 @@ class PolicyGradient(Descends):
         models = {"old_logps": rollouts.lm if read else None, "reference_logps": state.reference}
         return {name: rollouts.logps(lm) for name, lm in models.items() if lm is not None}
 
+    def engine_logps(self, state: TrainState, rollouts: Rollouts) -> Tensors:
+        """``engine_logps`` of an engine that draws from other probabilities than ours, where losses count them."""
+        engine = state.run.engine
+        if self.importance_cap is None or not getattr(engine, "approximates", False):
+            return {}
+        if (engine_logps_BN := rollouts.engine_logps_BN) is None:
+            raise CasehardenError(
+                f"{type(engine).__name__} does not say with which probability it has drawn a token, so that losses "
+                "cannot be weighed. Take another engine, or set importance_cap: null."
+            )
+        return {"engine_logps": engine_logps_BN}
+
 
 @dataclass(frozen=True)
 class Rewarded(PolicyGradient):
@@ -288,6 +312,11 @@ class WholeAnswers(Rewarded):
         logps_B, old_B = (tokens[name].masked_fill(~mask_BR, 0.0).sum(-1) for name in ("logps", "old_logps"))
         loss_B = clipped_surrogate(logps_B, old_B, advantages_B, self.clip_low, self.clip_high)
         return F.pad(loss_B[:, None], (mask_BR.shape[1] - 1, 0))
+
+    def log_importance(self, tokens: Tensors) -> Tensor:
+        """That of whole answers, the same for each of their tokens."""
+        log_ratio_BR = super().log_importance(tokens).masked_fill(~tokens["mask"], 0.0)
+        return log_ratio_BR.sum(-1, keepdim=True).expand_as(log_ratio_BR)
 
 
 # ---- what is reported -----------------------------------------------------------------------------------
@@ -325,4 +354,6 @@ def token_metrics(tokens: Tensors, clip_low: float, clip_high: float) -> Tensors
         "entropy": -logps_BR,  # unbiased, on the policy's own tokens
         "clipped": ((ratio_BR < 1 - clip_low) | (ratio_BR > 1 + clip_high)).float(),
     }
-    return found | ({"kl": k3(logps_BR, tokens["reference_logps"])} if "reference_logps" in tokens else {})
+    if "reference_logps" in tokens:
+        found["kl"] = k3(logps_BR, tokens["reference_logps"])
+    return found | {name: tokens[name] for name in ("importance", "truncated") if name in tokens}

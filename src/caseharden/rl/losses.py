@@ -31,6 +31,16 @@ def clipped_surrogate(logps: Tensor, old: Tensor, advantages: Tensor, low: float
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
 
 
+def importance(log_ratio: Tensor, cap: float) -> dict[str, Tensor]:
+    """``importance``, min(p / p_engine, cap), and where it was ``truncated``; without gradient.
+
+    What a loss under p counts where an engine has drawn the tokens from p_engine: truncated importance sampling
+    (Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training").
+    """
+    ratio = log_ratio.detach().exp()
+    return {"importance": ratio.clamp(max=cap), "truncated": (ratio > cap).float()}
+
+
 def k3(logps: Tensor, reference: Tensor) -> Tensor:
     """Schulman's estimator of KL(policy ‖ reference) on the policy's own samples: never negative, unbiased."""
     log_ratio = reference - logps

@@ -81,7 +81,8 @@ class Rollouts:
 
     `rows` has the answers as token ids, with the end token where an answer came to one (`ended`); `texts` as
     text, after the example's prefix (`finished` where it is an answer, and not only the thinking before one).
-    `limit` is how many tokens an answer may have, `temperature` what it was drawn at.
+    `limit` is how many tokens an answer may have, `temperature` what it was drawn at. `engine_logps` has the
+    log-probability of each token as the engine drew it, where that is told.
     """
 
     lm: LM
@@ -93,6 +94,7 @@ class Rollouts:
     limit: int
     temperature: float = 1.0
     forward_batch: int = 64
+    engine_logps: list[list[float]] | None = None
 
     @property
     def samples(self) -> int:
@@ -114,6 +116,7 @@ class Rollouts:
             texts=[self.texts[b] for b in rows],
             ended=[self.ended[b] for b in rows],
             finished=[self.finished[b] for b in rows],
+            engine_logps=self.engine_logps and [self.engine_logps[b] for b in rows],
         )
 
     def __add__(self, other: Rollouts) -> Rollouts:
@@ -124,6 +127,7 @@ class Rollouts:
             texts=self.texts + other.texts,
             ended=self.ended + other.ended,
             finished=self.finished + other.finished,
+            engine_logps=self.engine_logps and other.engine_logps and self.engine_logps + other.engine_logps,
         )
 
     @cached_property
@@ -139,6 +143,14 @@ class Rollouts:
     def logps(self, lm: LM) -> Tensor:
         """Log-probabilities of the answers' tokens under `lm`, at the temperature they were drawn at, [B, N]."""
         return self.rows.logps(lm, self.forward_batch, self.temperature)
+
+    @property
+    def engine_logps_BN(self) -> Tensor | None:
+        """`engine_logps` as a tensor on the policy's device, 0 on padding; None where the engine told none."""
+        if self.engine_logps is None:
+            return None
+        N = self.mask_BN.shape[1]
+        return torch.tensor([[0.0] * (N - len(row)) + row for row in self.engine_logps], device=self.lm.device)
 
     def mean_over_answer(self, values_BN: Tensor) -> Tensor:
         """Mean over each answer's tokens, [P, G]."""
@@ -167,9 +179,9 @@ def roll_out(
 ) -> Rollouts:
     """Have `engine` write `samples` answers to each example's prompt, each going on from the example's prefix."""
     prompts = lm.encode_prompts([e.prompt for e in examples], [e.prefix for e in examples])
-    answers = engine.write(lm, prompts, samples, limit, temperature, seed).tokens
+    answers, logps = engine.write(lm, prompts, samples, limit, temperature, seed)
     ends = set(lm.ends())
     ended = [row[-1] in ends for row in answers]
     texts, finished = zip(*lm.read(answers, [e.prefix for e in examples for _ in range(samples)]), strict=True)
     rows = Rows(prompts, answers)
-    return Rollouts(lm, list(examples), rows, [*texts], ended, [*finished], limit, temperature)
+    return Rollouts(lm, list(examples), rows, [*texts], ended, [*finished], limit, temperature, engine_logps=logps)

@@ -27,6 +27,13 @@ class Writes(Protocol):
 
 
 @runtime_checkable
+class Choosy(Protocol):
+    """An engine that cannot write for every model."""
+
+    def check(self, lm: LM) -> None: ...
+
+
+@runtime_checkable
 class Templated(Protocol):
     """Whatever writes prompts in a template of its choice: fine-tuning, or a measure."""
 
@@ -37,17 +44,20 @@ def check_models(spec: StudySpec, folders: Iterable[Path], device: torch.device)
     """Load each of the study's models, from `folders`, and see that it can read every prompt.
 
     Raises `CasehardenError` if one is not whole (see `LM.load`), has no positions for a prompt of the domain and
-    the answer that is to be written to it, or no tokens for a template.
+    the answer that is to be written to it, or no tokens for a template; and if the engine cannot write for it.
     """
     answers = longest_answers(spec)
     parts = (spec.defenses, spec.attacks, tuple(spec.all_measures().values()))
     templates = sorted({one.template for one in among(parts, Templated)})
     rest = (str(spec.reasoning), spec.precision, str(device), fingerprint(spec.domain), str(answers), *templates)
+    rest = (*rest, str(spec.engine))
     for folder in folders:
         known = (weights(folder), *rest)
         if known in _passed:
             continue
         lm = LM.load(folder, device=device, precision=spec.precision, reasoning=spec.reasoning)
+        if isinstance(spec.engine, Choosy):
+            spec.engine.check(lm)
         for template in templates:
             with lm.templated(template):
                 pass

@@ -187,7 +187,11 @@ class Environment:
         return cls(
             domain=fingerprint(spec.domain),
             measures={name: described(measure) for name, measure in sorted(spec.all_measures().items())},
-            engine={"spec": written(spec.engine, Engine), "foreign_code": provenance.foreign_code(spec.engine)},
+            engine={
+                "spec": written(spec.engine, Engine, without=("knobs",)),
+                "version": getattr(spec.engine, "version", ""),
+                "foreign_code": provenance.foreign_code(spec.engine),
+            },
             reasoning=written(spec.reasoning, Reasoning),
             code=provenance.code(),
             packages=provenance.packages(),

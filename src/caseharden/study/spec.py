@@ -98,6 +98,16 @@ class StudySpec:
                 )
         if both := {*self.models} & {*self.controls}:
             raise CasehardenError(f"{min(both)!r} is among the models and the controls. Take it out of one.")
+        if getattr(self.engine, "released_only", False):
+            changing = [*self.attacks, *filter(None, self.defenses)]
+            models = [*self.models, *self.controls]
+            if changing or len(models) > 1:
+                what = type(changing[0]).__name__ if changing else f"{len(models)} models"
+                raise CasehardenError(
+                    f"the engine {type(self.engine).__name__} writes with the one model that a server has, as "
+                    f"it was released, and the study has {what}. Leave out attacks, defenses and other models, or "
+                    "take another engine."
+                )
         if self.attacks and len(self.budgets) < 2:
             raise CasehardenError("the only budget is 0, at which no attack has done anything yet. Add more.")
         needed = {"harm", "utility"} if self.watched == "harm" else {self.watched}
