@@ -30,6 +30,7 @@ from caseharden.bilevel.vector import AttackVector
 from caseharden.errors import CasehardenError, TrainingFailed
 from caseharden.lm.lm import LM
 from caseharden.lm.machine import check_threads
+from caseharden.lm.memory import Memory
 from caseharden.lm.template import Reasoning
 from caseharden.train.optim import restore
 from caseharden.train.tuner import Metrics, Run
@@ -163,7 +164,7 @@ class AttackerProcess:
     def _start(self) -> BaseProcess:
         run = self.run
         arguments = (self.how, self.defense, run.domain, run.role, run.seed, run.share, run.engine)
-        place = (self.how.device or str(run.lm.device), run.lm.precision, run.lm.reasoning)
+        place = (self.how.device or str(run.lm.device), run.lm.precision, run.lm.reasoning, run.lm.memory)
         process = multiprocessing.get_context("spawn").Process(
             target=attack_forever, args=(self.exchange.folder, *place, *arguments), daemon=True
         )
@@ -191,6 +192,7 @@ def attack_forever(
     device: str,
     precision: Any,
     reasoning: Reasoning,
+    memory: Memory,
     how: Asynchronous,
     defense: SimulatesAttacks,
     domain: Any,
@@ -205,7 +207,7 @@ def attack_forever(
     # The terminal is the defender's, who reads this if we fail.
     sys.stderr = exchange.stderr.open("w", buffering=1, encoding="utf-8", errors="backslashreplace")
     role, seed, share, engine = run
-    lm = LM.load(exchange.model, device=device, precision=precision, reasoning=reasoning)
+    lm = LM.load(exchange.model, device=device, precision=precision, reasoning=reasoning, memory=memory)
     adversary_run = Run(lm, domain, role, seed, share=share, engine=engine)
     parameters = adversary_run.trainable()
     exchange.ready.touch()

@@ -21,12 +21,14 @@ from caseharden.lm.batch import Batch
 from caseharden.lm.capabilities import Capabilities, find_capabilities
 from caseharden.lm.frame import Frame, TemplateName
 from caseharden.lm.loading import check_finite, load_checkpoint, loading
+from caseharden.lm.memory import Memory
 from caseharden.lm.meter import Meter
 from caseharden.lm.template import Reasoning, Template, Text
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
 AUTOMATIC = Reasoning()
+PLENTY = Memory()
 POSITIONS = ("max_position_embeddings", "max_seq_len")
 """What configurations call the number of a model's positions; others have an attribute of the first name."""
 UNREAD = 0.1
@@ -46,7 +48,9 @@ class LM:
         name: str,
         precision: Precision = "auto",
         reasoning: Reasoning = AUTOMATIC,
+        memory: Memory = PLENTY,
     ) -> None:
+        memory.check(model)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.name = name
@@ -55,6 +59,7 @@ class LM:
             precision = "bfloat16" if cuda else "float32"
         self.precision: Precision = precision
         self.reasoning = reasoning
+        self.memory = memory
         if tokenizer.eos_token_id is None:
             raise CasehardenError(f"the tokenizer of {name!r} has no end-of-sequence token; set eos_token.")
         self.chat = Template(tokenizer, name, reasoning)
@@ -73,14 +78,16 @@ class LM:
         device: str | torch.device = "cpu",
         precision: Precision = "auto",
         reasoning: Reasoning = AUTOMATIC,
+        memory: Memory = PLENTY,
     ) -> LM:
         """Load from a folder or, by id, from the Hugging Face hub: see `load_checkpoint`.
 
-        Raises `CasehardenError` besides if its prompts, padded to one length, are not read as each alone.
+        Raises `CasehardenError` besides if its prompts, padded to one length, are not read as each alone, or if its
+        `memory` cannot be spared as asked.
         """
         model, tokenizer = load_checkpoint(source)
         with loading(source):
-            lm = cls(model.to(torch.device(device)), tokenizer, str(source), precision, reasoning)
+            lm = cls(model.to(torch.device(device)), tokenizer, str(source), precision, reasoning, memory)
             lm.token_rows([Example("greeting", "Hello!", "Hello!")])
             padding = lm.capabilities.padding
         if not padding:
@@ -105,7 +112,7 @@ class LM:
         Its tokens are counted with this one's.
         """
         model = copy.deepcopy(self.model).requires_grad_(False)
-        frozen = LM(model, self.tokenizer, self.name, self.precision, self.reasoning)
+        frozen = LM(model, self.tokenizer, self.name, self.precision, self.reasoning, self.memory)
         frozen.meter = self.meter
         frozen.capabilities = self.capabilities
         return frozen
@@ -294,7 +301,12 @@ class LM:
 
     def forward(self, **inputs: Any) -> Any:
         """What the model makes of its inputs, in Transformers' terms; `meter` counts their tokens."""
-        return self.meter.through(self.model, **inputs)
+        return self.through(self.model, **inputs)
+
+    def through(self, model: nn.Module, **inputs: Any) -> Any:
+        """What `model`, this one or one made of its parts, makes of inputs; computed and counted like this one."""
+        with self.memory.applied(model, cached=inputs.get("use_cache", True)):
+            return self.meter.through(model, **inputs)
 
     def _forward(self, batch: Batch, **wanted: bool) -> Any:
         T, R = batch.ids_BT.shape[1], batch.response_length

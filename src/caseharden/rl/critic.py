@@ -32,7 +32,7 @@ class ValueModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """V before each response token, [B, R]."""
         with self.lm.autocast():
-            out = self.lm.meter.through(
+            out = self.lm.through(
                 self.body,
                 input_ids=batch.ids_BT,
                 attention_mask=batch.attention_BT,
