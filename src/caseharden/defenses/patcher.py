@@ -71,7 +71,7 @@ class Patcher(Descends):
         safe = self.safe.prepare(run)
         benign = self.benign.prepare(run) if self.benign else None
         parameters = run.trainable()
-        descent = run.track("descent", Descent(self, parameters))
+        descent = run.track("descent", Descent(self, parameters, run.lm.memory))
         population = run.track("population", Population(self.vectors, run.lm.device))
         attacked_steps = run.track("attacked_steps", Counter())
         theta = snapshot(parameters)  # where θ is kept while the parameters are θ+v

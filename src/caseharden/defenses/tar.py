@@ -54,7 +54,7 @@ class TAR(Descends):
         held_out, theirs = run.split(2)  # an adversary never trains on what is asked of the model it attacks
         tamper, retain = self.tamper.prepare(held_out), self.retain.prepare(run)
         parameters = run.trainable()
-        descent = run.track("descent", Descent(self, parameters))
+        descent = run.track("descent", Descent(self, parameters, run.lm.memory))
         for step in run.range(self.max_steps):
             metrics: Metrics = {}
             adversary, length = drawn(

@@ -18,17 +18,16 @@ from torch import Tensor, nn
 from caseharden.data.example import Example
 from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 from caseharden.lm.batch import Batch
-from caseharden.lm.capabilities import Capabilities, find_capabilities
+from caseharden.lm.capabilities import Capabilities, find_capabilities, in_float32
 from caseharden.lm.frame import Frame, TemplateName
 from caseharden.lm.loading import check_finite, load_checkpoint, loading
-from caseharden.lm.memory import Memory
+from caseharden.lm.memory import PLENTY, Memory
 from caseharden.lm.meter import Meter
 from caseharden.lm.template import Reasoning, Template, Text
 
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "bfloat16_weights"]
 
 AUTOMATIC = Reasoning()
-PLENTY = Memory()
 POSITIONS = ("max_position_embeddings", "max_seq_len")
 """What configurations call the number of a model's positions; others have an attribute of the first name."""
 UNREAD = 0.1
@@ -36,7 +35,9 @@ UNREAD = 0.1
 
 
 class LM:
-    """A causal model of Transformers, float32 master weights, bfloat16 autocast where CUDA has it.
+    """A causal model of Transformers, float32 weights, bfloat16 autocast where CUDA has it.
+
+    With the precision ``bfloat16_weights`` the weights are bfloat16 as well, and optimizers hold float32 masters.
 
     Everything that knows about chat templates, padding and tokenization is here and nowhere else.
     """
@@ -85,7 +86,9 @@ class LM:
         Raises `CasehardenError` besides if its prompts, padded to one length, are not read as each alone, or if its
         `memory` cannot be spared as asked.
         """
-        model, tokenizer = load_checkpoint(source)
+        model, tokenizer = load_checkpoint(
+            source, torch.bfloat16 if precision == "bfloat16_weights" else torch.float32
+        )
         with loading(source):
             lm = cls(model.to(torch.device(device)), tokenizer, str(source), precision, reasoning, memory)
             lm.token_rows([Example("greeting", "Hello!", "Hello!")])
@@ -142,7 +145,8 @@ class LM:
         prompts = self.encode_prompts(["Hello!", "Which river is the longest of all?"])
         training = self.model.training
         try:
-            return find_capabilities(self.model.eval(), prompts, self._pad)  # under dropout no two passes agree
+            with in_float32(self.model):
+                return find_capabilities(self.model.eval(), prompts, self._pad)  # no two passes agree under dropout
         finally:
             self.model.train(training)
 
@@ -153,8 +157,8 @@ class LM:
         return next(self.model.parameters()).device
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context of every forward pass: bfloat16 autocast over float32 masters, or nothing."""
-        if self.precision == "bfloat16":
+        """The context of every forward pass: bfloat16 autocast, or nothing."""
+        if self.precision != "float32":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 

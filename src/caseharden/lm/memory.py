@@ -21,10 +21,12 @@ class Memory:
     """How a step is made to fit: see docs/scale.md for what each field spares.
 
     With `checkpointing` the activations within a layer are computed again when its gradient is taken; only what
-    goes from one layer to the next is kept from the forward pass.
+    goes from one layer to the next is kept from the forward pass. With `offload` optimizers work on the CPU: their
+    states are there, and float32 masters of the weights.
     """
 
     checkpointing: bool = False
+    offload: bool = False
 
     def check(self, model: nn.Module) -> None:
         """Raise `CasehardenError` for a model whose layers cannot be computed twice."""
@@ -49,6 +51,10 @@ class Memory:
         finally:
             for layer in layers:
                 del layer.forward
+
+
+PLENTY = Memory()
+"""Nothing needs to be spared."""
 
 
 def _layers(model: nn.Module) -> list[Any]:

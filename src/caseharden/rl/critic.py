@@ -52,7 +52,7 @@ class Critic:
         self.clip = clip
         self.forward_batch = forward_batch
         self.model = run.track("critic", ValueModel(run.lm))
-        self.descent = run.track("critic descent", Descent(how, self.model.parameters()))
+        self.descent = run.track("critic descent", Descent(how, self.model.parameters(), run.lm.memory))
 
     @torch.no_grad()
     def values(self, rows: Rows) -> Tensor:

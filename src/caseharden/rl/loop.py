@@ -222,7 +222,7 @@ class PolicyGradient(Descends):
             score=self.reward_of(run).prepare(run),
             extra=self.extra(run),
             reference=run.reference() if self.kl > 0 or self.needs_logps else None,
-            descent=run.track("descent", Descent(self, run.trainable(self.lora))),
+            descent=run.track("descent", Descent(self, run.trainable(self.lora), run.lm.memory)),
             prompts=run.stream(self.data, self.prompts, n_examples=self.n_examples, answered=False),
             drawn=run.track("drawn", Counter()),
             buffer=run.track("buffer", Buffer(run.lm.device)),

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 
 from caseharden.errors import CasehardenError, nearest
+from caseharden.lm.memory import PLENTY, Memory
+from caseharden.train.masters import Masters
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -70,12 +72,14 @@ class Descends(ABC):
 class Descent:
     """Optimizer, schedule and clipping of one method, made in the one right order. Track it to resume.
 
-    Making a schedule resets its optimizer's learning rate, so states are loaded only after both are made.
+    Making a schedule resets its optimizer's learning rate, so states are loaded only after both are made. The
+    optimizer changes the parameters' `Masters`, where `memory` or their precision asks for them.
     """
 
-    def __init__(self, how: Descends, parameters: Iterable[nn.Parameter]) -> None:
+    def __init__(self, how: Descends, parameters: Iterable[nn.Parameter], memory: Memory = PLENTY) -> None:
         self._how = how
         self._parameters = list(parameters)
+        self.masters = Masters(self._parameters, offloaded=memory.offload)
         self.optimizer = self._fresh(how.lr)
         self._schedule: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
             "constant_with_warmup" if how.schedule == "constant" else how.schedule,
@@ -98,11 +102,13 @@ class Descent:
         if gradient is not None:
             for parameter, value in zip(self._parameters, gradient, strict=True):
                 parameter.grad = value
-        found = [p for p in self._parameters if p.grad is not None]
+        self.masters.take_gradients()
+        found = [p for p in self.masters.values if p.grad is not None]
         limit = self._how.clip if self._how.clip is not None else float("inf")
         norm = torch.nn.utils.clip_grad_norm_(found, limit)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.masters.hand_over()
         self._schedule.step()
         size = float(norm)  # only now, so that a GPU has the step to do while it is waited for
         return {"grad_norm": size, "clipped_norm": min(size, limit), "lr": self.lr}
@@ -112,15 +118,21 @@ class Descent:
         self.optimizer.load_state_dict(self._fresh(self.lr).state_dict())
 
     def _fresh(self, lr: float) -> torch.optim.Optimizer:
-        optimizer = OPTIMIZERS[self._how.optimizer](self._parameters, lr=lr, weight_decay=self._how.weight_decay)
+        trained = self.masters.values
+        optimizer = OPTIMIZERS[self._how.optimizer](trained, lr=lr, weight_decay=self._how.weight_decay)
         if hasattr(optimizer, "train"):
             optimizer.train()  # schedule-free averages: training weights and evaluation weights differ
         return optimizer
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "schedule": self._schedule.state_dict()}
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "masters": self.masters.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.masters.load_state_dict(state["masters"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
 
@@ -139,20 +151,31 @@ def restore(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 
 @contextmanager
-def evaluation_weights(optimizers: Iterable[Any]) -> Iterator[None]:
+def evaluation_weights(optimizers: Iterable[tuple[Any, Masters | None]]) -> Iterator[None]:
     """Inside, weights are those that a schedule-free optimizer would hand over; afterwards, as they were.
 
     Its own switch back is exact only up to rounding, so the training weights are kept and put back: an
     evaluation must not change the run that it looks at.
     """
-    averaging = [optimizer for optimizer in optimizers if hasattr(optimizer, "eval")]
-    parameters = [p for optimizer in averaging for group in optimizer.param_groups for p in group["params"]]
-    kept = snapshot(parameters)
-    for optimizer in averaging:
-        optimizer.eval()
+    averaging = [(optimizer, masters) for optimizer, masters in optimizers if hasattr(optimizer, "eval")]
+    trained = [p for optimizer, _ in averaging for group in optimizer.param_groups for p in group["params"]]
+    kept = snapshot(trained)
+    release(averaging)
     try:
         yield
     finally:
-        for optimizer in averaging:
+        for optimizer, _ in averaging:
             optimizer.train()
-        restore(parameters, kept)
+        restore(trained, kept)
+        for _, masters in averaging:
+            if masters is not None:
+                masters.hand_over()
+
+
+def release(optimizers: Iterable[tuple[Any, Masters | None]]) -> None:
+    """Set weights to those that a schedule-free optimizer hands over, which are averages."""
+    for optimizer, masters in optimizers:
+        if hasattr(optimizer, "eval"):
+            optimizer.eval()
+            if masters is not None:
+                masters.hand_over()

@@ -22,7 +22,8 @@ from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 from caseharden.lm import sources
 from caseharden.lm.lm import LM
 from caseharden.train.adapters import LoRA
-from caseharden.train.optim import Descent, evaluation_weights
+from caseharden.train.masters import Masters
+from caseharden.train.optim import Descent, evaluation_weights, release
 from caseharden.train.scopes import Scope, scoped
 
 Metrics = dict[str, float]
@@ -284,23 +285,21 @@ class Run:
 
     def finish(self) -> LM:
         """Settle the weights for release: averages taken over, adapters merged. The run ends here."""
-        for optimizer in self._optimizers():
-            if hasattr(optimizer, "eval"):
-                optimizer.eval()
+        release(self._optimizers())
         if isinstance(self.lm.model, PeftModel):
             self.lm.model = self.lm.model.merge_and_unload()
         self.lm.model.eval()
         self.lm.check_finite()
         return self.lm
 
-    def _optimizers(self) -> Iterator[Optimizer]:
+    def _optimizers(self) -> Iterator[tuple[Optimizer, Masters | None]]:
         for thing in self._tracked.values():
             if isinstance(thing, Run):
                 yield from thing._optimizers()
             elif isinstance(thing, Descent):
-                yield thing.optimizer
+                yield thing.optimizer, thing.masters
             elif isinstance(thing, Optimizer):
-                yield thing
+                yield thing, None
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that this run needs to go on exactly where it stands."""
