@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,16 @@ from caseharden.errors import CasehardenError, nearest
 from caseharden.lm.memory import PLENTY, Memory
 from caseharden.train.masters import Masters
 
+BITSANDBYTES = "bitsandbytes"
+
+
+def _of_bitsandbytes(name: str, *given: Any, **fields: Any) -> torch.optim.Optimizer:
+    """The optimizer that bitsandbytes calls `name`."""
+    module = importlib.import_module(BITSANDBYTES)
+    found: torch.optim.Optimizer = getattr(module.optim, name)(*given, **fields)
+    return found
+
+
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "adam": torch.optim.Adam,
@@ -27,7 +38,13 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adadelta": torch.optim.Adadelta,
     "adafactor": torch.optim.Adafactor,
     "schedulefree": schedulefree.AdamWScheduleFree,
+    "adamw_8bit": partial(_of_bitsandbytes, "AdamW8bit"),
+    "paged_adamw": partial(_of_bitsandbytes, "PagedAdamW"),
+    "paged_adamw_8bit": partial(_of_bitsandbytes, "PagedAdamW8bit"),
 }
+"""Optimizers, by the name that a spec file gives them: Transformers' names, where it has the same."""
+EXTRAS = {name: BITSANDBYTES for name in OPTIMIZERS if "8bit" in name or "paged" in name}
+"""The packages of optimizers that come with the extra ``memory``; their versions decide results."""
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -63,6 +80,11 @@ class Descends(ABC):
             raise CasehardenError(f"lr={self.lr} must be above 0.")
         if self.optimizer not in OPTIMIZERS:
             raise CasehardenError(f"there is no optimizer {self.optimizer!r}.{nearest(self.optimizer, OPTIMIZERS)}")
+        if (extra := EXTRAS.get(self.optimizer)) and importlib.util.find_spec(extra) is None:
+            raise CasehardenError(
+                f"the optimizer {self.optimizer!r} is that of {extra}, which is not installed. Install it (pip "
+                "install 'caseharden[memory]'), or take another."
+            )
         if self.schedule not in SCHEDULES:
             raise CasehardenError(f"there is no schedule {self.schedule!r}.{nearest(self.schedule, SCHEDULES)}")
         if self.schedule != "constant" and self.max_steps is None:
@@ -134,7 +156,18 @@ class Descent:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.masters.load_state_dict(state["masters"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if getattr(self.optimizer, "is_paged", False):
+            _page(self.optimizer)
         self._schedule.load_state_dict(state["schedule"])
+
+
+@torch.no_grad()
+def _page(optimizer: Any) -> None:
+    """Put the moments that a paged optimizer has loaded into memory that can be paged, as those are that it makes."""
+    for parameter, state in optimizer.state.items():
+        for name in {"state1", "state2"} & state.keys():
+            loaded, state[name] = state[name], optimizer.get_state_buffer(parameter, dtype=state[name].dtype)
+            state[name].copy_(loaded)
 
 
 @torch.no_grad()
