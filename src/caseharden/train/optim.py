@@ -163,7 +163,7 @@ class Descent:
 
 @torch.no_grad()
 def _page(optimizer: Any) -> None:
-    """Put the moments that a paged optimizer has loaded into memory that can be paged, as those are that it makes."""
+    """Put the moments that a paged optimizer has loaded into memory that can be paged, as its own are."""
     for parameter, state in optimizer.state.items():
         for name in {"state1", "state2"} & state.keys():
             loaded, state[name] = state[name], optimizer.get_state_buffer(parameter, dtype=state[name].dtype)
