@@ -219,6 +219,7 @@ def attack_forever(
             continue
         last, theta, _ = found
         restore(parameters, theta)
+        del theta, found  # not kept through the attack
         attack = defense.attack(adversary_run, last)
         end = torch._foreach_add(attack.vector.vector, [p.detach() for p in parameters])
         exchange.publish("attack", last, end, attack.metrics)

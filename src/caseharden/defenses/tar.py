@@ -10,12 +10,12 @@ import torch
 
 from caseharden.attacks.bounded import drawn
 from caseharden.attacks.sft import SFT
-from caseharden.bilevel.excursion import Keep, excursion, trajectory
+from caseharden.bilevel.excursion import excursion, trajectory
 from caseharden.bilevel.watch import Watch
 from caseharden.errors import CasehardenError
 from caseharden.train.gradients import add, cosine, global_norm, gradient
 from caseharden.train.objectives import Imitate, Objective, StayNear
-from caseharden.train.optim import Descends, Descent
+from caseharden.train.optim import Descends, Descent, Keep
 from caseharden.train.tuner import Metrics, Run, Tuner
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import schedulefree
 import torch
@@ -170,10 +171,29 @@ def _page(optimizer: Any) -> None:
             state[name].copy_(loaded)
 
 
+Keep = Literal["device", "cpu", "disk"]
+"""Where copies of parameters are kept: with the model, on the CPU, or in files that are mapped into memory."""
+
+
 @torch.no_grad()
-def snapshot(parameters: Iterable[Tensor], device: torch.device | None = None) -> list[Tensor]:
-    """Copies of `parameters`, on `device` if one is given (the CPU, to save GPU memory)."""
-    return [p.detach().to(device or p.device, copy=True) for p in parameters]
+def snapshot(tensors: Iterable[Tensor], keep: Keep = "device") -> list[Tensor]:
+    """Copies of `tensors`, without gradient."""
+    return [_COPIED[keep](tensor.detach()) for tensor in tensors]
+
+
+def _mapped(tensor: Tensor) -> Tensor:
+    """A copy in a file in the temporary directory, which nothing else sees and which ends with the copy."""
+    with tempfile.NamedTemporaryFile(prefix="caseharden-") as file:
+        file.truncate(max(1, tensor.nbytes))
+        whole = torch.from_file(file.name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
+    return whole.view(tensor.shape).copy_(tensor)
+
+
+_COPIED: dict[Keep, Callable[[Tensor], Tensor]] = {
+    "device": torch.clone,
+    "cpu": lambda tensor: tensor.to("cpu", copy=True),
+    "disk": _mapped,
+}
 
 
 @torch.no_grad()
