@@ -72,12 +72,14 @@ def switched_off(model: Any) -> Iterator[None]:
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     training = model.training
     model.base_model.disable_adapter_layers()
-    model.eval()
+    if training:
+        model.eval()
     try:
         yield
     finally:
         model.base_model.enable_adapter_layers()
-        model.train(training)
+        if training:
+            model.train()
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
 
