@@ -3,7 +3,8 @@
 Fine-tuning on rows of exactly `--tokens` tokens, nearly all of them of the answer, so that the output head's logits
 count in full. Each repetition in a process of its own; contenders take turns. Of each: seconds a step; the peak
 of the process; its `state`, what it took at most above the interpreter for steps on rows of a few tokens: weights,
-gradients, the optimizer's state and what it needs for a step; and its `activations`, the peak above that.
+gradients, the optimizer's state and what it needs for a step; and its `activations`, the peak above that. SGD
+needs next to nothing, so that the peak is weights, gradients and activations.
 
     python benchmarks/memory.py [--model HuggingFaceTB/SmolLM2-135M-Instruct] [--tokens 512] [--batch-size 4]
         [--only plain checkpointing]
@@ -42,7 +43,7 @@ CONTENDERS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "bfloat16_weights, lora": ({"precision": "bfloat16_weights"}, {"lora": LoRA()}),
     "adamw_8bit": ({}, {"optimizer": "adamw_8bit"}),
 }
-"""What each loads the model with, and what its method is told; float32 and AdamW unless it says otherwise."""
+"""What each loads the model with, and what its method is told; float32 unless it says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,15 @@ def seconds_of(run: Run, tuner: SFT) -> float:
     return statistics.median(after - before for before, after in itertools.pairwise(stamps))
 
 
-def measure(name: str, model: str, tokens: int, size: int, steps: int, threads: int) -> dict[str, float]:
+def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
     """One repetition in this process: seconds a step, and peak memory in MiB."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(args.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded, told = CONTENDERS[name]
-    tuner = SFT(lr=1e-6, batch_size=size, max_length=tokens, max_steps=steps + 1, **told)
+    batches = {"batch_size": args.batch_size, "max_length": args.tokens, "max_steps": args.steps + 1}
+    tuner = SFT(lr=1e-6, **batches, **{"optimizer": args.optimizer, **told})
     interpreter = peak_memory()
-    lm = LM.load(resolve(model), device=device, **{"precision": "float32", **loaded})
+    lm = LM.load(resolve(args.model), device=device, **{"precision": "float32", **loaded})
     short = replace(tuner, batch_size=1, max_length=len(lm.encode_prompts(["Count."])[0]) + 4, max_steps=3)
     run = Run(lm, Long(), "attacker", seed=0)
     seconds_of(run, short)
@@ -89,6 +91,7 @@ def main() -> None:
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct")
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--optimizer", default="sgd", help="adamw's step needs memory that hides activations'")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
@@ -96,7 +99,7 @@ def main() -> None:
     parser.add_argument("--one", choices=CONTENDERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(args.one, args.model, args.tokens, args.batch_size, args.steps, args.threads)))
+        print(json.dumps(measure(args.one, args)))
         return
     found = take_turns(__file__, args.only, args.repeats)
     print(f"{args.model}, {args.batch_size} rows of {args.tokens} tokens, {args.threads} thread(s)")
