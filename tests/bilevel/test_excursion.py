@@ -15,7 +15,7 @@ from caseharden.train.losses import cross_entropy
 ADVERSARY = SFT(lr=1e-2, batch_size=2)
 
 
-@pytest.mark.parametrize("keep", ["device", "cpu"])
+@pytest.mark.parametrize("keep", ["device", "cpu", "disk"])
 @pytest.mark.parametrize(
     "adversary", [ADVERSARY, replace(ADVERSARY, lora=LoRA(r=2)), replace(ADVERSARY, optimizer="schedulefree")]
 )

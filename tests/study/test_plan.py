@@ -175,6 +175,13 @@ def test_which_way_a_measure_is_better_is_not_in_its_key(cls):
     assert described(cls(better="lower")) == described(cls())
 
 
+def test_how_training_is_made_to_fit_is_in_no_key():
+    given = {"name": "x", "domain": "almanac", "models": ["almanac-victim"], "attacks": ["sft"]}
+    specs = [parse(given), parse({**given, "memory": {"checkpointing": True}})]
+    found = [[Environment.of(spec, "cpu").inputs(cell, "weights") for cell in plan(spec)] for spec in specs]
+    assert specs[0].memory != specs[1].memory and found[0] == found[1]
+
+
 def test_the_weights_of_a_model_that_an_attack_names_are_part_of_its_key(tiny_lm, tmp_path):
     def keys() -> list[str]:
         tiny_lm.save(tmp_path / "base")

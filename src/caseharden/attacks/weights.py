@@ -84,7 +84,7 @@ def stripped(hard: Tensor, base: Tensor, strength: float, rank: int | None = Non
     Tensors of more dimensions than two are taken as so many matrices; a vector has one direction.
     """
     if rank is not None and hard.ndim > 1 and rank < min(hard.shape[-2:]):
-        u, s, vh = torch.linalg.svd(hard - base, full_matrices=False)
+        u, s, vh = torch.linalg.svd((hard - base).float(), full_matrices=False)
         along: Tensor = (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :]
         return hard - (1 - strength) * along
     return base + strength * (hard - base) if strength else base
@@ -142,9 +142,9 @@ class Quantize(OneStep):
 
 def quantized(matrix: Tensor, bits: int) -> Tensor:
     """Each row rounded to the nearest of 2^`bits` − 1 steps from −max|row| to max|row|."""
-    rows_RI = matrix.reshape(-1, matrix.shape[-1])
+    rows_RI = matrix.reshape(-1, matrix.shape[-1]).float()
     most = 2 ** (bits - 1) - 1
-    scale_R = (rows_RI.abs().amax(-1) / most).clamp(min=torch.finfo(matrix.dtype).tiny)
+    scale_R = (rows_RI.abs().amax(-1) / most).clamp(min=torch.finfo(rows_RI.dtype).tiny)
     zero_R = torch.zeros_like(scale_R, dtype=torch.int32)
     rounded_RI: Tensor = torch.fake_quantize_per_channel_affine(rows_RI, scale_R, zero_R, 0, -most, most)
     return rounded_RI.view_as(matrix)

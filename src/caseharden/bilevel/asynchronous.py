@@ -31,6 +31,7 @@ from caseharden.bilevel.vector import AttackVector
 from caseharden.errors import CasehardenError, TrainingFailed
 from caseharden.lm.lm import LM
 from caseharden.lm.machine import check_threads
+from caseharden.lm.memory import Memory
 from caseharden.lm.template import Reasoning
 from caseharden.train.optim import restore
 from caseharden.train.tuner import Metrics, Run
@@ -179,7 +180,7 @@ class AttackerProcess:
     def _start(self) -> BaseProcess:
         run = self.run
         arguments = (self.how, self.defense, run.domain, run.role, run.seed, run.share, run.engine)
-        place = (self.how.device or str(run.lm.device), run.lm.precision, run.lm.reasoning)
+        place = (self.how.device or str(run.lm.device), run.lm.precision, run.lm.reasoning, run.lm.memory)
         process = multiprocessing.get_context("spawn").Process(
             target=attack_forever, args=(self.exchange.folder, *place, *arguments), daemon=True
         )
@@ -207,6 +208,7 @@ def attack_forever(
     device: str,
     precision: Any,
     reasoning: Reasoning,
+    memory: Memory,
     how: Asynchronous,
     defense: SimulatesAttacks,
     domain: Any,
@@ -221,7 +223,7 @@ def attack_forever(
     # The terminal is the defender's, who reads this if we fail.
     sys.stderr = exchange.stderr.open("w", buffering=1, encoding="utf-8", errors="backslashreplace")
     role, seed, share, engine = run
-    lm = LM.load(exchange.model, device=device, precision=precision, reasoning=reasoning)
+    lm = LM.load(exchange.model, device=device, precision=precision, reasoning=reasoning, memory=memory)
     adversary_run = Run(lm, domain, role, seed, share=share, engine=engine)
     parameters = adversary_run.trainable()
     exchange.ready.touch()
@@ -233,6 +235,7 @@ def attack_forever(
             continue
         last, theta, _ = found
         restore(parameters, theta)
+        del theta, found  # not kept through the attack
         attack = defense.attack(adversary_run, last)
         end = torch._foreach_add(attack.vector.vector, [p.detach() for p in parameters])
         exchange.publish("attack", last, end, attack.metrics)

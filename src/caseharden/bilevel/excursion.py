@@ -8,33 +8,30 @@ meta-learning, as in Tamirisa et al. 2024).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Literal
 
-import torch
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 
 from caseharden.errors import TrainingFailed
-from caseharden.train.optim import restore, snapshot
+from caseharden.train.optim import Keep, restore, snapshot
 from caseharden.train.tuner import Metrics, Run, Tuner
-
-Keep = Literal["device", "cpu"]
-"""Where copies of the parameters are kept: with the model, or on the CPU to spare its memory."""
 
 
 @contextmanager
-def excursion(run: Run, *purpose: object, keep: Keep = "device") -> Iterator[Run]:
+def excursion(
+    run: Run, *purpose: object, keep: Keep = "device", kept: Sequence[Tensor] | None = None
+) -> Iterator[Run]:
     """Give the adversary a run of its own on the same weights, data and role; return to θ bit for bit after it.
 
     Gradients and trainable flags come back as well, and adapters that the adversary put in are taken out.
-    Costs one copy of the parameters.
+    Costs one copy of the parameters, unless they are `kept` already.
     """
     model = run.lm.model
     parameters = list(model.parameters())
-    kept = snapshot(parameters, torch.device("cpu") if keep == "cpu" else None)
+    theta = snapshot(parameters, keep) if kept is None else kept
     gradients = [p.grad for p in parameters]
     trainable = [p.requires_grad for p in parameters]
     for parameter in parameters:
@@ -44,7 +41,7 @@ def excursion(run: Run, *purpose: object, keep: Keep = "device") -> Iterator[Run
     finally:
         if isinstance(run.lm.model, PeftModel):
             run.lm.model = run.lm.model.unload()
-        restore(parameters, kept)
+        restore(parameters, theta)
         for parameter, gradient, flag in zip(parameters, gradients, trainable, strict=True):
             parameter.grad = gradient
             parameter.requires_grad_(flag)

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import torch
 
-from caseharden.bilevel.excursion import Keep, excursion, trajectory
+from caseharden.bilevel.excursion import excursion, trajectory
 from caseharden.bilevel.vector import AttackVector
-from caseharden.train.optim import snapshot
+from caseharden.train.optim import Keep, snapshot
 from caseharden.train.tuner import Metrics, Run, Tuner
 
 
@@ -38,8 +38,8 @@ def simulate(
     Gives v = θ' − θ, with the adversary's last loss and what `observe` reports at θ'.
     """
     parameters = list(run.lm.model.parameters())
-    start = snapshot(parameters)
-    with excursion(run, launched, keep=keep) as adversary_run:
+    start = snapshot(parameters, keep)
+    with excursion(run, launched, kept=start) as adversary_run:
         for _, metrics in trajectory(adversary_run, adversary, length, [length]):
             found = {"attack_loss": metrics["loss"]} | (observe(adversary_run) if observe else {})
             adversary_run.finish()  # merges adapters into the parameters, so that v holds what they did
@@ -63,15 +63,23 @@ class SimulatesAttacks(Protocol):
 
 
 class Population:
-    """The newest attacks, at most `size` of them; the oldest makes room."""
+    """The newest attacks, at most `size` of them; the oldest makes room. Their vectors lie where `keep` says."""
 
-    def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, size: int, device: torch.device | str = "cpu", keep: Keep = "device") -> None:
         self.size = size
         self.device = device
+        self.keep = keep
         self.attacks: list[SimulatedAttack] = []
 
     def add(self, *attacks: SimulatedAttack) -> None:
-        self.attacks = [*self.attacks, *attacks][-self.size :]
+        self.attacks = [*self.attacks, *map(self._kept, attacks)][-self.size :]
+
+    def _kept(self, attack: SimulatedAttack) -> SimulatedAttack:
+        if self.keep == "device":
+            attack.vector = AttackVector([tensor.to(self.device) for tensor in attack.vector.vector])
+        else:
+            attack.vector = AttackVector(snapshot(attack.vector.vector, self.keep))
+        return attack
 
     def draw(self, seed: int, step: int, max_age: int | None = None) -> SimulatedAttack | None:
         """One of those launched at most `max_age` before `step`, by `seed`; None if there is none."""
@@ -82,7 +90,5 @@ class Population:
         return {"attacks": [(a.launched, a.vector.vector, a.metrics) for a in self.attacks]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.attacks = [
-            SimulatedAttack(launched, AttackVector([tensor.to(self.device) for tensor in vector]), metrics)
-            for launched, vector, metrics in state["attacks"]
-        ]
+        self.attacks = []
+        self.add(*(SimulatedAttack(at, AttackVector(vector), metrics) for at, vector, metrics in state["attacks"]))

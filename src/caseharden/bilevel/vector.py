@@ -25,7 +25,7 @@ class AttackVector:
     @classmethod
     @torch.no_grad()
     def between(cls, start: Sequence[Tensor], end: Sequence[Tensor]) -> AttackVector:
-        return cls([(b - a.to(b.device)).clone() for a, b in zip(start, end, strict=True)])
+        return cls([b - a.to(b.device) for a, b in zip(start, end, strict=True)])
 
     @property
     def norm(self) -> float:
@@ -43,7 +43,8 @@ class AttackVector:
         """θ + v inside, θ bit for bit after. `kept` is a buffer of θ's shape that θ is kept in meanwhile."""
         restore(kept, parameters)
         with torch.no_grad():
-            torch._foreach_add_(list(parameters), self.vector)
+            for parameter, v in zip(parameters, self.vector, strict=True):
+                parameter.add_(v.to(parameter.device))
         try:
             yield
         finally:

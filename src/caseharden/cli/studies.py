@@ -52,8 +52,11 @@ Study = Annotated[str | None, typer.Option(help="Name of the study; the last one
 Json = Annotated[Path | None, typer.Option(help="Write every curve as JSON.")]
 DomainText = Annotated[str, typer.Option(help="Domain, as a spec would write it, or a .yaml file that does.")]
 PrecisionText = Annotated[
-    Literal["auto", "float32", "bfloat16"],
-    typer.Option(help="What models compute in: auto is bfloat16 on GPUs that have it, and float32 elsewhere."),
+    Literal["auto", "float32", "bfloat16", "bfloat16_weights"],
+    typer.Option(
+        help="What models compute in: auto is bfloat16 on GPUs that have it, and float32 elsewhere. With "
+        "bfloat16_weights, weights are kept in it as well."
+    ),
 ]
 Thinking = Annotated[
     bool | None,

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from caseharden.attacks.bounded import drawn
 from caseharden.attacks.sft import SFT
 from caseharden.bilevel.attackers import Attacker, Sequential
-from caseharden.bilevel.excursion import Keep
 from caseharden.bilevel.simulate import Population, SimulatedAttack, simulate
 from caseharden.bilevel.watch import Watch
 from caseharden.errors import CasehardenError, TrainingFailed
 from caseharden.train.gradients import add, cosine, gradient
 from caseharden.train.objectives import Imitate, Objective, StayNear
-from caseharden.train.optim import Descends, Descent, snapshot
+from caseharden.train.optim import Descends, Descent, Keep, snapshot
 from caseharden.train.tuner import Counter, Metrics, Run, Tuner
 
 log = logging.getLogger(__name__)
@@ -71,15 +71,16 @@ class Patcher(Descends):
         safe = self.safe.prepare(run)
         benign = self.benign.prepare(run) if self.benign else None
         parameters = run.trainable()
-        descent = run.track("descent", Descent(self, parameters))
-        population = run.track("population", Population(self.vectors, run.lm.device))
+        descent = run.track("descent", Descent(self, parameters, run.lm.memory))
+        population = run.track("population", Population(self.vectors, run.lm.device, self.keep))
         attacked_steps = run.track("attacked_steps", Counter())
-        theta = snapshot(parameters)  # where θ is kept while the parameters are θ+v
+        theta: list[Tensor] = []  # where θ is kept while the parameters are θ+v
         with self.attacker.attacks(self, run) as new_attacks:
             for step in run.range(self.max_steps):
                 loop, within = divmod(step, self.defense_steps)
                 if within == 0:
                     descent.forget()
+                    theta = []  # an attack has a copy of its own
                 if self.alpha > 0 and loop > 0:  # loop 0 is plain safety fine-tuning
                     population.add(*new_attacks(step))
                 attack = population.draw(run.seed_for("draw", step), step, self.max_age)
@@ -87,6 +88,7 @@ class Patcher(Descends):
                 metrics["loss"], g = gradient(safe, step, parameters)  # ∇ L_safe(θ)
                 if attack:
                     attacked_steps.value += 1
+                    theta = theta or snapshot(parameters, self.keep)
                     with attack.vector.applied(parameters, theta):  # ∇ L_safe(θ+v) on the same batch, v frozen
                         metrics["attacked"], g_v = gradient(safe, step, parameters)
                     metrics |= {"cosine": cosine(g, g_v), "vector_norm": attack.vector.norm}

@@ -10,12 +10,12 @@ import torch
 
 from caseharden.attacks.bounded import drawn
 from caseharden.attacks.sft import SFT
-from caseharden.bilevel.excursion import Keep, excursion, trajectory
+from caseharden.bilevel.excursion import excursion, trajectory
 from caseharden.bilevel.watch import Watch
 from caseharden.errors import CasehardenError
 from caseharden.train.gradients import add, cosine, global_norm, gradient
 from caseharden.train.objectives import Imitate, Objective, StayNear
-from caseharden.train.optim import Descends, Descent
+from caseharden.train.optim import Descends, Descent, Keep
 from caseharden.train.tuner import Metrics, Run, Tuner
 
 
@@ -54,7 +54,7 @@ class TAR(Descends):
         held_out, theirs = run.split(2)  # an adversary never trains on what is asked of the model it attacks
         tamper, retain = self.tamper.prepare(held_out), self.retain.prepare(run)
         parameters = run.trainable()
-        descent = run.track("descent", Descent(self, parameters))
+        descent = run.track("descent", Descent(self, parameters, run.lm.memory))
         for step in run.range(self.max_steps):
             metrics: Metrics = {}
             adversary, length = drawn(

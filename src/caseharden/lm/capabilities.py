@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from caseharden.errors import CasehardenError
 
@@ -97,6 +98,33 @@ def _agrees(found: Callable[[], Tensor], expected: Tensor) -> bool:
         return bool((found() - expected).abs().max() <= TOLERANCE)
     except Exception:  # noqa: BLE001 - an architecture may fail in any way at what it was not written for
         return False
+
+
+@contextmanager
+def in_float32(model: nn.Module) -> Iterator[None]:
+    """Inside, `model` computes in float32, one module's weights at a time: nothing is lost to rounding."""
+    hooks = []
+    for module in model.modules():
+        if low := [p for p in module.parameters(recurse=False) if p.dtype in (torch.bfloat16, torch.float16)]:
+            kept: list[Tensor] = []
+
+            def widen(*_: Any, low: list[nn.Parameter] = low, kept: list[Tensor] = kept) -> None:
+                kept[:] = [p.data for p in low]
+                for parameter in low:
+                    parameter.data = parameter.data.float()
+
+            def narrow(*_: Any, low: list[nn.Parameter] = low, kept: list[Tensor] = kept) -> None:
+                for parameter, data in zip(low, kept, strict=True):
+                    parameter.data = data
+                kept.clear()
+
+            hooks += [module.register_forward_pre_hook(widen)]
+            hooks += [module.register_forward_hook(narrow, always_call=True)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def has_windows(config: Any) -> bool:

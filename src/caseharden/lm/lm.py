@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from caseharden.data.example import Example
 from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 from caseharden.lm.batch import Batch
-from caseharden.lm.capabilities import Capabilities, find_capabilities
+from caseharden.lm.capabilities import Capabilities, find_capabilities, in_float32
 from caseharden.lm.frame import Frame, TemplateName
 from caseharden.lm.loading import check_finite, load_checkpoint, loading
+from caseharden.lm.memory import PLENTY, Memory
 from caseharden.lm.meter import Meter
 from caseharden.lm.template import Reasoning, Template, Text
 
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "bfloat16_weights"]
 
 AUTOMATIC = Reasoning()
 POSITIONS = ("max_position_embeddings", "max_seq_len")
@@ -34,7 +35,9 @@ UNREAD = 0.1
 
 
 class LM:
-    """A causal model of Transformers, float32 master weights, bfloat16 autocast where CUDA has it.
+    """A causal model of Transformers, float32 weights, bfloat16 autocast where CUDA has it.
+
+    With the precision ``bfloat16_weights`` the weights are bfloat16 as well, and optimizers hold float32 masters.
 
     Everything that knows about chat templates, padding and tokenization is here and nowhere else.
     """
@@ -46,7 +49,9 @@ class LM:
         name: str,
         precision: Precision = "auto",
         reasoning: Reasoning = AUTOMATIC,
+        memory: Memory = PLENTY,
     ) -> None:
+        memory.check(model)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.name = name
@@ -55,6 +60,7 @@ class LM:
             precision = "bfloat16" if cuda else "float32"
         self.precision: Precision = precision
         self.reasoning = reasoning
+        self.memory = memory
         if tokenizer.eos_token_id is None:
             raise CasehardenError(f"the tokenizer of {name!r} has no end-of-sequence token; set eos_token.")
         self.chat = Template(tokenizer, name, reasoning)
@@ -73,14 +79,18 @@ class LM:
         device: str | torch.device = "cpu",
         precision: Precision = "auto",
         reasoning: Reasoning = AUTOMATIC,
+        memory: Memory = PLENTY,
     ) -> LM:
         """Load from a folder or, by id, from the Hugging Face hub: see `load_checkpoint`.
 
-        Raises `CasehardenError` besides if its prompts, padded to one length, are not read as each alone.
+        Raises `CasehardenError` besides if its prompts, padded to one length, are not read as each alone, or if its
+        `memory` cannot be spared as asked.
         """
-        model, tokenizer = load_checkpoint(source)
+        model, tokenizer = load_checkpoint(
+            source, torch.bfloat16 if precision == "bfloat16_weights" else torch.float32
+        )
         with loading(source):
-            lm = cls(model.to(torch.device(device)), tokenizer, str(source), precision, reasoning)
+            lm = cls(model.to(torch.device(device)), tokenizer, str(source), precision, reasoning, memory)
             lm.token_rows([Example("greeting", "Hello!", "Hello!")])
             padding = lm.capabilities.padding
         if not padding:
@@ -105,7 +115,7 @@ class LM:
         Its tokens are counted with this one's.
         """
         model = copy.deepcopy(self.model).requires_grad_(False)
-        frozen = LM(model, self.tokenizer, self.name, self.precision, self.reasoning)
+        frozen = LM(model, self.tokenizer, self.name, self.precision, self.reasoning, self.memory)
         frozen.meter = self.meter
         frozen.capabilities = self.capabilities
         return frozen
@@ -135,7 +145,8 @@ class LM:
         prompts = self.encode_prompts(["Hello!", "Which river is the longest of all?"])
         training = self.model.training
         try:
-            return find_capabilities(self.model.eval(), prompts, self._pad)  # under dropout no two passes agree
+            with in_float32(self.model):
+                return find_capabilities(self.model.eval(), prompts, self._pad)  # no two passes agree under dropout
         finally:
             self.model.train(training)
 
@@ -146,8 +157,8 @@ class LM:
         return next(self.model.parameters()).device
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context of every forward pass: bfloat16 autocast over float32 masters, or nothing."""
-        if self.precision == "bfloat16":
+        """The context of every forward pass: bfloat16 autocast, or nothing."""
+        if self.precision != "float32":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
@@ -294,7 +305,12 @@ class LM:
 
     def forward(self, **inputs: Any) -> Any:
         """What the model makes of its inputs, in Transformers' terms; `meter` counts their tokens."""
-        return self.meter.through(self.model, **inputs)
+        return self.through(self.model, **inputs)
+
+    def through(self, model: nn.Module, **inputs: Any) -> Any:
+        """What `model`, this one or one made of its parts, makes of inputs; computed and counted like this one."""
+        with self.memory.applied(model, cached=inputs.get("use_cache", True)):
+            return self.meter.through(model, **inputs)
 
     def _forward(self, batch: Batch, **wanted: bool) -> Any:
         T, R = batch.ids_BT.shape[1], batch.response_length

@@ -26,8 +26,8 @@ POINTER = b"version https://git-lfs"
 """How a file begins that stands for one which was not fetched."""
 
 
-def load_checkpoint(source: str | Path) -> tuple[Any, Any]:
-    """The model, in float32, and the tokenizer of a folder or a hub id. Safetensors only; no remote code.
+def load_checkpoint(source: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """The model, in `dtype`, and the tokenizer of a folder or a hub id. Safetensors only; no remote code.
 
     Raises `CasehardenError` if there is no model, a pickle, or a damaged file; if the hub cannot be reached; and if
     the weights are not those that the configuration asks for, or are not finite. Transformers draws missing weights
@@ -41,7 +41,7 @@ def load_checkpoint(source: str | Path) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(str(source), **common)
         model, told = AutoModelForCausalLM.from_pretrained(
             str(source),
-            dtype=torch.float32,
+            dtype=dtype,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # which are told of below, with the others
             output_loading_info=True,

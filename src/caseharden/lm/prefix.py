@@ -18,9 +18,11 @@ def answer_logits(
     Returns `logits_BRV`, `targets_BR` and `mask_BR` as `LM.response_logits` does, with gradient. A prompt goes
     through the model once for all its answers, through the cache of keys and values. Where that changes their
     logits, rows go through whole instead: padding between a prompt and a short answer fills a sliding window, say.
-    So they do where no two answers share a prompt, and one pass does instead of two.
+    So they do where no two answers share a prompt, and one pass does instead of two; and where layers are to be
+    computed again for the gradient (`Memory.checkpointing`), which would fill the cache twice.
     """
-    if len({*owners}) == len(owners) or not lm.capabilities.gaps:
+    again = lm.memory.checkpointing and torch.is_grad_enabled()
+    if again or len({*owners}) == len(owners) or not lm.capabilities.gaps:
         return lm.response_logits(lm.pad([(prompts[o] + a, len(a)) for o, a in zip(owners, answers, strict=True)]))
     # The last token of a prompt is left for the second pass, where it predicts the first of each answer.
     shared = lm.pad([(prompt[:-1], 0) for prompt in prompts])

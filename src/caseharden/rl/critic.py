@@ -32,7 +32,7 @@ class ValueModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """V before each response token, [B, R]."""
         with self.lm.autocast():
-            out = self.lm.meter.through(
+            out = self.lm.through(
                 self.body,
                 input_ids=batch.ids_BT,
                 attention_mask=batch.attention_BT,
@@ -52,7 +52,7 @@ class Critic:
         self.clip = clip
         self.forward_batch = forward_batch
         self.model = run.track("critic", ValueModel(run.lm))
-        self.descent = run.track("critic descent", Descent(how, self.model.parameters()))
+        self.descent = run.track("critic descent", Descent(how, self.model.parameters(), run.lm.memory))
 
     @torch.no_grad()
     def values(self, rows: Rows) -> Tensor:

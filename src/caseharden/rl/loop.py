@@ -228,13 +228,14 @@ class PolicyGradient(Descends):
     # ---- its parts ----------------------------------------------------------------------------------
 
     def prepare(self, run: Run) -> TrainState:
-        """Everything that the loop needs; called at the run's first weights, before adapters are put in."""
+        """Everything that the loop needs; called at the run's first weights."""
+        parameters = run.trainable(self.lora)
         return TrainState(
             run=run,
             score=self.reward_of(run).prepare(run),
             extra=self.extra(run),
             reference=run.reference() if self.kl > 0 or self.needs_logps else None,
-            descent=run.track("descent", Descent(self, run.trainable(self.lora))),
+            descent=run.track("descent", Descent(self, parameters, run.lm.memory)),
             prompts=run.stream(self.data, self.prompts, n_examples=self.n_examples, answered=False),
             drawn=run.track("drawn", Counter()),
             buffer=run.track("buffer", Buffer(run.lm.device)),

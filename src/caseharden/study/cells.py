@@ -250,7 +250,10 @@ def _at(step: int, known: Known) -> Mapping[str, Reading]:
 
 
 def _load(job: Job) -> LM:
-    return LM.load(job.source, device=job.device, precision=job.spec.precision, reasoning=job.spec.reasoning)
+    spec = job.spec
+    return LM.load(
+        job.source, device=job.device, precision=spec.precision, reasoning=spec.reasoning, memory=spec.memory
+    )
 
 
 def _steps(job: Job, run: Run, tuner: Tuner) -> Iterator[None]:

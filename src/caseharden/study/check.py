@@ -49,13 +49,21 @@ def check_models(spec: StudySpec, folders: Iterable[Path], device: torch.device)
     answers = longest_answers(spec)
     parts = (spec.defenses, spec.attacks, tuple(spec.all_measures().values()))
     templates = sorted({one.template for one in among(parts, Templated)})
-    rest = (str(spec.reasoning), spec.precision, str(device), fingerprint(spec.domain), str(answers), *templates)
-    rest = (*rest, str(spec.engine))
+    rest = (
+        str(spec.reasoning),
+        spec.precision,
+        str(spec.memory),
+        str(device),
+        fingerprint(spec.domain),
+        str(answers),
+        str(spec.engine),
+        *templates,
+    )
     for folder in folders:
         known = (weights(folder), *rest)
         if known in _passed:
             continue
-        lm = LM.load(folder, device=device, precision=spec.precision, reasoning=spec.reasoning)
+        lm = LM.load(folder, device=device, precision=spec.precision, reasoning=spec.reasoning, memory=spec.memory)
         if isinstance(spec.engine, Choosy):
             spec.engine.check(lm)
         for template in templates:

@@ -22,6 +22,7 @@ from caseharden.records.results import BETTER, UNDEFENDED, Better, Traits, is_by
 from caseharden.study import provenance
 from caseharden.study.build import as_json, fields_of, name_of, written
 from caseharden.study.spec import StudySpec, among, rewards_by
+from caseharden.train.optim import Descends
 from caseharden.train.tuner import NamesModels, Tuner, end_of
 
 Kind = Literal["harden", "release", "attack"]
@@ -216,6 +217,7 @@ class Environment:
                 found["ends"] = cell.traits.ends
             found["judge_versions"] = [judge.version for judge in among(cell.tuner, Judge)]
             found["foreign_code"] = provenance.foreign_code(cell.tuner)
+            found["packages"] = {**self.packages, **provenance.optimizers(among(cell.tuner, Descends))}
         return found
 
 

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 
 import caseharden
 from caseharden.errors import CasehardenError
+from caseharden.train.optim import EXTRAS, Descends
 
 DECIDING = ("torch", "transformers", "peft", "tokenizers", "schedulefree", "jinja2")
 """Packages whose version is part of every cell's key.
@@ -41,6 +42,11 @@ DECIDES_NOTHING = (
 def packages() -> dict[str, str]:
     """Versions of the packages that decide results."""
     return {name: version(name) for name in DECIDING}
+
+
+def optimizers(methods: Iterable[Descends]) -> dict[str, str]:
+    """Versions of the packages that these methods' optimizers come from, where those are extras."""
+    return {name: version(name) for name in sorted({EXTRAS.get(one.optimizer, "") for one in methods} - {""})}
 
 
 @cache

@@ -20,6 +20,7 @@ from caseharden.errors import CasehardenError, nearest
 from caseharden.judges.judge import Judge, is_exact
 from caseharden.lm.lm import Precision
 from caseharden.lm.machine import Placed, check_threads, device_of
+from caseharden.lm.memory import Memory
 from caseharden.lm.template import Reasoning
 from caseharden.measures.measure import Measure
 from caseharden.records.asking import ways
@@ -39,7 +40,8 @@ class StudySpec:
     something else is `watched`, say how well a benign task is done, above which it counts as learned. With
     `stop_when_broken` an attack ends once a reading is above it with this (one-sided) `confidence`.
     `engine` writes every answer, of rollouts and of measures. `reasoning` says how the models think before it.
-    `threads` bounds PyTorch's threads on the CPU; without it they are left alone.
+    `memory` says how training is made to fit, and decides no result. `threads` bounds PyTorch's threads on the
+    CPU; without it they are left alone.
     """
 
     name: str
@@ -57,6 +59,7 @@ class StudySpec:
     engine: Engine = field(default_factory=Native)
     reasoning: Reasoning = field(default_factory=Reasoning)
     precision: Precision = "auto"
+    memory: Memory = field(default_factory=Memory)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
     keep_attacked: bool = False

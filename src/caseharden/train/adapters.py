@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+
+from caseharden.lm.lm import LM
 
 TAKEN = ("x_proj", "dt_proj", "out_proj")
 """Projections of state-space mixers whose weights their kernels take."""
@@ -36,6 +40,48 @@ class LoRA:
         adapted = get_peft_model(model, config)
         assert isinstance(adapted, PeftModel)
         return adapted
+
+
+class BelowAdapters(LM):
+    """A model as it is below its adapters, frozen: what it was before they were put in, without a copy of it."""
+
+    @classmethod
+    def of(cls, lm: LM) -> BelowAdapters:
+        training = lm.model.training
+        below = cls(lm.model, lm.tokenizer, lm.name, lm.precision, lm.reasoning)
+        lm.model.train(training)
+        below.meter = lm.meter
+        below.capabilities = lm.capabilities
+        return below
+
+    def through(self, model: nn.Module, **inputs: Any) -> Any:
+        with switched_off(model), torch.no_grad():
+            return super().through(model, **inputs)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Nothing: its weights are those that the run's model is loaded with."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        pass
+
+
+@contextmanager
+def switched_off(model: Any) -> Iterator[None]:
+    """Inside, `model` computes as without its adapters, in evaluation mode; PEFT's switch alone changes flags."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    training = model.training
+    model.base_model.disable_adapter_layers()
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        model.base_model.enable_adapter_layers()
+        if training:
+            model.train()
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 def out_of_reach(model: Any) -> list[str]:

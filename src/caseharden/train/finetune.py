@@ -48,10 +48,11 @@ class FineTune(Descends):
 
     def steps(self, run: Run) -> Iterator[Metrics]:
         objectives = self.objectives()
+        parameters = run.trainable(self.lora, self.scope)
         with run.lm.templated(self.template):
             losses = {name: self._in_parts(one).prepare(run) for name, one in objectives.items()}
         examples = sum(objective.batch_size for objective in objectives.values())
-        descent = run.track("descent", Descent(self, run.trainable(self.lora, self.scope)))
+        descent = run.track("descent", Descent(self, parameters, run.lm.memory))
         for step in run.range(self.max_steps):
             with run.lm.training(), run.lm.templated(self.template):
                 found = {name: loss.backward(step) for name, loss in losses.items()}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import schedulefree
 import torch
@@ -15,6 +17,18 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 
 from caseharden.errors import CasehardenError, nearest
+from caseharden.lm.memory import PLENTY, Memory
+from caseharden.train.masters import Masters
+
+BITSANDBYTES = "bitsandbytes"
+
+
+def _of_bitsandbytes(name: str, *given: Any, **fields: Any) -> torch.optim.Optimizer:
+    """The optimizer that bitsandbytes calls `name`."""
+    module = importlib.import_module(BITSANDBYTES)
+    found: torch.optim.Optimizer = getattr(module.optim, name)(*given, **fields)
+    return found
+
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -25,7 +39,13 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adadelta": torch.optim.Adadelta,
     "adafactor": torch.optim.Adafactor,
     "schedulefree": schedulefree.AdamWScheduleFree,
+    "adamw_8bit": partial(_of_bitsandbytes, "AdamW8bit"),
+    "paged_adamw": partial(_of_bitsandbytes, "PagedAdamW"),
+    "paged_adamw_8bit": partial(_of_bitsandbytes, "PagedAdamW8bit"),
 }
+"""Optimizers, by the name that a spec file gives them: Transformers' names, where it has the same."""
+EXTRAS = {name: BITSANDBYTES for name in OPTIMIZERS if "8bit" in name or "paged" in name}
+"""The packages of optimizers that come with the extra ``memory``; their versions decide results."""
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -61,6 +81,11 @@ class Descends(ABC):
             raise CasehardenError(f"lr={self.lr} must be above 0.")
         if self.optimizer not in OPTIMIZERS:
             raise CasehardenError(f"there is no optimizer {self.optimizer!r}.{nearest(self.optimizer, OPTIMIZERS)}")
+        if (extra := EXTRAS.get(self.optimizer)) and importlib.util.find_spec(extra) is None:
+            raise CasehardenError(
+                f"the optimizer {self.optimizer!r} is that of {extra}, which is not installed. Install it (pip "
+                "install 'caseharden[memory]'), or take another."
+            )
         if self.schedule not in SCHEDULES:
             raise CasehardenError(f"there is no schedule {self.schedule!r}.{nearest(self.schedule, SCHEDULES)}")
         if self.schedule != "constant" and self.max_steps is None:
@@ -70,12 +95,14 @@ class Descends(ABC):
 class Descent:
     """Optimizer, schedule and clipping of one method, made in the one right order. Track it to resume.
 
-    Making a schedule resets its optimizer's learning rate, so states are loaded only after both are made.
+    Making a schedule resets its optimizer's learning rate, so states are loaded only after both are made. The
+    optimizer changes the parameters' `Masters`, where `memory` or their precision asks for them.
     """
 
-    def __init__(self, how: Descends, parameters: Iterable[nn.Parameter]) -> None:
+    def __init__(self, how: Descends, parameters: Iterable[nn.Parameter], memory: Memory = PLENTY) -> None:
         self._how = how
         self._parameters = list(parameters)
+        self.masters = Masters(self._parameters, offloaded=memory.offload)
         self.optimizer = self._fresh(how.lr)
         self._schedule: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
             "constant_with_warmup" if how.schedule == "constant" else how.schedule,
@@ -98,11 +125,13 @@ class Descent:
         if gradient is not None:
             for parameter, value in zip(self._parameters, gradient, strict=True):
                 parameter.grad = value
-        found = [p for p in self._parameters if p.grad is not None]
+        self.masters.take_gradients()
+        found = [p for p in self.masters.values if p.grad is not None]
         limit = self._how.clip if self._how.clip is not None else float("inf")
         norm = torch.nn.utils.clip_grad_norm_(found, limit)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.masters.hand_over()
         self._schedule.step()
         size = float(norm)  # only now, so that a GPU has the step to do while it is waited for
         return {"grad_norm": size, "clipped_norm": min(size, limit), "lr": self.lr}
@@ -112,23 +141,59 @@ class Descent:
         self.optimizer.load_state_dict(self._fresh(self.lr).state_dict())
 
     def _fresh(self, lr: float) -> torch.optim.Optimizer:
-        optimizer = OPTIMIZERS[self._how.optimizer](self._parameters, lr=lr, weight_decay=self._how.weight_decay)
+        trained = self.masters.values
+        optimizer = OPTIMIZERS[self._how.optimizer](trained, lr=lr, weight_decay=self._how.weight_decay)
         if hasattr(optimizer, "train"):
             optimizer.train()  # schedule-free averages: training weights and evaluation weights differ
         return optimizer
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "schedule": self._schedule.state_dict()}
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "masters": self.masters.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.masters.load_state_dict(state["masters"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if getattr(self.optimizer, "is_paged", False):
+            _page(self.optimizer)
         self._schedule.load_state_dict(state["schedule"])
 
 
 @torch.no_grad()
-def snapshot(parameters: Iterable[Tensor], device: torch.device | None = None) -> list[Tensor]:
-    """Copies of `parameters`, on `device` if one is given (the CPU, to save GPU memory)."""
-    return [p.detach().to(device or p.device, copy=True) for p in parameters]
+def _page(optimizer: Any) -> None:
+    """Put the moments that a paged optimizer has loaded into memory that can be paged, as its own are."""
+    for parameter, state in optimizer.state.items():
+        for name in {"state1", "state2"} & state.keys():
+            loaded, state[name] = state[name], optimizer.get_state_buffer(parameter, dtype=state[name].dtype)
+            state[name].copy_(loaded)
+
+
+Keep = Literal["device", "cpu", "disk"]
+"""Where copies of parameters are kept: with the model, on the CPU, or in files that are mapped into memory."""
+
+
+@torch.no_grad()
+def snapshot(tensors: Iterable[Tensor], keep: Keep = "device") -> list[Tensor]:
+    """Copies of `tensors`, without gradient."""
+    return [_COPIED[keep](tensor.detach()) for tensor in tensors]
+
+
+def _mapped(tensor: Tensor) -> Tensor:
+    """A copy in a file in the temporary directory, which nothing else sees and which ends with the copy."""
+    with tempfile.NamedTemporaryFile(prefix="caseharden-") as file:
+        file.truncate(max(1, tensor.nbytes))
+        whole = torch.from_file(file.name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
+    return whole.view(tensor.shape).copy_(tensor)
+
+
+_COPIED: dict[Keep, Callable[[Tensor], Tensor]] = {
+    "device": torch.clone,
+    "cpu": lambda tensor: tensor.to("cpu", copy=True),
+    "disk": _mapped,
+}
 
 
 @torch.no_grad()
@@ -139,20 +204,31 @@ def restore(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 
 @contextmanager
-def evaluation_weights(optimizers: Iterable[Any]) -> Iterator[None]:
+def evaluation_weights(optimizers: Iterable[tuple[Any, Masters | None]]) -> Iterator[None]:
     """Inside, weights are those that a schedule-free optimizer would hand over; afterwards, as they were.
 
     Its own switch back is exact only up to rounding, so the training weights are kept and put back: an
     evaluation must not change the run that it looks at.
     """
-    averaging = [optimizer for optimizer in optimizers if hasattr(optimizer, "eval")]
-    parameters = [p for optimizer in averaging for group in optimizer.param_groups for p in group["params"]]
-    kept = snapshot(parameters)
-    for optimizer in averaging:
-        optimizer.eval()
+    averaging = [(optimizer, masters) for optimizer, masters in optimizers if hasattr(optimizer, "eval")]
+    trained = [p for optimizer, _ in averaging for group in optimizer.param_groups for p in group["params"]]
+    kept = snapshot(trained)
+    release(averaging)
     try:
         yield
     finally:
-        for optimizer in averaging:
+        for optimizer, _ in averaging:
             optimizer.train()
-        restore(parameters, kept)
+        restore(trained, kept)
+        for _, masters in averaging:
+            if masters is not None:
+                masters.hand_over()
+
+
+def release(optimizers: Iterable[tuple[Any, Masters | None]]) -> None:
+    """Set weights to those that a schedule-free optimizer hands over, which are averages."""
+    for optimizer, masters in optimizers:
+        if hasattr(optimizer, "eval"):
+            optimizer.eval()
+            if masters is not None:
+                masters.hand_over()

@@ -21,8 +21,9 @@ from caseharden.engines.native import Native
 from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 from caseharden.lm import sources
 from caseharden.lm.lm import LM
-from caseharden.train.adapters import LoRA
-from caseharden.train.optim import Descent, evaluation_weights
+from caseharden.train.adapters import BelowAdapters, LoRA
+from caseharden.train.masters import Masters
+from caseharden.train.optim import Descent, evaluation_weights, release
 from caseharden.train.scopes import Scope, scoped
 
 Metrics = dict[str, float]
@@ -90,6 +91,30 @@ class Counter:
         self.value = state["value"]
 
 
+def _versions(model: nn.Module) -> list[int]:
+    """How often each parameter was changed in place, so that what a tuner changes before it trains is noticed."""
+    return [parameter._version for parameter in model.parameters()]
+
+
+class Trained:
+    """What of a model has to survive a crash when tracked: all but parameters that stay as they are `loaded`."""
+
+    def __init__(self, model: nn.Module, *, loaded: bool) -> None:
+        self.model = model
+        parameters = model.named_parameters(remove_duplicate=False)
+        self.fixed = {name for name, p in parameters if loaded and not p.requires_grad}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in self.model.state_dict().items() if name not in self.fixed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises `CasehardenError` if `state` is that of another part of the model."""
+        missing, unexpected = self.model.load_state_dict(state, strict=False)
+        if unexpected or not self.fixed.issuperset(missing):
+            raise CasehardenError("the saved weights are not those that this run trains. Delete the checkpoint.")
+        self.fixed = {*missing}
+
+
 class Run:
     """What a tuner works on: the LM, the data its role may see, its seeds, and what must survive a crash.
 
@@ -115,6 +140,7 @@ class Run:
         self.engine: Engine = engine or Native()
         self.step = 0
         self.parent: Run | None = None
+        self._versions = _versions(lm.model)
         self._tracked: dict[str, Any] = {}
         self._pending: dict[str, Any] = {}
 
@@ -183,16 +209,22 @@ class Run:
                 parameter.requires_grad_(id(parameter) in inside)
         elif lora is None:
             model.requires_grad_(True)
-        else:
+        # a stage of a chain begins with what the stages before have made, which is in no folder
+        loaded = self.parent is None and _versions(self.lm.model) == self._versions
+        if lora is not None:
             with self.lm.seeded(self.seed_for("adapters")):
                 self.lm.model = model = lora.on(model)
-        self.track("model", model)
+        self.track("model", Trained(model, loaded=loaded))
         return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def reference(self) -> LM:
-        """A frozen copy of the model as it stands before the tuner's first step, kept through a resume."""
+        """The model as it stands before the tuner's first step, frozen, kept through a resume.
+
+        A copy of it; once adapters are put in (`trainable`), the model below them, which needs none.
+        """
         if "reference" not in self._tracked:
-            self.track("reference", self.lm.frozen_copy())
+            adapted = isinstance(self.lm.model, PeftModel)
+            self.track("reference", BelowAdapters.of(self.lm) if adapted else self.lm.frozen_copy())
         return cast(LM, self._tracked["reference"])
 
     def original(self) -> LM:
@@ -284,23 +316,21 @@ class Run:
 
     def finish(self) -> LM:
         """Settle the weights for release: averages taken over, adapters merged. The run ends here."""
-        for optimizer in self._optimizers():
-            if hasattr(optimizer, "eval"):
-                optimizer.eval()
+        release(self._optimizers())
         if isinstance(self.lm.model, PeftModel):
             self.lm.model = self.lm.model.merge_and_unload()
         self.lm.model.eval()
         self.lm.check_finite()
         return self.lm
 
-    def _optimizers(self) -> Iterator[Optimizer]:
+    def _optimizers(self) -> Iterator[tuple[Optimizer, Masters | None]]:
         for thing in self._tracked.values():
             if isinstance(thing, Run):
                 yield from thing._optimizers()
             elif isinstance(thing, Descent):
-                yield thing.optimizer
+                yield thing.optimizer, thing.masters
             elif isinstance(thing, Optimizer):
-                yield thing
+                yield thing, None
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that this run needs to go on exactly where it stands."""
