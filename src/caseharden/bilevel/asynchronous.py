@@ -67,6 +67,7 @@ class Asynchronous:
 
     @contextmanager
     def attacks(self, defense: SimulatesAttacks, run: Run) -> Iterator[NewAttacks]:
+        run.lm.placement.refuse("an asynchronous attacker", "it is one process beside one")
         size = sum(p.numel() * p.element_size() for p in run.lm.model.parameters())
         with tempfile.TemporaryDirectory(prefix="caseharden-", dir=exchange_root(COPIES * size)) as folder:
             process = AttackerProcess(self, defense, run, Exchange(Path(folder)))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from caseharden.lm.capabilities import Capabilities, find_capabilities
 from caseharden.lm.frame import Frame, TemplateName
 from caseharden.lm.loading import check_finite, load_checkpoint, loading
 from caseharden.lm.meter import Meter
+from caseharden.lm.placement import ALONE, Placement, whole
 from caseharden.lm.template import Reasoning, Template, Text
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -46,8 +47,10 @@ class LM:
         name: str,
         precision: Precision = "auto",
         reasoning: Reasoning = AUTOMATIC,
+        placement: Placement = ALONE,
     ) -> None:
         self.model = model.eval()
+        self.placement = placement
         self.tokenizer = tokenizer
         self.name = name
         if precision == "auto":
@@ -60,7 +63,7 @@ class LM:
         self.chat = Template(tokenizer, name, reasoning)
         self.template = self.chat
         self._templates: dict[str, Template] = {"chat": self.chat}
-        self.meter = Meter()
+        self.meter = Meter(placement)
         self._counts: dict[Template, dict[tuple[str, str], tuple[int, int]]] = {}  # (tokens, unknown ones)
 
     # ---- loading and saving -------------------------------------------------------------------------
@@ -73,14 +76,15 @@ class LM:
         device: str | torch.device = "cpu",
         precision: Precision = "auto",
         reasoning: Reasoning = AUTOMATIC,
+        placement: Placement = ALONE,
     ) -> LM:
         """Load from a folder or, by id, from the Hugging Face hub: see `load_checkpoint`.
 
         Raises `CasehardenError` besides if its prompts, padded to one length, are not read as each alone.
         """
-        model, tokenizer = load_checkpoint(source)
+        model, tokenizer = placement.load(partial(load_checkpoint, source), torch.device(device))
         with loading(source):
-            lm = cls(model.to(torch.device(device)), tokenizer, str(source), precision, reasoning)
+            lm = cls(model, tokenizer, str(source), precision, reasoning, placement)
             lm.token_rows([Example("greeting", "Hello!", "Hello!")])
             padding = lm.capabilities.padding
         if not padding:
@@ -92,7 +96,11 @@ class LM:
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), config and tokenizer to `folder`, then sync them to the disk."""
-        self.model.save_pretrained(folder)  # type: ignore[operator]
+        weights = self.placement.gather(self.model)
+        self.placement.once(partial(self._write, folder, weights))
+
+    def _write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        self.model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
         self.tokenizer.save_pretrained(folder)
         for path in folder.rglob("*"):
             if path.is_file():
@@ -104,8 +112,8 @@ class LM:
 
         Its tokens are counted with this one's.
         """
-        model = copy.deepcopy(self.model).requires_grad_(False)
-        frozen = LM(model, self.tokenizer, self.name, self.precision, self.reasoning)
+        model = self.placement.copy(self.model).requires_grad_(False)
+        frozen = LM(model, self.tokenizer, self.name, self.precision, self.reasoning, self.placement)
         frozen.meter = self.meter
         frozen.capabilities = self.capabilities
         return frozen
@@ -121,7 +129,7 @@ class LM:
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}\0".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            flat = whole(tensor.detach()).cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
@@ -135,7 +143,9 @@ class LM:
         prompts = self.encode_prompts(["Hello!", "Which river is the longest of all?"])
         training = self.model.training
         try:
-            return find_capabilities(self.model.eval(), prompts, self._pad)  # under dropout no two passes agree
+            found = find_capabilities(self.model.eval(), prompts, self._pad)  # under dropout no two passes agree
+            # A cache that gradients go through holds on to weights that FSDP2 has put away by then.
+            return replace(found, gaps=found.gaps and self.placement.world == 1)
         finally:
             self.model.train(training)
 

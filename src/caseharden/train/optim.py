@@ -12,9 +12,11 @@ from typing import Any, ClassVar
 import schedulefree
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import get_scheduler
 
 from caseharden.errors import CasehardenError, nearest
+from caseharden.lm.placement import whole
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -26,6 +28,8 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adafactor": torch.optim.Adafactor,
     "schedulefree": schedulefree.AdamWScheduleFree,
 }
+OF_WHOLE_MATRICES = ("adafactor",)
+"""Optimizers that read rows and columns, which sharded parameters do not have."""
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -76,6 +80,8 @@ class Descent:
     def __init__(self, how: Descends, parameters: Iterable[nn.Parameter]) -> None:
         self._how = how
         self._parameters = list(parameters)
+        if how.optimizer in OF_WHOLE_MATRICES and any(isinstance(p, DTensor) for p in self._parameters):
+            raise CasehardenError(f"{how.optimizer} needs whole matrices, and these are sharded. Take adamw.")
         self.optimizer = self._fresh(how.lr)
         self._schedule: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
             "constant_with_warmup" if how.schedule == "constant" else how.schedule,
@@ -104,7 +110,7 @@ class Descent:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._schedule.step()
-        size = float(norm)  # only now, so that a GPU has the step to do while it is waited for
+        size = float(whole(norm))  # only now, so that a GPU has the step to do while it is waited for
         return {"grad_norm": size, "clipped_norm": min(size, limit), "lr": self.lr}
 
     def forget(self) -> None:

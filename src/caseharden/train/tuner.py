@@ -184,8 +184,13 @@ class Run:
         elif lora is None:
             model.requires_grad_(True)
         else:
+            if lora.dropout:
+                self.lm.placement.refuse(
+                    "lora with dropout", "it is drawn by forward passes, and their parts decide it"
+                )
             with self.lm.seeded(self.seed_for("adapters")):
                 self.lm.model = model = lora.on(model)
+            self.lm.placement.adapt(model)
         self.track("model", model)
         return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -213,7 +218,8 @@ class Run:
         """
         mine = self.lm
         folder = sources.resolve(name)
-        other = LM.load(folder, device=mine.device, precision=mine.precision, reasoning=mine.reasoning)
+        how = {"precision": mine.precision, "reasoning": mine.reasoning, "placement": mine.placement}
+        other = LM.load(folder, device=mine.device, **how)  # type: ignore[arg-type]
         other.model.requires_grad_(False)
         other.meter = mine.meter
         return other
@@ -288,7 +294,7 @@ class Run:
             if hasattr(optimizer, "eval"):
                 optimizer.eval()
         if isinstance(self.lm.model, PeftModel):
-            self.lm.model = self.lm.model.merge_and_unload()
+            self.lm.model = self.lm.placement.merge(self.lm.model)
         self.lm.model.eval()
         self.lm.check_finite()
         return self.lm
