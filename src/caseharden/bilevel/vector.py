@@ -44,7 +44,8 @@ class AttackVector:
         """θ + v inside, θ bit for bit after. `kept` is a buffer of θ's shape that θ is kept in meanwhile."""
         restore(kept, parameters)
         with torch.no_grad():
-            torch._foreach_add_(list(parameters), self.vector)
+            ours = [placed_like(v, p) for v, p in zip(self.vector, parameters, strict=True)]
+            torch._foreach_add_(list(parameters), ours)
         try:
             yield
         finally:

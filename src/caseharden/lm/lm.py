@@ -22,7 +22,7 @@ from caseharden.lm.capabilities import Capabilities, find_capabilities
 from caseharden.lm.frame import Frame, TemplateName
 from caseharden.lm.loading import check_finite, load_checkpoint, loading
 from caseharden.lm.meter import Meter
-from caseharden.lm.placement import ALONE, Placement, whole
+from caseharden.lm.placement import ALONE, Placement, placed_in, whole
 from caseharden.lm.template import Reasoning, Template, Text
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -122,7 +122,7 @@ class LM:
         return self.model.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.model.load_state_dict(state)
+        self.model.load_state_dict(placed_in(self.model, state))
 
     def weights_hash(self) -> str:
         """SHA-256 over every parameter and buffer, by name: the identity of the weights."""

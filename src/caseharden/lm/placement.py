@@ -17,9 +17,10 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import tensor as dtensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from caseharden.errors import CasehardenError
 from caseharden.lm.structure import layers
@@ -63,6 +64,10 @@ class Placement:
     def merge(self, model: Any) -> Any:
         """The model that PEFT's `model` has been made of, its adapters merged into the weights."""
         return model.merge_and_unload()
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A tensor without values, for what was sharded when it was saved."""
+        return torch.empty(tuple(shape), dtype=dtype)
 
     # ---- a batch's parts ----------------------------------------------------------------------------
 
@@ -167,6 +172,9 @@ class Sharded(Placement):
             setattr(module, name, nn.Parameter(DTensor.from_local(parameter.data, self.mesh)))
         return model.merge_and_unload()
 
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        return dtensor.empty(*shape, dtype=dtype, device_mesh=self.mesh, placements=[Shard(0)])
+
     def mine(self, parts: Iterable[T]) -> Iterator[tuple[T, int]]:
         dealt = [*parts]
         for start in range(0, len(dealt), self.world):
@@ -231,6 +239,12 @@ def placed_like(tensor: Tensor, other: Tensor) -> Tensor:
     if not isinstance(other, DTensor) or isinstance(tensor, DTensor):
         return tensor
     return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
+
+
+def placed_in(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state of `model`, by name, each tensor placed as the model's own."""
+    own = model.state_dict()
+    return {name: placed_like(value, own[name]) if name in own else value for name, value in state.items()}
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:

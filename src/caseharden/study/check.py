@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from caseharden.data.pools import ROLES, fingerprint
+from caseharden.executors.torchrun import launched
 from caseharden.lm.facts import fingerprint as weights
 from caseharden.lm.frame import TemplateName
 from caseharden.lm.lm import LM
@@ -47,7 +48,9 @@ def check_models(spec: StudySpec, folders: Iterable[Path], device: torch.device)
         known = (weights(folder), *rest)
         if known in _passed:
             continue
-        lm = LM.load(folder, device=device, precision=spec.precision, reasoning=spec.reasoning)
+        lm = LM.load(
+            folder, device="cpu" if launched() else device, precision=spec.precision, reasoning=spec.reasoning
+        )
         for template in templates:
             with lm.templated(template):
                 pass

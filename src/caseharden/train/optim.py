@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from transformers import get_scheduler
 
 from caseharden.errors import CasehardenError, nearest
-from caseharden.lm.placement import whole
+from caseharden.lm.placement import placed_like, whole
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -127,8 +127,18 @@ class Descent:
         return {"optimizer": self.optimizer.state_dict(), "schedule": self._schedule.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        found = state["optimizer"]["state"]
+        for number, parameter in enumerate(self._parameters):
+            own = found.get(number, {})
+            own |= {
+                name: placed_like(value, parameter) for name, value in own.items() if _is_like(value, parameter)
+            }
         self.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
+
+
+def _is_like(value: Any, parameter: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0 and value.shape == parameter.shape
 
 
 @torch.no_grad()

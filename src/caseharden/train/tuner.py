@@ -21,6 +21,7 @@ from caseharden.engines.native import Native
 from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 from caseharden.lm import sources
 from caseharden.lm.lm import LM
+from caseharden.lm.placement import placed_in
 from caseharden.train.adapters import LoRA
 from caseharden.train.optim import Descent, evaluation_weights
 from caseharden.train.scopes import Scope, scoped
@@ -185,9 +186,7 @@ class Run:
             model.requires_grad_(True)
         else:
             if lora.dropout:
-                self.lm.placement.refuse(
-                    "lora with dropout", "it is drawn by forward passes, and their parts decide it"
-                )
+                self.lm.placement.refuse("lora with dropout", "it is drawn by forward passes")
             with self.lm.seeded(self.seed_for("adapters")):
                 self.lm.model = model = lora.on(model)
             self.lm.placement.adapt(model)
@@ -230,7 +229,9 @@ class Run:
             raise CasehardenError(f"two things are tracked under the name {name!r} in one run.")
         self._tracked[name] = thing
         if name in self._pending:
-            thing.load_state_dict(self._pending.pop(name))  # type: ignore[attr-defined]
+            state = self._pending.pop(name)
+            state = placed_in(thing, state) if isinstance(thing, nn.Module) else state
+            thing.load_state_dict(state)  # type: ignore[attr-defined]
         return thing
 
     def child(self, name: str) -> Run:
