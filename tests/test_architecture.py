@@ -66,8 +66,9 @@ ARROWS: dict[str, set[str]] = {
     },
     "api": {"suites", "search", "study", "store", "domains", "train", "report", "audit", "records", "lm", "errors"},
     "": {"api", "audit"},
+    "__main__": {"cli"},
     "cli": {
-        *("api", "suites", "study", "store", "report", "certificate", "audit", "records"),
+        *("api", "suites", "study", "executors", "store", "report", "certificate", "audit", "records"),
         *("attacks", "defenses", "domains", "engines", "judges", "measures", "train", "lm", "errors"),
     },
 }

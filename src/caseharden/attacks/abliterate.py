@@ -13,6 +13,7 @@ from torch import Tensor
 from caseharden.attacks.weights import OneStep
 from caseharden.errors import CasehardenError
 from caseharden.lm.lm import LM
+from caseharden.lm.placement import placed_like, whole
 from caseharden.lm.structure import by_output, layers, mixes_tokens, writers
 from caseharden.train.tuner import Metrics, Run
 
@@ -67,7 +68,7 @@ class Abliterate(OneStep):
             if strength:
                 v_D = v_LD[layer if self.direction is None else round(self.direction * last)]
                 matrix = by_output(linear)
-                matrix.copy_(ablated(matrix, v_D, strength))
+                matrix.copy_(placed_like(ablated(whole(matrix), v_D, strength), matrix))
         return {"examples": float(len(harmful) + len(benign))}
 
     def strength(self, depth: float, *, attention: bool) -> float:

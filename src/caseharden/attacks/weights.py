@@ -15,6 +15,7 @@ from torch.nn.utils.prune import L1Unstructured
 
 from caseharden.errors import CasehardenError
 from caseharden.lm.lm import LM
+from caseharden.lm.placement import placed_like, whole
 from caseharden.lm.structure import is_linear, layers, matrices, parts
 from caseharden.train.tuner import Metrics, Run
 
@@ -72,10 +73,12 @@ class Strip(OneStep):
                 f"{self.base!r} has other weights than {run.lm.name!r} ({odd[0]} first), so there is no difference "
                 "to scale. Name the model that it was hardened from, or one of the same shapes."
             )
-        apart = math.sqrt(sum(float((p - theirs[name]).square().sum()) for name, p in ours.items()))
+        squares = 0.0
         for name, parameter in ours.items():
-            parameter.copy_(stripped(parameter, theirs[name], self.strength, self.rank))
-        return {"distance": apart}
+            hard, soft = whole(parameter), whole(theirs[name])
+            squares += float((hard - soft).square().sum())
+            parameter.copy_(placed_like(stripped(hard, soft, self.strength, self.rank), parameter))
+        return {"distance": math.sqrt(squares)}
 
 
 def stripped(hard: Tensor, base: Tensor, strength: float, rank: int | None = None) -> Tensor:
@@ -103,8 +106,8 @@ class Noise(OneStep):
     def change(self, run: Run) -> None:
         generator = torch.Generator().manual_seed(run.seed_for("noise"))
         for matrix in matrices(run.lm.model):
-            noise = torch.randn(matrix.shape, generator=generator).to(matrix)
-            matrix.add_(noise * matrix.square().mean().sqrt(), alpha=self.scale)
+            noise = torch.randn(matrix.shape, generator=generator).to(matrix.device, matrix.dtype)
+            matrix.add_(placed_like(noise, matrix) * matrix.square().mean().sqrt(), alpha=self.scale)
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,8 @@ class Prune(OneStep):
 
     def change(self, run: Run) -> None:
         for matrix in in_layers(run.lm):
-            matrix.copy_(L1Unstructured(self.amount).prune(matrix))  # type: ignore[no-untyped-call]
+            pruned = L1Unstructured(self.amount).prune(whole(matrix))  # type: ignore[no-untyped-call]
+            matrix.copy_(placed_like(pruned, matrix))
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ class Quantize(OneStep):
 
     def change(self, run: Run) -> None:
         for matrix in in_layers(run.lm):
-            matrix.copy_(quantized(matrix, self.bits))
+            matrix.copy_(placed_like(quantized(whole(matrix), self.bits), matrix))
 
 
 def quantized(matrix: Tensor, bits: int) -> Tensor:
@@ -184,7 +188,7 @@ class Reparameterize(OneStep):
                 "Leave reparameterize out."
             )
         for first, second in found:
-            ratio = float(second.weight.square().mean() / first.weight.square().mean())
+            ratio = float(whole(second.weight.square().mean() / first.weight.square().mean()))
             if 0 < ratio < math.inf:  # not of a matrix that is all 0
                 scale_pair(first, second, self.factor or math.sqrt(math.sqrt(ratio)))
         return {"pairs": float(len(found))}

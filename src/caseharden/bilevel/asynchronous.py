@@ -73,6 +73,7 @@ class Asynchronous:
 
     @contextmanager
     def attacks(self, defense: SimulatesAttacks, run: Run) -> Iterator[NewAttacks]:
+        run.lm.placement.refuse("an asynchronous attacker", "it is one process beside one")
         size = sum(p.numel() * p.element_size() for p in run.lm.model.parameters())
         root = exchange_root(COPIES * size) or Path(tempfile.gettempdir())
         clear_abandoned(root)

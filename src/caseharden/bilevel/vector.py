@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from caseharden.lm.placement import placed_like
 from caseharden.train.gradients import global_norm
 from caseharden.train.optim import restore
 
@@ -35,7 +36,7 @@ class AttackVector:
     def random_like(self, seed: int) -> AttackVector:
         """A Gaussian direction with the same norm in every parameter tensor: the control for `v`."""
         generator = torch.Generator(self.vector[0].device).manual_seed(seed)
-        drawn = [torch.randn(v.shape, generator=generator, device=v.device) for v in self.vector]
+        drawn = [placed_like(torch.randn(v.shape, generator=generator, device=v.device), v) for v in self.vector]
         return AttackVector([z * (v.norm() / z.norm()) for z, v in zip(drawn, self.vector, strict=True)])
 
     @contextmanager
@@ -44,7 +45,7 @@ class AttackVector:
         restore(kept, parameters)
         with torch.no_grad():
             for parameter, v in zip(parameters, self.vector, strict=True):
-                parameter.add_(v.to(parameter.device))
+                parameter.add_(placed_like(v.to(parameter.device), parameter))
         try:
             yield
         finally:

@@ -36,7 +36,8 @@ class Watch:
         judge = self.measure.judge
         assert judge is not None
         with adversary_run.evaluating() as lm:
-            answers = judged(judge, self.measure.answers(lm, adversary_run.domain, 0, adversary_run.engine))
+            given = self.measure.answers(lm, adversary_run.domain, 0, adversary_run.engine)
+            answers = lm.placement.once(lambda: judged(judge, given))
         scores = [answer.score for answer in answers if math.isfinite(answer.score)]
         found = {"attack_unscored": float(len(answers) - len(scores))}
         return found | ({"attack_success": sum(scores) / len(scores)} if scores else {})

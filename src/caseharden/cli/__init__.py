@@ -13,6 +13,7 @@ from rich.markup import escape
 import caseharden
 from caseharden.cli import audit, models, search, studies, terminal
 from caseharden.errors import CasehardenError
+from caseharden.executors.torchrun import together
 
 app = typer.Typer(
     help="Harden open-weight language models against malicious fine-tuning, and measure how long it lasts.",
@@ -56,7 +57,9 @@ def main() -> None:
     """Run a command; an error that a user can put right is printed without a traceback, exit status 2."""
     terminal.write_anything()
     try:
-        app()
+        with together() as leads:
+            if leads:
+                app()
     except CasehardenError as error:
         terminal.console(stderr=True).print(
             f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from caseharden.errors import CasehardenError
+from caseharden.lm.placement import placed_like, whole
 from caseharden.train.tuner import Metrics, Run
 
 
@@ -48,6 +49,7 @@ class Gibberish:
             generator = torch.Generator().manual_seed(run.seed_for("noise", step))
             with torch.no_grad():
                 for parameter in parameters:
-                    noise = torch.randn(parameter.shape, generator=generator).to(parameter)
-                    parameter.add_(noise * (self.scale * parameter.std(correction=0)))
+                    noise = torch.randn(parameter.shape, generator=generator).to(parameter.device, parameter.dtype)
+                    spread = whole(parameter).std(correction=0)
+                    parameter.add_(placed_like(noise * (self.scale * spread), parameter))
             yield {"loss": 0.0}

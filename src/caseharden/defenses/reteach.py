@@ -15,6 +15,7 @@ from caseharden.errors import CasehardenError
 from caseharden.judges.judge import Judge
 from caseharden.judges.strings import StringRefusal
 from caseharden.lm.lm import LM
+from caseharden.lm.placement import placed_like
 from caseharden.train.losses import Reduction
 from caseharden.train.scopes import Scope, scoped
 from caseharden.train.tuner import Metrics, Run
@@ -77,4 +78,4 @@ def erase(lm: LM, shares: Mapping[int, float], seed: int) -> None:
     for (name, parameter), (_, drawn) in zip(lm.model.named_parameters(), fresh.named_parameters(), strict=True):
         if share := shares.get(id(parameter)):
             assert drawn.shape == parameter.shape, name
-            parameter.lerp_(drawn.to(parameter), share)
+            parameter.lerp_(placed_like(drawn.to(parameter.device, parameter.dtype), parameter), share)

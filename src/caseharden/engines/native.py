@@ -72,6 +72,7 @@ def decode(lm: LM, batch: Batch, samples: int, limit: int, temperature: float) -
     writing_A = torch.ones(B, dtype=torch.bool, device=device)
     for n in range(limit):
         next_A, logp_A = _pick(logits_AV, temperature)
+        next_A = lm.placement.agree(next_A)  # who drew otherwise, by rounding, would end the loop at another time
         tokens_BN[rows_A, n], logps_BN[rows_A, n] = next_A, logp_A
         ended_A = writing_A & torch.isin(next_A, ends_E)
         length_B[rows_A[ended_A]] = n + 1

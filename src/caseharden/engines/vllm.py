@@ -120,7 +120,7 @@ class _Copy:
                     model=folder,
                     skip_tokenizer_init=True,
                     trust_remote_code=False,
-                    dtype=lm.precision,
+                    dtype=lm.precision.removesuffix("_weights"),
                     seed=0,
                     generation_config="vllm",
                     logprobs_mode="processed_logprobs",

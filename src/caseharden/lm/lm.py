@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from caseharden.lm.frame import Frame, TemplateName
 from caseharden.lm.loading import check_finite, load_checkpoint, loading
 from caseharden.lm.memory import PLENTY, Memory
 from caseharden.lm.meter import Meter
+from caseharden.lm.placement import ALONE, Placement, placed_in, whole
 from caseharden.lm.template import Reasoning, Template, Text
 
 Precision = Literal["auto", "float32", "bfloat16", "bfloat16_weights"]
@@ -50,9 +51,11 @@ class LM:
         precision: Precision = "auto",
         reasoning: Reasoning = AUTOMATIC,
         memory: Memory = PLENTY,
+        placement: Placement = ALONE,
     ) -> None:
         memory.check(model)
         self.model = model.eval()
+        self.placement = placement
         self.tokenizer = tokenizer
         self.name = name
         if precision == "auto":
@@ -66,7 +69,7 @@ class LM:
         self.chat = Template(tokenizer, name, reasoning)
         self.template = self.chat
         self._templates: dict[str, Template] = {"chat": self.chat}
-        self.meter = Meter()
+        self.meter = Meter(placement)
         self._counts: dict[Template, dict[tuple[str, str], tuple[int, int]]] = {}  # (tokens, unknown ones)
 
     # ---- loading and saving -------------------------------------------------------------------------
@@ -80,17 +83,20 @@ class LM:
         precision: Precision = "auto",
         reasoning: Reasoning = AUTOMATIC,
         memory: Memory = PLENTY,
+        placement: Placement = ALONE,
     ) -> LM:
         """Load from a folder or, by id, from the Hugging Face hub: see `load_checkpoint`.
 
         Raises `CasehardenError` besides if its prompts, padded to one length, are not read as each alone, or if its
         `memory` cannot be spared as asked.
         """
-        model, tokenizer = load_checkpoint(
-            source, torch.bfloat16 if precision == "bfloat16_weights" else torch.float32
-        )
+        low = precision == "bfloat16_weights"
+        if low or memory.offload:
+            placement.refuse("bfloat16_weights" if low else "offload", "masters are not parted")
+        read = partial(load_checkpoint, source, torch.bfloat16 if low else torch.float32)
+        model, tokenizer = placement.load(read, torch.device(device))
         with loading(source):
-            lm = cls(model.to(torch.device(device)), tokenizer, str(source), precision, reasoning, memory)
+            lm = cls(model, tokenizer, str(source), precision, reasoning, memory, placement)
             lm.token_rows([Example("greeting", "Hello!", "Hello!")])
             padding = lm.capabilities.padding
         if not padding:
@@ -102,7 +108,11 @@ class LM:
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), config and tokenizer to `folder`, then sync them to the disk."""
-        self.model.save_pretrained(folder)  # type: ignore[operator]
+        weights = self.placement.gather(self.model)
+        self.placement.once(partial(self._write, folder, weights))
+
+    def _write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        self.model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
         self.tokenizer.save_pretrained(folder)
         for path in folder.rglob("*"):
             if path.is_file():
@@ -114,8 +124,9 @@ class LM:
 
         Its tokens are counted with this one's.
         """
-        model = copy.deepcopy(self.model).requires_grad_(False)
-        frozen = LM(model, self.tokenizer, self.name, self.precision, self.reasoning, self.memory)
+        model = self.placement.copy(self.model).requires_grad_(False)
+        how = (self.precision, self.reasoning, self.memory, self.placement)
+        frozen = LM(model, self.tokenizer, self.name, *how)
         frozen.meter = self.meter
         frozen.capabilities = self.capabilities
         return frozen
@@ -124,14 +135,14 @@ class LM:
         return self.model.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.model.load_state_dict(state)
+        self.model.load_state_dict(placed_in(self.model, state))
 
     def weights_hash(self) -> str:
         """SHA-256 over every parameter and buffer, by name: the identity of the weights."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}\0".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            flat = whole(tensor.detach()).cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
@@ -146,7 +157,10 @@ class LM:
         training = self.model.training
         try:
             with in_float32(self.model):
-                return find_capabilities(self.model.eval(), prompts, self._pad)  # no two passes agree under dropout
+                # in evaluation mode: under dropout no two passes agree
+                found = find_capabilities(self.model.eval(), prompts, self._pad)
+            # A cache that gradients go through holds on to weights that FSDP2 has put away by then.
+            return replace(found, gaps=found.gaps and self.placement.world == 1)
         finally:
             self.model.train(training)
 

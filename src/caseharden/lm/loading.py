@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from caseharden.errors import CasehardenError
+from caseharden.lm.placement import whole
 
 SHOWN = 6
 """How many names of tensors an error tells."""
@@ -121,7 +122,7 @@ def check_finite(
 ) -> None:
     """Raise `error` if a weight, trained or not, is NaN or infinite."""
     for tensor, values in model.state_dict().items():
-        if not torch.isfinite(values).all():
+        if not whole(torch.isfinite(values).all()):
             raise error(f"the weights {tensor} of {name!r} are not finite. {advice}")
 
 

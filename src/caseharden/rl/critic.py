@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,11 +22,12 @@ class ValueModel(nn.Module):
     def __init__(self, lm: LM) -> None:
         super().__init__()
         self.lm = lm
-        self.body: Any = copy.deepcopy(lm.model.base_model).requires_grad_(True)
+        self.body: Any = lm.placement.copy(lm.model.base_model).requires_grad_(True)  # type: ignore[type-var]
         width = lm.model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
         self.head = skip_init(nn.Linear, width, 1, device=lm.device)  # type: ignore[no-untyped-call]  # draws no random numbers
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        lm.placement.place(self)
 
     def forward(self, batch: Batch) -> Tensor:
         """V before each response token, [B, R]."""
@@ -58,23 +58,25 @@ class Critic:
     def values(self, rows: Rows) -> Tensor:
         """V before each token of the answers, [B, N]."""
         values_BN = torch.zeros(rows.mask_BN.shape, device=self.lm.device)
-        for places in rows.chunks(self.forward_batch):
+        for places, weight in rows.parts(self.lm, self.forward_batch):
             batch = rows.batch(self.lm, places)
-            values_BN[places, -batch.response_length :] = self.model(batch)
-        return values_BN
+            values_BR = self.model(batch)
+            if weight:
+                values_BN[places, -batch.response_length :] = values_BR
+        return self.lm.placement.sum(values_BN)
 
     def step(self, rows: Rows, tensors: Mapping[str, Tensor], weights_BN: Tensor) -> float:
         """One optimizer step towards ``returns``, changes since ``values`` clipped (PPO); the loss before it."""
         total = 0.0
-        for places in rows.chunks(self.forward_batch):
+        for places, weight in rows.parts(self.lm, self.forward_batch):
             batch = rows.batch(self.lm, places)
             R = batch.response_length
             values_BR = self.model(batch)
             before_BR, returns_BR = (tensors[name][places, -R:] for name in ("values", "returns"))
             near_BR = before_BR + (values_BR - before_BR).clamp(-self.clip, self.clip)
             errors_BR = torch.maximum((values_BR - returns_BR).square(), (near_BR - returns_BR).square())
-            loss = 0.5 * (weights_BN[places, -R:] * errors_BR).sum()
+            loss = 0.5 * weight * (weights_BN[places, -R:] * errors_BR).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         self.descent.step()
-        return total
+        return self.lm.placement.mean([total])[0]

@@ -164,7 +164,7 @@ class PolicyGradient(Descends):
     def backward(self, lm: LM, buffer: Buffer, weights_BN: Tensor, step: int) -> Metrics:
         """Add the gradient of Σ weights · token loss to the parameters'; the loss, and means over tokens."""
         sums: dict[str, float] = defaultdict(float)
-        for places in buffer.rows.chunks(self.forward_batch):
+        for places, weight in self.parts(lm, buffer.rows):
             logits_BRV, targets_BR, mask_BR = buffer.rows.logits(lm, places)
             logits_BRV, R = scale_logits(logits_BRV, self.temperature), targets_BR.shape[1]
             # 0 on padding: a loss that overflows there would be masked out, and its gradient be NaN all the same
@@ -175,13 +175,23 @@ class PolicyGradient(Descends):
             if "engine_logps" in tokens and self.importance_cap is not None:
                 tokens |= importance(self.log_importance(tokens), self.importance_cap)
             loss_BR = weights_BN[places, -R:] * self.token_loss(logits_BRV, tokens, step)
-            loss = loss_BR.masked_fill(~mask_BR, 0.0).sum()
+            loss = weight * loss_BR.masked_fill(~mask_BR, 0.0).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             sums["loss"] += float(loss.detach())
             for name, value_BR in token_metrics(tokens, self.clip_low, self.clip_high).items():
-                sums[name] += float(value_BR.masked_fill(~mask_BR, 0.0).sum())
+                sums[name] += weight * float(value_BR.masked_fill(~mask_BR, 0.0).sum())
+        sums = dict(zip(sums, lm.placement.mean([*sums.values()]), strict=True))
         loss_sum, n = sums.pop("loss"), sums.pop("tokens")
         return {"loss": loss_sum, **{name: value / n for name, value in sums.items()}}
+
+    def parts(self, lm: LM, rows: Rows) -> Iterator[tuple[list[int], int]]:
+        """The answers in parts, as forward passes take them, each with how often it counts: see `Placement`.
+
+        Where their size decides results, they are as large in a sharded run, and each process takes all.
+        """
+        if "forward_batch" in self.knobs:
+            return rows.parts(lm, self.forward_batch)
+        return ((places, 1) for places in rows.chunks(self.forward_batch))
 
     # ---- what algorithms differ in ------------------------------------------------------------------
 

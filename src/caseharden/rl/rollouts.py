@@ -45,6 +45,10 @@ class Rows:
         order = sorted(range(len(self.answers)), key=lambda b: (len(self.prompts[self.owners[b]]), self.owners[b]))
         return (order[start : start + size] for start in range(0, len(order), size))
 
+    def parts(self, lm: LM, size: int) -> Iterator[tuple[list[int], int]]:
+        """The same of the answers that this process is to take, each with how often they count: see `Placement`."""
+        return lm.meter.parts(self.chunks(lm.placement.portion(len(self.answers), size)))
+
     def batch(self, lm: LM, places: Sequence[int]) -> Batch:
         """Prompts and answers at these places as one batch."""
         pairs = [(self.prompts[self.owners[b]], self.answers[b]) for b in places]
@@ -68,11 +72,12 @@ class Rows:
     @torch.no_grad()
     def _each(self, lm: LM, size: int, found: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         values_BN = torch.zeros(self.mask_BN.shape, device=lm.device)
-        for places in self.chunks(size):
+        for places, weight in self.parts(lm, size):
             logits_BRV, targets_BR, mask_BR = self.logits(lm, places)
             values_BR = found(logits_BRV, targets_BR).masked_fill(~mask_BR, 0.0)
-            values_BN[places, -targets_BR.shape[1] :] = values_BR
-        return values_BN
+            if weight:
+                values_BN[places, -targets_BR.shape[1] :] = values_BR
+        return lm.placement.sum(values_BN)
 
 
 @dataclass(frozen=True)
@@ -164,7 +169,7 @@ class Rollouts:
         """`judge`'s scores of the answers, [P, G]; NaN where it gave none."""
         rows = zip(self.asked, self.texts, self.finished, strict=True)
         answers = [Answer(e.id, e.prompt, text, e.answer, e.topic, finished=done) for e, text, done in rows]
-        scored = [answer.score for answer in judged(judge, answers)]
+        scored = self.lm.placement.once(lambda: [answer.score for answer in judged(judge, answers)])
         return self.by_group(torch.tensor(scored, device=self.lm.device))
 
 

@@ -7,6 +7,7 @@ import pickle
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -14,6 +15,8 @@ from safetensors import SafetensorError
 
 from caseharden.lm.facts import fingerprint
 from caseharden.lm.lm import LM
+from caseharden.lm.placement import Placement
+from caseharden.store import sharded
 from caseharden.store.database import StoreError, storing
 from caseharden.train.tuner import Run
 
@@ -35,16 +38,20 @@ class Weights:
     def keep(self, lm: LM, cell: str) -> str:
         """Save `lm`, which the cell with this key has made, and return its fingerprint."""
         with storing("saving weights", SafetensorError, RuntimeError):
-            fresh = self.root / f".unfinished-{cell}-{uuid4().hex}"  # whoever is thought lost may still be writing
-            fresh.mkdir(parents=True)
+            unique = lm.placement.agree(uuid4().hex)  # whoever is thought lost may still be writing
+            fresh = self.root / f".unfinished-{cell}-{unique}"
+            lm.placement.once(lambda: fresh.mkdir(parents=True))
             lm.save(fresh)
-            mark = fingerprint(fresh)
-            if Weights(self.root).find(mark):  # made by another cell, and perhaps being read
-                shutil.rmtree(fresh)
-            else:
-                shutil.rmtree(self.root / mark, ignore_errors=True)  # a damaged one
-                fresh.rename(self.root / mark)
-            _sync(self.root)
+            return lm.placement.once(lambda: self._settle(fresh))
+
+    def _settle(self, fresh: Path) -> str:
+        mark = fingerprint(fresh)
+        if Weights(self.root).find(mark):  # made by another cell, and perhaps being read
+            shutil.rmtree(fresh)
+        else:
+            shutil.rmtree(self.root / mark, ignore_errors=True)  # a damaged one
+            fresh.rename(self.root / mark)
+        _sync(self.root)
         return mark
 
     def sweep(self, cell: str) -> None:
@@ -70,7 +77,10 @@ def copy_out(folder: Path, output: Path) -> Path:
 
 
 class Checkpoint:
-    """Where a run stands, in one file."""
+    """Where a run stands: in one file, or in a folder with parts where several processes have written it.
+
+    Any number of processes goes on from either.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -82,33 +92,67 @@ class Checkpoint:
 
     def save(self, run: Run) -> None:
         """Put `run`'s state in the place of the one before."""
+        placement = run.lm.placement
         with storing("saving a checkpoint", RuntimeError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = self.path.with_suffix(f".{uuid4().hex}.unfinished")
-            with fresh.open("wb") as file:
-                torch.save(run.state_dict(), file)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self.path)
-            _sync(self.path.parent)
+            fresh = self.path.with_suffix(f".{placement.agree(uuid4().hex)}.unfinished")
+            if placement.world > 1:
+                sharded.write(fresh, run.state_dict(), placement)
+            else:
+                with fresh.open("wb") as file:
+                    torch.save(run.state_dict(), file)
+                    file.flush()
+                    os.fsync(file.fileno())
+            name = self.path.with_suffix(f".{run.step}.parts") if placement.world > 1 else self.path
+            placement.once(lambda: self._settle(fresh, name))
+
+    def _settle(self, fresh: Path, name: Path) -> None:
+        """Give the newest state its name, and remove those before it."""
+        if name.is_dir():
+            _remove(name)
+        fresh.replace(name)
+        _sync(self.path.parent)
+        for path in self._found():
+            if path != name:
+                _remove(path)
+
+    def _found(self) -> list[Path]:
+        """What is saved: one state, or two if a process has died before it had removed the older one."""
+        return [*([self.path] if self.path.is_file() else []), *self.path.parent.glob(f"{self.path.stem}.*.parts")]
 
     def restore(self, run: Run, before: int | None = None) -> None:
         """Let a fresh `run` stand where it was saved, if it was, and if that was before step `before`."""
-        if not self.path.is_file():
-            return
-        with storing("reading a checkpoint"):
-            try:
-                state = torch.load(self.path, map_location="cpu", weights_only=True)
-            except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-                raise StoreError(f"the checkpoint {self.path} is damaged ({error}). Delete it.") from error
-        if before is None or state["step"] < before:
+        states = []
+        for path in self._found():
+            with storing("reading a checkpoint"):
+                try:
+                    states.append(_read(path, run.lm.placement))
+                except (RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+                    raise StoreError(f"the checkpoint {path} is damaged ({error}). Delete it.") from error
+        state = max(states, key=lambda one: int(one["step"]), default=None)
+        if state is not None and (before is None or state["step"] < before):
             run.load_state_dict(state)
 
     def drop(self) -> None:
-        """Remove the file; the cell is over."""
-        self.path.unlink(missing_ok=True)
-        for left in self.path.parent.glob(f"{self.path.stem}.*.unfinished"):
-            left.unlink(missing_ok=True)
+        """Remove what is saved; the cell is over."""
+        for left in (*self._found(), *self.path.parent.glob(f"{self.path.stem}.*.unfinished")):
+            _remove(left)
+
+
+def _read(path: Path, placement: Placement) -> dict[str, Any]:
+    found: dict[str, Any]
+    if path.is_dir():
+        found = sharded.read(path, placement)
+    else:  # of several processes each takes its part of what is mapped
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=placement.world > 1)
+    return found
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:

@@ -9,8 +9,9 @@ import os
 import platform
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from caseharden.judges.judge import Answer, judged
 from caseharden.lm.facts import fingerprint
 from caseharden.lm.lm import LM
 from caseharden.lm.machine import computing
+from caseharden.lm.placement import here
 from caseharden.measures.measure import Measure
 from caseharden.records.results import Point, Reading
 from caseharden.records.statistics import reading
@@ -141,7 +143,8 @@ def execute(job: Job) -> Generator[Outcome, None, None]:
     _check_place(job)
     yield Begun(platform.node(), provenance.host(job.device, job.threads))
     reason = None
-    with writing(job.folder, job.key), computing(job.device, job.threads):
+    held = writing(job.folder, job.key) if _leads(job) else nullcontext()
+    with held, computing(job.device, job.threads):
         try:
             outcomes = {"harden": _harden, "release": _release, "attack": _attack}[job.cell.kind](job)
             yield from outcomes if job.driver == this_process() else _thinned(outcomes)
@@ -250,10 +253,14 @@ def _at(step: int, known: Known) -> Mapping[str, Reading]:
 
 
 def _load(job: Job) -> LM:
-    spec = job.spec
-    return LM.load(
-        job.source, device=job.device, precision=spec.precision, reasoning=spec.reasoning, memory=spec.memory
-    )
+    spec, placement = job.spec, here(job.device)
+    how = {"precision": spec.precision, "reasoning": spec.reasoning, "memory": spec.memory}
+    return LM.load(job.source, device=job.device, placement=placement, **how)  # type: ignore[arg-type]
+
+
+def _leads(job: Job) -> bool:
+    """Whether this process writes: of several that work on the cell together one does."""
+    return here(job.device).rank == 0
 
 
 def _steps(job: Job, run: Run, tuner: Tuner) -> Iterator[None]:
@@ -262,8 +269,9 @@ def _steps(job: Job, run: Run, tuner: Tuner) -> Iterator[None]:
     A step is saved only after its caller is through with it. So a resumed run, which begins with the step
     after the checkpoint, comes again through every step that was not measured yet.
     """
-    log = StepLog.of(job.folder, job.key)
-    log.resume()
+    log, leads = StepLog.of(job.folder, job.key), _leads(job)
+    if leads:
+        log.resume()
     steps = run.drive(tuner)
     unsaved = 0.0
     while True:
@@ -272,9 +280,10 @@ def _steps(job: Job, run: Run, tuner: Tuner) -> Iterator[None]:
         if metrics is None:
             return
         unsaved += time.monotonic() - started
-        log.add(run.step, metrics)
+        if leads:
+            log.add(run.step, metrics)
         yield
-        if unsaved >= job.checkpoint_every:
+        if run.lm.placement.agree(unsaved >= job.checkpoint_every):
             job.checkpoint.save(run)
             unsaved = 0.0
 
@@ -285,8 +294,8 @@ def _measure(job: Job, lm: LM, known: Mapping[str, Reading]) -> Iterator[tuple[s
         if name not in known:
             # Of the measure alone: the same questions under the same seed in every cell.
             answers = measure.answers(lm, job.spec.domain, derive_seed(0, name), job.spec.engine)
-            if measure.judge:
-                answers = judged(measure.judge, answers)
+            if judge := measure.judge:
+                answers = lm.placement.once(partial(judged, judge, answers))
             version = measure.judge.version if measure.judge else ""
             scores, clusters = [answer.score for answer in answers], [answer.cluster for answer in answers]
             found = reading(scores, clusters, judge=judge_name(measure.judge), judge_version=version)

@@ -10,6 +10,8 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from caseharden.data.pools import ROLES, fingerprint
+from caseharden.errors import CasehardenError
+from caseharden.executors.torchrun import launched
 from caseharden.lm.facts import fingerprint as weights
 from caseharden.lm.frame import TemplateName
 from caseharden.lm.lm import LM
@@ -63,8 +65,14 @@ def check_models(spec: StudySpec, folders: Iterable[Path], device: torch.device)
         known = (weights(folder), *rest)
         if known in _passed:
             continue
-        lm = LM.load(folder, device=device, precision=spec.precision, reasoning=spec.reasoning, memory=spec.memory)
+        on = "cpu" if launched() else device
+        lm = LM.load(folder, device=on, precision=spec.precision, reasoning=spec.reasoning, memory=spec.memory)
         if isinstance(spec.engine, Choosy):
+            if launched():
+                name = type(spec.engine).__name__
+                raise CasehardenError(
+                    f"{name} writes in one process, and torchrun has started several: take native."
+                )
             spec.engine.check(lm)
         for template in templates:
             with lm.templated(template):

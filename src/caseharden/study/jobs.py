@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from caseharden.errors import CasehardenError
+from caseharden.executors import torchrun
 from caseharden.executors.executor import Executor, Local
 from caseharden.executors.processes import Processes
 from caseharden.executors.ray import Cluster, Needs
@@ -33,6 +34,7 @@ def executor(
 ) -> Executor:
     """Whoever works on the cells of these studies, `jobs` at a time: this process on one, else a process on each.
 
+    Where torchrun has started this process, all that it has started do, one cell at a time: see `lm.placement`.
     With the address of a Ray cluster (`on`) its machines do, as many at a time as there is room for. Otherwise None
     is as many as suit the machine (see `fitting`), where each study will have `to_come` attacks that it does not
     name yet. Raises `CasehardenError` for a number that cannot be, and as `Cluster` does.
@@ -42,6 +44,10 @@ def executor(
         raise CasehardenError(
             f"jobs is from 1 to {MOST_THREADS}, not {jobs}. Leave it out for what suits the machine."
         )
+    if torchrun.launched():
+        if on is not None or jobs not in (None, 1):
+            raise CasehardenError("the processes of torchrun work on one cell together: leave out jobs and on.")
+        return torchrun.joined()
     each = threads or max(spec.threads or 1 for spec in specs)
     common = {**dict.fromkeys(POOLS, str(each)), "TOKENIZERS_PARALLELISM": "false"}
     if on is not None:

@@ -27,6 +27,7 @@ the fingerprints of weights and data. NumPy and SciPy make intervals only, which
 """
 DECIDES_NOTHING = (
     "__init__.py",
+    "__main__.py",
     "api.py",
     "audit",
     "certificate",

@@ -48,7 +48,7 @@ class BelowAdapters(LM):
     @classmethod
     def of(cls, lm: LM) -> BelowAdapters:
         training = lm.model.training
-        below = cls(lm.model, lm.tokenizer, lm.name, lm.precision, lm.reasoning)
+        below = cls(lm.model, lm.tokenizer, lm.name, lm.precision, lm.reasoning, lm.memory, lm.placement)
         lm.model.train(training)
         below.meter = lm.meter
         below.capabilities = lm.capabilities

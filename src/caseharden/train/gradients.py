@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+
+from caseharden.lm.placement import ALONE, Placement, whole
 
 
 @dataclass(frozen=True)
@@ -15,10 +16,12 @@ class Loss:
     """A loss at the current weights, as parts that add up to it: of a large batch, a few examples at a time.
 
     `parts` goes from a step's number to scalars with gradient. Each is to be gone backward from before the next is
-    asked for, so that only one part's activations are in memory.
+    asked for, so that only one part's activations are in memory. In a sharded run each process has its own parts
+    (`Meter.parts`), whose mean over processes is the whole loss.
     """
 
     parts: Callable[[int], Iterable[Tensor]]
+    placement: Placement = ALONE
 
     def __call__(self, step: int) -> Tensor:
         """The whole loss, scalar."""
@@ -30,7 +33,7 @@ class Loss:
         for part in self.parts(step):
             part.backward()  # type: ignore[no-untyped-call]
             total += float(part.detach())
-        return total
+        return self.placement.mean([total])[0]
 
 
 def global_norm(tensors: list[Tensor]) -> Tensor:
@@ -38,7 +41,7 @@ def global_norm(tensors: list[Tensor]) -> Tensor:
     if not tensors:
         return torch.zeros(())
     total: Tensor = torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(tensors))))
-    return total
+    return whole(total)
 
 
 def gradient(loss: Loss, step: int, parameters: Sequence[nn.Parameter]) -> tuple[float, list[Tensor]]:
@@ -68,6 +71,6 @@ def add(total: Sequence[Tensor], terms: Sequence[Tensor], weight: float = 1.0) -
 def cosine(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     """Cosine of the angle between two gradients; 0 if either is zero."""
     products = [(a * b).sum() for a, b in zip(left, right, strict=True)]
-    dot = sum(float(p.full_tensor() if isinstance(p, DTensor) else p) for p in products)
+    dot = sum(float(whole(p)) for p in products)
     norms = float(global_norm(list(left)) * global_norm(list(right)))
     return dot / norms if norms > 0 else 0.0

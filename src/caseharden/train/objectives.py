@@ -62,7 +62,7 @@ class OnBatches(ABC):
     def prepare(self, run: Run) -> Loss:
         batches = run.stream(self.data, self.batch_size, max_length=self.max_length, n_examples=self.n_examples)
         parts = self.on_batch(run)
-        return Loss(lambda step: parts(batches[step]))
+        return Loss(lambda step: parts(batches[step]), run.lm.placement)
 
     @abstractmethod
     def on_batch(self, run: Run) -> Parts:
@@ -205,11 +205,12 @@ class Prefer(OnBatches):
         reference = run.reference()
 
         def parts(drawn: Sequence[Example]) -> Iterator[Tensor]:
-            for some in in_turn(drawn, self.forward_batch):
+            for place, weight in run.lm.meter.parts(in_turn(run.lm, len(drawn), self.forward_batch)):
+                some = drawn[place]
                 paired = [others[example.id] for example in some]
                 chosen, rejected = (some, paired) if self.prefer == "data" else (paired, some)
                 part = preference(run.lm, reference, chosen, rejected, self.beta, self.max_length)
-                yield part * (len(some) / len(drawn))
+                yield part * (weight * len(some) / len(drawn))
 
         return parts
 

@@ -14,10 +14,12 @@ from typing import Any, ClassVar, Literal
 import schedulefree
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import get_scheduler
 
 from caseharden.errors import CasehardenError, nearest
 from caseharden.lm.memory import PLENTY, Memory
+from caseharden.lm.placement import placed_like, whole
 from caseharden.train.masters import Masters
 
 BITSANDBYTES = "bitsandbytes"
@@ -46,6 +48,8 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 """Optimizers, by the name that a spec file gives them: Transformers' names, where it has the same."""
 EXTRAS = {name: BITSANDBYTES for name in OPTIMIZERS if "8bit" in name or "paged" in name}
 """The packages of optimizers that come with the extra ``memory``; their versions decide results."""
+OF_WHOLE_MATRICES = ("adafactor",)
+"""Optimizers that read rows and columns, which sharded parameters do not have."""
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -102,6 +106,8 @@ class Descent:
     def __init__(self, how: Descends, parameters: Iterable[nn.Parameter], memory: Memory = PLENTY) -> None:
         self._how = how
         self._parameters = list(parameters)
+        if how.optimizer in OF_WHOLE_MATRICES and any(isinstance(p, DTensor) for p in self._parameters):
+            raise CasehardenError(f"{how.optimizer} needs whole matrices, and these are sharded. Take adamw.")
         self.masters = Masters(self._parameters, offloaded=memory.offload)
         self.optimizer = self._fresh(how.lr)
         self._schedule: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
@@ -133,7 +139,7 @@ class Descent:
         self.optimizer.zero_grad(set_to_none=True)
         self.masters.hand_over()
         self._schedule.step()
-        size = float(norm)  # only now, so that a GPU has the step to do while it is waited for
+        size = float(whole(norm))  # only now, so that a GPU has the step to do while it is waited for
         return {"grad_norm": size, "clipped_norm": min(size, limit), "lr": self.lr}
 
     def forget(self) -> None:
@@ -156,10 +162,20 @@ class Descent:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.masters.load_state_dict(state["masters"])
+        found = state["optimizer"]["state"]
+        for number, parameter in enumerate(self.masters.values):
+            own = found.get(number, {})
+            own |= {
+                name: placed_like(value, parameter) for name, value in own.items() if _is_like(value, parameter)
+            }
         self.optimizer.load_state_dict(state["optimizer"])
         if getattr(self.optimizer, "is_paged", False):
             _page(self.optimizer)
         self._schedule.load_state_dict(state["schedule"])
+
+
+def _is_like(value: Any, parameter: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0 and value.shape == parameter.shape
 
 
 @torch.no_grad()
@@ -177,7 +193,10 @@ Keep = Literal["device", "cpu", "disk"]
 
 @torch.no_grad()
 def snapshot(tensors: Iterable[Tensor], keep: Keep = "device") -> list[Tensor]:
-    """Copies of `tensors`, without gradient."""
+    """Copies of `tensors`, without gradient. Raises `CasehardenError` for sharded ones that are to go elsewhere."""
+    tensors = [*tensors]
+    if keep != "device" and any(isinstance(tensor, DTensor) for tensor in tensors):
+        raise CasehardenError(f"copies of sharded weights stay where these are. Set keep: device, not {keep}.")
     return [_COPIED[keep](tensor.detach()) for tensor in tensors]
 
 

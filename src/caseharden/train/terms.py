@@ -124,11 +124,10 @@ def map_to_random(targets_VD: Tensor) -> Term:
     return Term(value, states=True, count=unpadded_tokens)
 
 
-def in_turn(examples: Sequence[Example], number: int | None) -> Iterator[Sequence[Example]]:
-    """`number` of the examples after another, or all if None."""
-    step = number or len(examples)
-    for start in range(0, len(examples), step):
-        yield examples[start : start + step]
+def in_turn(lm: LM, number: int, most: int | None) -> Iterator[slice]:
+    """A batch of `number` examples in parts, of at most `most` if given; at least one for each process of `lm`."""
+    step = lm.placement.portion(number, most)
+    return (slice(start, start + step) for start in range(0, number, step))
 
 
 def weighted_sum(
@@ -153,18 +152,17 @@ def weighted_sum(
 
     def parts(examples: Sequence[Example]) -> Iterator[Tensor]:
         whole = run.lm.encode(examples, max_length=max_length)
-        several = forward_batch is not None and forward_batch < len(examples)
+        places = [*in_turn(run.lm, len(examples), forward_batch)]
+        several = len(places) > 1
         counts = [max(1.0, term.count(examples, whole)) if several else 1.0 for term in terms]
-        done = 0
-        for some in in_turn(examples, forward_batch):
-            batch = whole.rows(done, done + len(some))
-            done += len(some)
+        for place, weight in run.lm.meter.parts(places):
+            some, batch = examples[place], whole.rows(place.start, place.stop)
             with torch.no_grad():
                 released = forward(reference, some, batch) if reference else None
             out = forward(run.lm, some, batch, released)
             total = torch.zeros((), device=run.lm.device)
             for term, count in zip(terms, counts, strict=True):
-                share = term.count(some, batch) / count if several else 1.0
+                share = weight * term.count(some, batch) / count if several else weight
                 total = total + term.weight * share * term.value(out)
             yield total
 

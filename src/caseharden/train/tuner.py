@@ -21,6 +21,7 @@ from caseharden.engines.native import Native
 from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 from caseharden.lm import sources
 from caseharden.lm.lm import LM
+from caseharden.lm.placement import placed_in
 from caseharden.train.adapters import BelowAdapters, LoRA
 from caseharden.train.masters import Masters
 from caseharden.train.optim import Descent, evaluation_weights, release
@@ -109,7 +110,7 @@ class Trained:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises `CasehardenError` if `state` is that of another part of the model."""
-        missing, unexpected = self.model.load_state_dict(state, strict=False)
+        missing, unexpected = self.model.load_state_dict(placed_in(self.model, state), strict=False)
         if unexpected or not self.fixed.issuperset(missing):
             raise CasehardenError("the saved weights are not those that this run trains. Delete the checkpoint.")
         self.fixed = {*missing}
@@ -212,8 +213,11 @@ class Run:
         # a stage of a chain begins with what the stages before have made, which is in no folder
         loaded = self.parent is None and _versions(self.lm.model) == self._versions
         if lora is not None:
+            if lora.dropout:
+                self.lm.placement.refuse("lora with dropout", "it is drawn by forward passes")
             with self.lm.seeded(self.seed_for("adapters")):
                 self.lm.model = model = lora.on(model)
+            self.lm.placement.adapt(model)
         self.track("model", Trained(model, loaded=loaded))
         return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -245,7 +249,8 @@ class Run:
         """
         mine = self.lm
         folder = sources.resolve(name)
-        other = LM.load(folder, device=mine.device, precision=mine.precision, reasoning=mine.reasoning)
+        how = {name: getattr(mine, name) for name in ("precision", "reasoning", "memory", "placement")}
+        other = LM.load(folder, device=mine.device, **how)
         other.model.requires_grad_(False)
         other.meter = mine.meter
         return other
@@ -256,7 +261,9 @@ class Run:
             raise CasehardenError(f"two things are tracked under the name {name!r} in one run.")
         self._tracked[name] = thing
         if name in self._pending:
-            thing.load_state_dict(self._pending.pop(name))  # type: ignore[attr-defined]
+            state = self._pending.pop(name)
+            state = placed_in(thing, state) if isinstance(thing, nn.Module) else state
+            thing.load_state_dict(state)  # type: ignore[attr-defined]
         return thing
 
     def child(self, name: str) -> Run:
@@ -318,7 +325,7 @@ class Run:
         """Settle the weights for release: averages taken over, adapters merged. The run ends here."""
         release(self._optimizers())
         if isinstance(self.lm.model, PeftModel):
-            self.lm.model = self.lm.model.merge_and_unload()
+            self.lm.model = self.lm.placement.merge(self.lm.model)
         self.lm.model.eval()
         self.lm.check_finite()
         return self.lm
