@@ -24,13 +24,12 @@ from caseharden.lm.loading import check_finite, load_checkpoint, loading
 from caseharden.lm.memory import PLENTY, Memory
 from caseharden.lm.meter import Meter
 from caseharden.lm.placement import ALONE, Placement, placed_in, whole
+from caseharden.lm.structure import positions
 from caseharden.lm.template import Reasoning, Template, Text
 
 Precision = Literal["auto", "float32", "bfloat16", "bfloat16_weights"]
 
 AUTOMATIC = Reasoning()
-POSITIONS = ("max_position_embeddings", "max_seq_len")
-"""What configurations call the number of a model's positions; others have an attribute of the first name."""
 UNREAD = 0.1
 """A model reads prompts of which at most this share of tokens stands for unknown words."""
 
@@ -341,17 +340,9 @@ class LM:
 
     @property
     def positions(self) -> int:
-        """How many tokens the model can read at a time; without end where its configuration has no limit.
-
-        Of two scales of positions (LongRoPE) the shorter one counts: a longer row would be read, and change how all
-        others of its batch are.
-        """
+        """How many tokens the model can read at a time: see `positions`."""
         config: Any = self.model.config.get_text_config()  # type: ignore[operator, union-attr]
-        rope = getattr(config, "rope_parameters", None) or {}
-        if rope.get("rope_type") == "longrope":
-            return int(rope["original_max_position_embeddings"])
-        said = (getattr(config, name, None) for name in POSITIONS)
-        return int(next(filter(None, said), sys.maxsize))
+        return positions(config)
 
     @cached_property
     def _pad(self) -> int:

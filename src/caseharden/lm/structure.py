@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from caseharden.errors import CasehardenError
 
 MIXES = ("mask", "past", "cache")
 """A part of a layer whose forward pass takes something so called reads other tokens than its own."""
+POSITIONS = ("max_position_embeddings", "max_seq_len")
+"""What configurations call the number of a model's positions; others have an attribute of the first name."""
 
 
 def layers(model: nn.Module) -> Sequence[nn.Module]:
@@ -109,3 +112,16 @@ def writers(model: Any) -> list[tuple[int, nn.Module, nn.Module]]:
         for hook in hooks:
             hook.remove()
     return [(layer, part, last[owner]) for owner, (layer, part) in enumerate(owners) if owner in last]
+
+
+def positions(config: Any) -> int:
+    """How many tokens a model of this configuration can read at a time; without end where it has no limit.
+
+    Of two scales of positions (LongRoPE) the shorter one counts: a longer row would be read, and change how all
+    others of its batch are.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        return int(rope["original_max_position_embeddings"])
+    said = (getattr(config, name, None) for name in POSITIONS)
+    return int(next(filter(None, said), sys.maxsize))
