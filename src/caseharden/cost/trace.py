@@ -1,0 +1,258 @@
+"""Trace: what a tuner or a measure asks of its model, seen on a small twin of it, and what is held meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from caseharden.cost.architecture import Architecture, Pass, Variant, rank_of
+from caseharden.cost.ledger import Ledger, Work, flops, size, tensors
+from caseharden.lm.meter import Meter
+
+KINDS = ("weights", "gradients", "states", "copies", "logits")
+"""What memory counts as: besides, there are the activations of passes, by their shapes."""
+AT_A_TIME = 4
+"""Calls of an operator that an answer's next token takes besides the model: softmax, draw, compare, write."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is held at one time: bytes by kind, and the passes whose activations are, with their model."""
+
+    held: Mapping[str, float]
+    passes: tuple[tuple[Architecture, Pass], ...] = ()
+
+
+@dataclass
+class Step:
+    """What one step takes: passes by model and how often, other work, and tokens that are trained on, read, written."""
+
+    passes: Counter[tuple[Architecture, Pass]] = field(default_factory=Counter)
+    beside: Work = field(default_factory=Work)
+    tokens: Counter[str] = field(default_factory=Counter)
+
+
+class Recorder(Meter):
+    """Stands in a twin's meter's place, where every pass comes through, and writes down its shape."""
+
+    def __init__(self, subject: Architecture) -> None:
+        super().__init__()
+        self.subject = subject
+        self.others: dict[int, Architecture] = {}
+        self.step = Step()
+        self.moments: dict[str, Moment] = {}
+        self.inside = self.over = False
+        self.pending: list[tuple[Architecture, Pass]] = []
+        self.held: Counter[str] = Counter({"weights": 4 * subject.parameters})
+        self.scales: dict[tuple[int, ...], tuple[float, float]] = {}
+        self._known: tuple[int, int | None] | None = None
+
+    def through(self, model: Callable[..., Any], **inputs: Any) -> Any:
+        assert isinstance(model, nn.Module)
+        self.look(model)
+        if self.over:
+            self.pending, self.over = [], False
+        self.inside = True
+        try:
+            out = super().through(model, **inputs)
+        finally:
+            self.inside = False
+        architecture = self.others.get(id(model), self.subject)
+        (B, T), width = inputs["input_ids"].shape, inputs["attention_mask"].shape[1]
+        grad = bool(out[0].requires_grad)
+        trained = frozenset(name for name, p in model.named_parameters() if p.requires_grad) if grad else frozenset()
+        heads = out.logits.shape[1] if "logits" in out else 0
+        variant = Variant(
+            grad,
+            bool(inputs.get("use_cache")),
+            width > T,
+            bool(inputs.get("output_hidden_states")),
+            rank_of(model),
+            trained,
+        )
+        self.known(architecture, variant)
+        one = (architecture, Pass(variant, B, T, width - T, heads))
+        self.step.passes[one] += 1
+        self.step.tokens["trained" if grad else "read"] += int(inputs["attention_mask"][:, -T:].sum())
+        if grad:
+            self.pending.append(one)
+            out[0].register_hook(self._backward)
+        self.note("pass", *([] if grad else [one]))
+        return out
+
+    def written(self, prompts: Sequence[int], lengths: Sequence[int], samples: int, compact: float) -> None:
+        """Answers of so many tokens to each of these prompts were written a token at a time: see `StandIn`."""
+        arch, rank = self.subject, self._known[1] if self._known else None
+        variant = Variant(False, True, False, False, rank, frozenset())
+        self.known(arch, variant)
+        first = (arch, Pass(variant, len(prompts), max(prompts), 0, 1))
+        self.step.passes[first] += 1
+        rows, vocabulary = len(lengths), 4 * arch.vocabulary
+        for n in range(1, max(lengths)):
+            left = sum(length > n for length in lengths)
+            rows = left if left <= compact * rows else rows
+            self.step.passes[arch, Pass(variant._replace(begun=True), rows, 1, max(prompts) + n - 1, 1)] += 1
+            self.step.beside += Work(0, AT_A_TIME * rows * vocabulary, 3 * AT_A_TIME)
+        self.step.tokens["read"] += sum(prompts)
+        self.step.tokens["written"] += sum(lengths)
+        kept = (arch, Pass(variant, len(lengths), max(prompts) + max(lengths), 0, 1))
+        self.note("pass", kept, logits=AT_A_TIME * len(lengths) * vocabulary)
+
+    @staticmethod
+    def known(architecture: Architecture, variant: Variant) -> None:
+        """Find out what passes of a kind take before it is asked in the midst of something."""
+        with _disable_current_modes():
+            architecture.profile(variant)
+
+    def look(self, model: nn.Module) -> None:
+        """See whether a model has got adapters, or lost them, which changes what memory is whose."""
+        known = (id(model), rank_of(model))
+        if known != self._known and id(model) not in self.others:
+            self._known = known
+            with _disable_current_modes():
+                self.scales |= self.subject.scales(model)
+
+    def note(self, kind: str, *passes: tuple[Architecture, Pass], logits: float = 0.0) -> None:
+        """Remember this moment if it is the one of its kind at which most is held."""
+        held = self.held + Counter({"logits": logits}) if logits else self.held
+        moment = Moment(held.copy(), (*self.pending, *passes))
+        if kind not in self.moments or total(moment) > total(self.moments[kind]):
+            self.moments[kind] = moment
+
+    def _backward(self, gradient: Tensor) -> None:
+        self.note("pass")
+        self.over = True
+
+
+def total(moment: Moment) -> float:
+    """Bytes at a moment, in full precision."""
+    return sum(moment.held.values()) + sum(kept(*one) for one in moment.passes)
+
+
+def kept(architecture: Architecture, one: Pass) -> float:
+    """Bytes of a pass's activations at the most."""
+    return float(architecture.profile(one.variant).of([one[1:]])[0, 4])
+
+
+class Watching(Ledger):
+    """Counts the memory that is held in parameters' shapes, or the vocabulary's, and work beside the model's passes."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+        self.in_step = False
+
+    def count(self, func: Any, args: Any, kwargs: Any, out: Any, made: list[Tensor]) -> None:
+        recorder = self.recorder
+        if recorder.inside or (_in_backward() and not any(self._wide(t) for t in made)):
+            return
+        moved, calls = 0.0, 1.0
+        for tensor in (*tensors(args), *made):
+            scale, number = recorder.scales.get(tuple(tensor.shape), (1.0, 1.0))
+            moved += scale * size(tensor)
+            calls = max(calls, number)
+        recorder.step.beside += Work(flops(func, args, kwargs, out), moved, calls)
+
+    def made(self, tensor: Tensor) -> Any:
+        recorder, shape = self.recorder, tuple(tensor.shape)
+        if scale := recorder.scales.get(shape):
+            if recorder.inside:
+                return None
+            kind = "gradients" if _in_backward() else "states" if self.in_step else "copies"
+            bytes_ = scale[0] * tensor.untyped_storage().nbytes()
+        elif self._wide(tensor):
+            kind, bytes_ = "logits", tensor.untyped_storage().nbytes()
+        else:
+            return None
+        recorder.held[kind] += bytes_
+        if kind != "logits" and not _in_backward():
+            self._note()
+        return kind, bytes_
+
+    def given_back(self, kind: Any, size: int) -> None:
+        self.recorder.held[kind[0]] -= kind[1]
+
+    def _note(self) -> None:
+        recorder = self.recorder
+        if recorder.over:
+            recorder.pending, recorder.over = [], False
+        recorder.note("between")
+
+    def _wide(self, tensor: Tensor) -> bool:
+        return tensor.ndim > 1 and tensor.shape[-1] == self.recorder.subject.vocabulary
+
+
+def _in_backward() -> bool:
+    return torch._C._current_autograd_node() is not None
+
+
+@contextmanager
+def watching(recorder: Recorder, model: nn.Module) -> Iterator[None]:
+    """Whatever happens inside is written down in `recorder`."""
+    ledger = Watching(recorder)
+    recorder.look(model)
+
+    def mark(entered: bool) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            ledger.in_step = entered
+
+        return hook
+
+    hooks = [register_optimizer_step_pre_hook(mark(True)), register_optimizer_step_post_hook(mark(False))]
+    try:
+        with ledger:
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What steps were seen to take, one after another, with the moments at which most was held."""
+
+    steps: Sequence[Step]
+    moments: Sequence[Moment]
+
+
+def traced(steps: Iterator[Any], recorder: Recorder, model: nn.Module, number: int | None, seconds: float) -> Trace:
+    """The first `number` steps of all, or as many as there are in so many `seconds`; two at least."""
+    found, began = [], time.monotonic()
+    with watching(recorder, model):
+        while number is None or len(found) < number:
+            recorder.step = Step()
+            if next(steps, None) is None:
+                break
+            found.append(recorder.step)
+            if len(found) > 1 and time.monotonic() - began > seconds:
+                break
+    return Trace(found, [*recorder.moments.values()])
+
+
+def typical(sizes: Sequence[float]) -> range:
+    """The steps to go on from, of steps of these sizes: the last whole period, where large ones come again.
+
+    A step is large that is twice the median. All steps but the first, where there are no two of them.
+    """
+    middle = sorted(sizes)[len(sizes) // 2]
+    large = [i for i, one in enumerate(sizes) if one > 2 * middle]
+    if len(large) > 1:
+        return range(large[-2], large[-1])
+    return range(min(1, len(sizes) - 1), len(sizes))
+
+
+def by_model(passes: Mapping[tuple[Architecture, Pass], float]) -> dict[tuple[Architecture, Variant], list[Any]]:
+    """Shapes of passes with how often each comes, by model and kind."""
+    found: dict[tuple[Architecture, Variant], list[Any]] = defaultdict(list)
+    for (architecture, one), times in passes.items():
+        found[architecture, one.variant].append((*one[1:], times))
+    return found
