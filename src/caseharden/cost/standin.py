@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +25,7 @@ from caseharden.lm.capabilities import Capabilities
 from caseharden.lm.lm import LM
 from caseharden.lm.loading import loading
 from caseharden.lm.template import Reasoning
-from caseharden.train.tuner import Run
+from caseharden.train.tuner import Metrics, Run, Tuner
 
 BATCH = 256
 """Answers that are written at a time where an engine does not say."""
@@ -89,6 +90,18 @@ def _prompts(lm: LM, examples: Sequence[Example]) -> list[tuple[int, ...]]:
 class TwinRun(Run):
     """A run on a twin, whose other models are twins as well."""
 
+    def drive(self, tuner: Tuner) -> Iterator[Metrics]:
+        """A stage of another tuner ends as soon as enough was seen of it."""
+        if self.parent is None:
+            yield from super().drive(tuner)
+            return
+        recorder = cast(Recorder, self.lm.meter)
+        recorder.begin(getattr(tuner, "max_steps", None))
+        for metrics in super().drive(tuner):
+            yield metrics
+            if recorder.enough():
+                return
+
     def other(self, name: str) -> LM:
         recorder = cast(Recorder, self.lm.meter)
         architecture = Architecture(
@@ -107,8 +120,6 @@ def twin(architecture: Architecture, reasoning: Reasoning, recorder: Recorder) -
     folder: Path = architecture.folder
     with loading(folder):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        import copy
-
         lm = LM(copy.deepcopy(architecture.twin), tokenizer, str(folder), "float32", reasoning)
     lm.capabilities = Capabilities(True, True, True, True)
     lm.meter = recorder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,7 +55,34 @@ class Recorder(Meter):
         self.pending: list[tuple[Architecture, Pass]] = []
         self.held: Counter[str] = Counter({"weights": 4 * subject.parameters})
         self.scales: dict[tuple[int, ...], tuple[float, float]] = {}
+        self.seen: list[Step] = []
+        self._begun: list[tuple[int, int | None]] = []
+        self._seconds, self._since = math.inf, 0.0
         self._known: tuple[int, int | None] | None = None
+
+    # ---- stages -------------------------------------------------------------------------------------
+
+    def begin(self, number: int | None, seconds: float | None = None) -> None:
+        """A stage of so many steps begins, or the first one; of which as many as fit into `seconds` are to be seen."""
+        self._begun.append((len(self.seen), number))
+        self._seconds, self._since = self._seconds if seconds is None else seconds, time.monotonic()
+
+    def enough(self) -> bool:
+        """Whether enough was seen of the stage."""
+        return len(self.seen) - self._begun[-1][0] > 1 and time.monotonic() - self._since > self._seconds
+
+    def is_last(self) -> bool:
+        """Whether nobody has told of stages: the whole is one."""
+        return len(self._begun) == 1
+
+    def stages(self) -> Iterator[tuple[int, int, int | None]]:
+        """Of each stage the first step seen, the one after the last, and how many it has; None is as many as seen."""
+        ends = [*(start for start, _ in self._begun[1:]), len(self.seen)]
+        for (start, number), end in zip(self._begun, ends, strict=True):
+            if end > start:
+                yield start, end, number
+
+    # ---- passes -------------------------------------------------------------------------------------
 
     def through(self, model: Callable[..., Any], **inputs: Any) -> Any:
         assert isinstance(model, nn.Module)
@@ -174,14 +202,15 @@ class Watching(Ledger):
         else:
             return None
         recorder.held[kind] += bytes_
-        if kind != "logits" and not _in_backward():
-            self._note()
+        if kind != "logits" and not _in_backward() and not self.in_step:
+            self.note()
         return kind, bytes_
 
     def given_back(self, kind: Any, size: int) -> None:
         self.recorder.held[kind[0]] -= kind[1]
 
-    def _note(self) -> None:
+    def note(self) -> None:
+        """Look at what is held now, while nothing is computed."""
         recorder = self.recorder
         if recorder.over:
             recorder.pending, recorder.over = [], False
@@ -204,6 +233,8 @@ def watching(recorder: Recorder, model: nn.Module) -> Iterator[None]:
     def mark(entered: bool) -> Callable[..., None]:
         def hook(*_: Any) -> None:
             ledger.in_step = entered
+            if not entered:
+                ledger.note()
 
         return hook
 
@@ -218,24 +249,48 @@ def watching(recorder: Recorder, model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Trace:
-    """What steps were seen to take, one after another, with the moments at which most was held."""
+    """What some steps take, and the moments at which most was held."""
 
-    steps: Sequence[Step]
+    passes: Mapping[tuple[Architecture, Pass], float]
+    beside: Work
+    tokens: Mapping[str, float]
     moments: Sequence[Moment]
 
 
 def traced(steps: Iterator[Any], recorder: Recorder, model: nn.Module, number: int | None, seconds: float) -> Trace:
-    """The first `number` steps of all, or as many as there are in so many `seconds`; two at least."""
-    found, began = [], time.monotonic()
+    """The first `number` steps, or all: seen for so many `seconds`, two at least, and from there on as `typical`.
+
+    A stage that says so (`Recorder.begin`) is seen for as long itself.
+    """
+    recorder.begin(number, seconds)
     with watching(recorder, model):
-        while number is None or len(found) < number:
+        while number is None or len(recorder.seen) < number:
             recorder.step = Step()
             if next(steps, None) is None:
                 break
-            found.append(recorder.step)
-            if len(found) > 1 and time.monotonic() - began > seconds:
+            recorder.seen.append(recorder.step)
+            if recorder.enough() and recorder.is_last():
                 break
-    return Trace(found, [*recorder.moments.values()])
+    passes: Counter[tuple[Architecture, Pass]] = Counter()
+    tokens: Counter[str] = Counter()
+    beside, left = Work(), number
+    for start, end, length in recorder.stages():
+        own = recorder.seen[start:end]
+        wanted = len(own) if length is None else length
+        wanted = wanted if left is None else min(wanted, left)
+        left = None if left is None else left - wanted
+        like = own[: max(wanted, 1)] if wanted <= len(own) else [*own]
+        later = typical([sum(step.passes.values()) for step in own])
+        shares = [(step, 1.0) for step in like]
+        if wanted > len(own):
+            shares += [(own[i], (wanted - len(own)) / len(later)) for i in later]
+        for step, share in shares:
+            for one, times in step.passes.items():
+                passes[one] += share * times  # type: ignore[assignment]
+            for name, count in step.tokens.items():
+                tokens[name] += share * count  # type: ignore[assignment]
+            beside += step.beside * share
+    return Trace(passes, beside, tokens, [*recorder.moments.values()])
 
 
 def typical(sizes: Sequence[float]) -> range:

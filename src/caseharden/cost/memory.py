@@ -1,0 +1,128 @@
+"""Memory: what is held at the worst moment under each way to save it, and which ways would make a study fit.
+
+The one place that models ways of saving memory, some of which a study can ask for and some of which a device's
+number decides. Names are those of the fields that ask for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from caseharden.cost.architecture import Architecture, Pass
+from caseharden.cost.trace import Moment
+
+RANK = 16
+"""Of the adapters that are proposed."""
+EIGHT_BIT = 0.27
+"""Bytes of an optimizer's state in eight bits, with its scales, to a byte of it in float32."""
+GATHERED = 2
+"""Parts of a sharded model that are whole on each device at a time: one that computes, one that is fetched."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a run lies in memory; as it is by default."""
+
+    lora: bool = False
+    forward_batch: int | None = None
+    checkpointing: bool = False
+    bfloat16: bool = False
+    eight_bit: bool = False
+    offload_copies: bool = False
+    offload_states: bool = False
+    shards: int = 1
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to save memory: what to write, which field a method needs for it, and what it changes."""
+
+    says: str
+    field: str | None
+    change: Callable[[Layout], Layout]
+
+
+WAYS = (
+    Way("forward_batch: 1", "forward_batch", lambda it: replace(it, forward_batch=1)),
+    Way("checkpointing: true", None, lambda it: replace(it, checkpointing=True)),
+    Way("keep: cpu (copies of the weights off the device)", "keep", lambda it: replace(it, offload_copies=True)),
+    Way(f"lora: {{r: {RANK}}}", "lora", lambda it: replace(it, lora=True)),
+    Way("optimizer: adamw8bit", "optimizer", lambda it: replace(it, eight_bit=True)),
+    Way("weights: bfloat16", None, lambda it: replace(it, bfloat16=True)),
+    Way("off-loading of the optimizer's state", "optimizer", lambda it: replace(it, offload_states=True)),
+)
+"""Those that leave one device one device, the least intrusive first."""
+
+
+def held(moment: Moment, subject: Architecture, layout: Layout, foreach: bool = False) -> float:
+    """Bytes on each device at a moment.
+
+    Where weights are trained in bfloat16, the optimizer keeps them in float32 besides. On a GPU an optimizer's step
+    takes as much again as there are gradients (`foreach`).
+    """
+    found = dict.fromkeys(("weights", "gradients", "states", "copies", "logits"), 0.0) | dict(moment.held)
+    share = subject.adapters(RANK) / subject.parameters if layout.lora else 1.0
+    half = 0.5 if layout.bfloat16 else 1.0
+    trained = share * found["gradients"]
+    weights = half * found["weights"] + (share * found["weights"] if layout.lora else 0.0)
+    states = share * found["states"] * (EIGHT_BIT if layout.eight_bit else 1.0)
+    if layout.bfloat16 and not layout.lora and found["states"]:
+        states += found["weights"]
+    states += trained if foreach and not moment.passes else 0.0
+    states = 0.0 if layout.offload_states else states
+    copies = 0.0 if layout.offload_copies else half * found["copies"]
+    gradients = trained * (1.0 if layout.lora else half)
+    lasting = weights + gradients + states + copies
+    if layout.shards > 1:
+        lasting = lasting / layout.shards + GATHERED * 4 * half * subject.largest
+    most = max((one.rows for _, one in moment.passes if one.variant.grad), default=1)
+    part = min(1.0, (layout.forward_batch or most) / most)
+    return lasting + part * found["logits"] + sum(activations(a, one, layout) for a, one in moment.passes)
+
+
+def activations(architecture: Architecture, one: Pass, layout: Layout) -> float:
+    """Bytes of a pass's activations at the most, `forward_batch` examples at a time.
+
+    With checkpointing, what each layer begins with, and one layer's own.
+    """
+    if one.variant.grad and layout.forward_batch:
+        one = one._replace(rows=min(one.rows, layout.forward_batch))
+    whole = float(architecture.profile(one.variant).of([one[1:]])[0, 4])
+    if not (one.variant.grad and layout.checkpointing):
+        return whole
+    ends = architecture.layers * one.rows * one.width * architecture.config.hidden_size * 4
+    return min(whole, ends + whole / architecture.layers)
+
+
+def peak(moments: Iterable[Moment], subject: Architecture, layout: Layout, foreach: bool) -> float:
+    """Bytes at the worst of several moments."""
+    return max((held(moment, subject, layout, foreach) for moment in moments), default=0.0)
+
+
+def ways_to_fit(
+    moments: Sequence[Moment], subject: Architecture, room: float, fields: frozenset[str], foreach: bool
+) -> list[tuple[str, float]]:
+    """What would make it fit into so many bytes, and the bytes it takes then: as few ways together as will do.
+
+    `fields` are those that the methods have. Nothing if not even all of them do.
+    """
+    usable = [way for way in WAYS if way.field is None or way.field in fields]
+    for number in range(1, len(usable) + 1):
+        found = []
+        for some in combinations(usable, number):
+            layout = Layout()
+            for way in some:
+                layout = way.change(layout)
+            if (bytes_ := peak(moments, subject, layout, foreach)) <= room:
+                found.append((" and ".join(way.says for way in some), bytes_))
+        if found:
+            return found
+    return []
+
+
+def shards_to_fit(moments: Sequence[Moment], subject: Architecture, room: float, foreach: bool) -> int | None:
+    """The fewest devices, a power of two up to 1024, on which it fits sharded; None if on none."""
+    sizes = (2**n for n in range(11))
+    return next((n for n in sizes if peak(moments, subject, Layout(shards=n), foreach) <= room), None)
