@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from caseharden.cost.ledger import Ledger, Work
+from caseharden.cost.ledger import Ledger
 from caseharden.errors import CasehardenError
 from caseharden.lm.loading import loading
 from caseharden.train.adapters import LoRA
@@ -98,6 +98,7 @@ class Architecture:
         self.depth = min(self.layers, max(depth, self.period))
         self.vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
         self._profiles: dict[Variant, Profile] = {}
+        self._adapters: dict[int, int] = {}
 
     @staticmethod
     def without_data(config: Any) -> Any:
@@ -121,7 +122,17 @@ class Architecture:
 
     def adapters(self, rank: int) -> int:
         """Parameters of adapters on all linear layers."""
-        return sum(p.numel() for p in self.shaped(self.config, rank).parameters() if p.requires_grad)
+        if rank not in self._adapters:
+            few, more = (
+                sum(p.numel() for p in self.shaped(self.with_layers(n), rank).parameters() if p.requires_grad)
+                for n in (self.period, 2 * self.period)
+            )
+            self._adapters[rank] = round(self.extended(few, more))
+        return self._adapters[rank]
+
+    def extended(self, few: Any, more: Any) -> Any:
+        """What grows with layers, of all, where it is known of `period` of them and of twice as many."""
+        return few + (more - few) * ((self.layers - self.period) / self.period)
 
     def with_layers(self, number: int) -> Any:
         """Its configuration with fewer layers, the first ones."""
@@ -168,17 +179,18 @@ class Architecture:
 
     def scales(self, twin: nn.Module) -> dict[tuple[int, ...], tuple[float, float]]:
         """By the shape of a twin's parameters: by how much more bytes and tensors of that kind the model has."""
-        own = {name: p for name, p in twin.named_parameters()}
-        sizes: dict[tuple[int, ...], list[int]] = {}
-        for p in own.values():
-            found = sizes.setdefault(tuple(p.shape), [0, 0, 0, 0])
-            found[0], found[1] = found[0] + p.numel(), found[1] + 1
-        rank = rank_of(twin)
-        for name, p in (self.model if rank is None else self.shaped(self.config, rank)).named_parameters():
-            if (there := own.get(self.place(name, self.layers, self.depth))) is not None:
-                found = sizes[tuple(there.shape)]
-                found[2], found[3] = found[2] + p.numel(), found[3] + 1
-        return {shape: (bytes_ / own_bytes, n / own_n) for shape, (own_bytes, own_n, bytes_, n) in sizes.items()}
+        shapes = {name: tuple(p.shape) for name, p in twin.named_parameters()}
+        own = _tally((shapes[name], p) for name, p in twin.named_parameters())
+        few, more = (
+            _tally(
+                (shapes[there], p)
+                for name, p in self.shaped(self.with_layers(n), rank_of(twin)).named_parameters()
+                if (there := self.place(name, n, self.depth)) in shapes
+            )
+            for n in (self.period, 2 * self.period)
+        )
+        whole = {shape: self.extended(few.get(shape, numpy.zeros(2)), found) for shape, found in more.items()}
+        return {shape: tuple(whole[shape] / own[shape]) for shape in whole}
 
     # ---- what a pass takes --------------------------------------------------------------------------
 
@@ -194,9 +206,7 @@ class Architecture:
         """What passes of a kind take, found by running a few of them without data, on few layers of full width."""
         if variant not in self._profiles:
             few, more = (self._measured(variant, n) for n in (self.period, 2 * self.period))
-            rest = (self.layers - self.period) / self.period
-            measured = few + (more - few) * rest
-            found, *_ = numpy.linalg.lstsq(features(SHAPES[variant.begun]), measured, rcond=None)
+            found, *_ = numpy.linalg.lstsq(features(SHAPES[variant.begun]), self.extended(few, more), rcond=None)
             self._profiles[variant] = Profile(found)
         return self._profiles[variant]
 
@@ -270,11 +280,14 @@ class Flash(TorchFunctionMode):
         return attend(q, k, v, attn_mask=given.get("attn_mask"), scale=given.get("scale"))[0]
 
 
+def _tally(parameters: Iterable[tuple[tuple[int, ...], nn.Parameter]]) -> dict[tuple[int, ...], Any]:
+    """Elements and tensors of each shape, [2]."""
+    found: dict[tuple[int, ...], Any] = {}
+    for shape, p in parameters:
+        found[shape] = found.get(shape, numpy.zeros(2)) + (p.numel(), 1)
+    return found
+
+
 def rank_of(model: nn.Module) -> int | None:
     """The rank of the adapters in a model; None if it has none."""
     return int(next(iter(model.peft_config.values())).r) if isinstance(model, PeftModel) else None
-
-
-def work(row: Any) -> Work:
-    """The first three of a profile's numbers."""
-    return Work(*map(float, row[:3]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,10 +26,12 @@ from caseharden.study.plan import Cell, plan
 from caseharden.study.spec import StudySpec, among
 from caseharden.train.tuner import Tuner
 
-SEEN = 8.0
-"""Seconds for which each method is watched on a twin, unless it is through before."""
+SEEN = 4.0
+"""Seconds of the processor for which each method is watched on a twin, unless it is through before."""
 CELL = 0.5
-"""Seconds that a cell takes besides loading the model: reading the tokenizer, trying the model, writing records."""
+"""Seconds that a cell takes besides loading the model: reading the tokenizer, trying the model, locks."""
+STORED, LOGGED = 2e-4, 1e-3
+"""Seconds to store an answer, and to log a step and report it."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def cost(
                 parent=cell.parent,
             )
         )
-    hours = _clock(found, number) / 3600
+    hours = (_clock(found, number) + sum(one.entering for one in watched.values())) / 3600
     paid = number * hours
     return Cost(
         study=spec.name,
@@ -156,6 +159,7 @@ class _Need:
     passes: Counter[tuple[Architecture, Pass]] = field(default_factory=Counter)
     beside: Work = Work()
     tokens: Counter[str] = field(default_factory=Counter)
+    text: float = 0.0
     moments: list[Moment] = field(default_factory=list)
     steps: int = 0
     fields: frozenset[str] = frozenset()
@@ -166,6 +170,7 @@ class _Need:
         for name, count in trace.tokens.items():
             self.tokens[name] += times * count  # type: ignore[assignment]
         self.beside += trace.beside * times
+        self.text += trace.text * times
 
     def work(self) -> Any:
         """[n, 3] of all shapes of passes, and how often each comes, [n]."""
@@ -187,8 +192,9 @@ class _Need:
         if layout.shards > 1:  # each pass gathers the weights, and the one with gradient again, and scatters gradients
             gathers = sum(often * (3 if one.variant.grad else 1) for (_, one), often in self.passes.items())
             computing = max(computing, gathers * 2 * subject.parameters / device.link)
-        loading = CELL + 4 * subject.parameters / device.load_speed
-        return computing + device.seconds_of(self.beside, precision) / layout.shards + loading
+        host = CELL + LOGGED * self.steps + STORED * self.tokens["answers"] + self.text
+        host += 4 * subject.parameters / device.load_speed
+        return computing + device.seconds_of(self.beside, precision) / layout.shards + host
 
 
 class _Watched:
@@ -198,9 +204,12 @@ class _Watched:
         self.spec, self.seconds = spec, seconds
         tuners = (spec.attacks, spec.defenses)
         in_parts = any(getattr(one, "scope", None) for one in among(tuners, Tuner))
-        self.architecture = Architecture(sources.resolve(model), depth=4 if in_parts else 1, autocast=casts)
+        self.architecture = Architecture(sources.resolve(model, weights=False), depth=4 if in_parts else 1, autocast=casts)
         lm = twin(self.architecture, spec.reasoning, Recorder(self.architecture))
+        began = time.process_time()
         self.engine = StandIn(lm, spec.domain, spec.engine, answer_tokens)
+        self.entering = time.process_time() - began  # a study reads all prompts as well, before anything runs
+        self.lm = lm
         self._traces: dict[tuple[Any, str, int | None], Trace] = {}
         self._measures: Trace | None = None
 
@@ -238,12 +247,17 @@ class _Watched:
     def measured(self) -> Trace:
         """What all measures take, once."""
         if self._measures is None:
-            recorder = Recorder(self.architecture)
-            lm = twin(self.architecture, self.spec.reasoning, recorder)
+            recorder = self.lm.meter = Recorder(self.architecture)
             measures = [replaced(measure) for measure in self.spec.all_measures().values()]
-            asked = (measure.answers(lm, self.spec.domain, 0, self.engine) for measure in measures)
-            self._measures = traced(asked, recorder, lm.model, len(measures), math.inf)
+            asked = (self._asked(measure, recorder) for measure in measures)
+            self._measures = traced(asked, recorder, self.lm.model, len(measures), math.inf)
         return self._measures
+
+
+    def _asked(self, measure: Any, recorder: Recorder) -> Sequence[Any]:
+        answers: Sequence[Any] = measure.answers(self.lm, self.spec.domain, 0, self.engine)
+        recorder.step.tokens["answers"] += len(answers)
+        return answers
 
 
 def _during(measured: Moment, training: Iterable[Moment]) -> Moment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import resource
 import time
@@ -93,7 +94,7 @@ def _through(model: Any, one: Pass) -> Callable[[], Any]:
     position = torch.arange(S, S + T).expand(B, T)
     grad = one.variant.grad
     keep: dict[str, Any] = {"use_cache": one.variant.cache, "logits_to_keep": max(one.heads, 1)}
-    cached = None
+    cached: Any = None
     if S:
         before = torch.zeros(B, S, dtype=torch.long)
         with torch.no_grad():
@@ -101,13 +102,14 @@ def _through(model: Any, one: Pass) -> Callable[[], Any]:
 
     def run() -> None:
         with torch.set_grad_enabled(grad):
-            begun = {"past_key_values": cached, "use_cache": True} if cached is not None else {}
+            own = copy.deepcopy(cached) if grad else cached  # of one that has gradients none is left for another time
+            begun = {"past_key_values": own, "use_cache": True} if S else {}
             out = model(input_ids=ids, attention_mask=mask, position_ids=position, **{**keep, **begun})
             if grad:
                 out[0].float().log_softmax(-1)[..., 0].sum().backward()
                 for p in model.parameters():
                     p.grad = None
-            if cached is not None:
+            elif S:
                 cached.crop(-T)
 
     return run

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +26,7 @@ from caseharden.lm import sources
 from caseharden.lm.capabilities import Capabilities
 from caseharden.lm.lm import LM
 from caseharden.lm.loading import loading
-from caseharden.lm.template import Reasoning
+from caseharden.lm.template import Reasoning, Text
 from caseharden.train.tuner import Metrics, Run, Tuner
 
 BATCH = 256
@@ -87,6 +89,39 @@ def _prompts(lm: LM, examples: Sequence[Example]) -> list[tuple[int, ...]]:
     return [tuple(row) for row in rows]
 
 
+class TwinLM(LM):
+    """A twin with the model's tokenizer. The time that text takes is written down with what else a step takes."""
+
+    def token_rows(
+        self, examples: Sequence[Example], *, max_length: int = 512, turn: bool = True
+    ) -> list[tuple[list[int], int]]:
+        with self._timed():
+            return super().token_rows(examples, max_length=max_length, turn=turn)
+
+    def encode_prompts(
+        self, prompts: Sequence[str], prefixes: Sequence[str] = (), *, opened: bool = False
+    ) -> list[list[int]]:
+        with self._timed():
+            return super().encode_prompts(prompts, prefixes, opened=opened)
+
+    def read(self, answers: Sequence[Sequence[int]], prefixes: Sequence[str] = ()) -> list[Text]:
+        with self._timed():
+            return super().read(answers, prefixes)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        recorder = self.meter
+        if not isinstance(recorder, Recorder) or recorder.reading:
+            yield
+            return
+        recorder.reading, began = True, time.process_time()
+        try:
+            yield
+        finally:
+            recorder.reading = False
+            recorder.step.text += time.process_time() - began
+
+
 class TwinRun(Run):
     """A run on a twin, whose other models are twins as well."""
 
@@ -105,7 +140,7 @@ class TwinRun(Run):
     def other(self, name: str) -> LM:
         recorder = cast(Recorder, self.lm.meter)
         architecture = Architecture(
-            sources.resolve(name), number=1 + len(recorder.others), autocast=recorder.subject.autocast
+            sources.resolve(name, weights=False), number=1 + len(recorder.others), autocast=recorder.subject.autocast
         )
         other = twin(architecture, self.lm.reasoning, recorder)
         other.model.requires_grad_(False)
@@ -115,12 +150,12 @@ class TwinRun(Run):
         return other
 
 
-def twin(architecture: Architecture, reasoning: Reasoning, recorder: Recorder) -> LM:
+def twin(architecture: Architecture, reasoning: Reasoning, recorder: Recorder) -> TwinLM:
     """A model's twin with the model's own tokenizer; what goes through it, `recorder` writes down."""
     folder: Path = architecture.folder
     with loading(folder):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        lm = LM(copy.deepcopy(architecture.twin), tokenizer, str(folder), "float32", reasoning)
+        lm = TwinLM(copy.deepcopy(architecture.twin), tokenizer, str(folder), "float32", reasoning)
     lm.capabilities = Capabilities(True, True, True, True)
     lm.meter = recorder
     return lm

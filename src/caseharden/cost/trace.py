@@ -35,11 +35,15 @@ class Moment:
 
 @dataclass
 class Step:
-    """What one step takes: passes by model and how often, other work, and tokens that are trained on, read, written."""
+    """What one step takes: passes by model and how often, other work, and tokens that are trained on, read, written.
+
+    `text` are seconds of the host's that templates and tokenizer take, which are the model's own.
+    """
 
     passes: Counter[tuple[Architecture, Pass]] = field(default_factory=Counter)
     beside: Work = field(default_factory=Work)
     tokens: Counter[str] = field(default_factory=Counter)
+    text: float = 0.0
 
 
 class Recorder(Meter):
@@ -51,7 +55,7 @@ class Recorder(Meter):
         self.others: dict[int, Architecture] = {}
         self.step = Step()
         self.moments: dict[str, Moment] = {}
-        self.inside = self.over = False
+        self.inside = self.over = self.reading = False
         self.pending: list[tuple[Architecture, Pass]] = []
         self.held: Counter[str] = Counter({"weights": 4 * subject.parameters})
         self.scales: dict[tuple[int, ...], tuple[float, float]] = {}
@@ -65,11 +69,11 @@ class Recorder(Meter):
     def begin(self, number: int | None, seconds: float | None = None) -> None:
         """A stage of so many steps begins, or the first one; of which as many as fit into `seconds` are to be seen."""
         self._begun.append((len(self.seen), number))
-        self._seconds, self._since = self._seconds if seconds is None else seconds, time.monotonic()
+        self._seconds, self._since = self._seconds if seconds is None else seconds, time.process_time()
 
     def enough(self) -> bool:
         """Whether enough was seen of the stage."""
-        return len(self.seen) - self._begun[-1][0] > 1 and time.monotonic() - self._since > self._seconds
+        return len(self.seen) - self._begun[-1][0] > 1 and time.process_time() - self._since > self._seconds
 
     def is_last(self) -> bool:
         """Whether nobody has told of stages: the whole is one."""
@@ -254,6 +258,7 @@ class Trace:
     passes: Mapping[tuple[Architecture, Pass], float]
     beside: Work
     tokens: Mapping[str, float]
+    text: float
     moments: Sequence[Moment]
 
 
@@ -273,7 +278,7 @@ def traced(steps: Iterator[Any], recorder: Recorder, model: nn.Module, number: i
                 break
     passes: Counter[tuple[Architecture, Pass]] = Counter()
     tokens: Counter[str] = Counter()
-    beside, left = Work(), number
+    beside, text, left = Work(), 0.0, number
     for start, end, length in recorder.stages():
         own = recorder.seen[start:end]
         wanted = len(own) if length is None else length
@@ -290,7 +295,8 @@ def traced(steps: Iterator[Any], recorder: Recorder, model: nn.Module, number: i
             for name, count in step.tokens.items():
                 tokens[name] += share * count  # type: ignore[assignment]
             beside += step.beside * share
-    return Trace(passes, beside, tokens, [*recorder.moments.values()])
+            text += step.text * share
+    return Trace(passes, beside, tokens, text, [*recorder.moments.values()])
 
 
 def typical(sizes: Sequence[float]) -> range:

@@ -5,6 +5,7 @@ What is found is handed out as it comes; whoever asks for the next outcome is th
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import time
@@ -238,6 +239,7 @@ def _at(step: int, known: Known) -> Mapping[str, Reading]:
 
 
 def _load(job: Job) -> LM:
+    gc.collect()  # models refer to themselves: those of cells before are held until somebody looks for them
     return LM.load(job.source, device=job.device, precision=job.spec.precision, reasoning=job.spec.reasoning)
 
 

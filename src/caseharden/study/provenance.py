@@ -30,6 +30,7 @@ DECIDES_NOTHING = (
     "audit",
     "certificate",
     "cli",
+    "cost",
     "executors",
     "report",
     "search",
