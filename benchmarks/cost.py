@@ -42,7 +42,11 @@ def specs(language_model: str) -> dict[str, dict[str, Any]]:
         "grpo": almanac | {"attacks": [{"grpo": {"max_new_tokens": 12}}], "budgets": [0, 40]},
         "tar": almanac | {"defenses": [{"tar": {"max_steps": 20}}], "attacks": [{"sft": {}}], "budgets": [0, 10]},
         "safety": almanac
-        | {"defenses": ["none", {"safety_sft": {"kl": 0.1}}], "attacks": [{"dpo": {}}], "budgets": [0, 1, 2, 5, 10]},
+        | {
+            "defenses": ["none", {"safety_sft": {"kl": 0.1}}],
+            "attacks": [{"dpo": {}}],
+            "budgets": [0, 1, 2, 5, 10],
+        },
     }
 
 
@@ -104,7 +108,9 @@ def main() -> None:
     for name in names:
         said, real = (apart(what, name, given.language_model) for what in ("foretold", "really"))
         seconds = f"{said['seconds']:8.1f} s {real['seconds']:6.1f} s {said['seconds'] / real['seconds']:6.2f}"
-        megabytes = f"{said['bytes'] / 1e6:8.0f} MB {real['bytes'] / 1e6:5.0f} MB {said['bytes'] / real['bytes']:6.2f}"
+        megabytes = (
+            f"{said['bytes'] / 1e6:8.0f} MB {real['bytes'] / 1e6:5.0f} MB {said['bytes'] / real['bytes']:6.2f}"
+        )
         print(f"{name:7} {seconds} {megabytes} {said['took']:8.1f} s", flush=True)
 
 

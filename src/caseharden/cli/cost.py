@@ -31,7 +31,7 @@ def cost(
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write it as JSON.")] = None,
 ) -> None:
-    """Tell what a study costs before it runs: operations, tokens, memory, hours, money. Status 1 if it cannot fit."""
+    """Tell what a study costs before it runs: tokens, memory, hours, money; exit status 1 if it cannot fit."""
     from dataclasses import asdict
 
     from caseharden.report.export import dumped, save

@@ -1,8 +1,9 @@
-"""Architecture: a model by its configuration alone. Its parameters, what a pass through it takes, and a small twin."""
+"""Architecture: a model by its configuration alone, what passes through it take, and its small twin."""
 
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +26,13 @@ from caseharden.lm.loading import loading
 from caseharden.train.adapters import LoRA
 
 NARROW: tuple[Mapping[str, int], ...] = (
-    {"hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 24},
+    {
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 24,
+    },
     {"hidden_size": 48, "num_attention_heads": 2},
     {},
 )
@@ -38,7 +45,7 @@ SHAPES = {
 
 
 class Variant(NamedTuple):
-    """What kind of pass: with gradient or not, what it gives, what it goes on from, through which adapters, what is trained."""
+    """What kind of pass: with a gradient of what is `trained`, giving a cache, begun with one, through adapters."""
 
     grad: bool
     cache: bool
@@ -95,7 +102,7 @@ class Architecture:
             self.config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False).get_text_config()
             self.model = self.without_data(self.config)
         self.layers: int = self.config.num_hidden_layers
-        self.depth = min(self.layers, max(depth, self.period))
+        self.depth = min(self.layers, self.period * math.ceil(depth / self.period))
         self.vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
         self._profiles: dict[Variant, Profile] = {}
         self._adapters: dict[int, int] = {}
@@ -109,6 +116,10 @@ class Architecture:
     @cached_property
     def parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(p.shape) for name, p in self.model.named_parameters()}
 
     @cached_property
     def largest(self) -> int:
@@ -125,14 +136,14 @@ class Architecture:
         if rank not in self._adapters:
             few, more = (
                 sum(p.numel() for p in self.shaped(self.with_layers(n), rank).parameters() if p.requires_grad)
-                for n in (self.period, 2 * self.period)
+                for n in (self.depth, 2 * self.depth)
             )
             self._adapters[rank] = round(self.extended(few, more))
         return self._adapters[rank]
 
     def extended(self, few: Any, more: Any) -> Any:
-        """What grows with layers, of all, where it is known of `period` of them and of twice as many."""
-        return few + (more - few) * ((self.layers - self.period) / self.period)
+        """What grows with layers, of all, where it is known of `depth` of them and of twice as many."""
+        return few + (more - few) * ((self.layers - self.depth) / self.depth)
 
     def with_layers(self, number: int) -> Any:
         """Its configuration with fewer layers, the first ones."""
@@ -177,6 +188,10 @@ class Architecture:
         """The parameter of a model of `there` layers that stands where `name` does in one of `layers`."""
         return re.sub(r"(?<=\.)\d+(?=\.)", lambda found: str(int(found[0]) * there // layers), name, count=1)
 
+    def bare(self, name: str) -> str:
+        """A parameter's name as the model without its head has it: a critic is one."""
+        return name.removeprefix(f"{self.model.base_model_prefix}.")
+
     def scales(self, twin: nn.Module) -> dict[tuple[int, ...], tuple[float, float]]:
         """By the shape of a twin's parameters: by how much more bytes and tensors of that kind the model has."""
         shapes = {name: tuple(p.shape) for name, p in twin.named_parameters()}
@@ -187,7 +202,7 @@ class Architecture:
                 for name, p in self.shaped(self.with_layers(n), rank_of(twin)).named_parameters()
                 if (there := self.place(name, n, self.depth)) in shapes
             )
-            for n in (self.period, 2 * self.period)
+            for n in (self.depth, 2 * self.depth)
         )
         whole = {shape: self.extended(few.get(shape, numpy.zeros(2)), found) for shape, found in more.items()}
         return {shape: tuple(whole[shape] / own[shape]) for shape in whole}
@@ -205,7 +220,7 @@ class Architecture:
     def profile(self, variant: Variant) -> Profile:
         """What passes of a kind take, found by running a few of them without data, on few layers of full width."""
         if variant not in self._profiles:
-            few, more = (self._measured(variant, n) for n in (self.period, 2 * self.period))
+            few, more = (self._measured(variant, n) for n in (self.depth, 2 * self.depth))
             found, *_ = numpy.linalg.lstsq(features(SHAPES[variant.begun]), self.extended(few, more), rcond=None)
             self._profiles[variant] = Profile(found)
         return self._profiles[variant]
@@ -213,7 +228,7 @@ class Architecture:
     def _measured(self, variant: Variant, layers: int) -> Any:
         model = self.shaped(self.with_layers(layers), variant.rank)
         for name, p in model.named_parameters():
-            p.requires_grad_(self.place(name, layers, self.depth) in variant.trained)
+            p.requires_grad_(self.bare(self.place(name, layers, self.depth)) in variant.trained)
         return numpy.array([self._one(model, variant, shape) for shape in SHAPES[variant.begun]])
 
     def _one(self, model: Any, variant: Variant, shape: tuple[int, int, int, int]) -> list[float]:
@@ -245,7 +260,7 @@ class Architecture:
             yield
 
 
-class Held(Ledger):
+class Held(Ledger):  # type: ignore[no-untyped-call]
     """Counts what is held of the tensors that `of` says, gradients of parameters left out."""
 
     def __init__(self, of: Callable[[Tensor], bool], wide: set[tuple[int, ...]]) -> None:
@@ -272,7 +287,9 @@ class Flash(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
-        given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
+        given = (
+            dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
+        )
         q, k, v = (given[name] for name in ("query", "key", "value"))
         if given.get("enable_gqa"):
             k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
@@ -284,7 +301,7 @@ def _tally(parameters: Iterable[tuple[tuple[int, ...], nn.Parameter]]) -> dict[t
     """Elements and tensors of each shape, [2]."""
     found: dict[tuple[int, ...], Any] = {}
     for shape, p in parameters:
-        found[shape] = found.get(shape, numpy.zeros(2)) + (p.numel(), 1)
+        found[shape] = found.get(shape, numpy.zeros(2)) + numpy.array([p.numel(), 1])
     return found
 
 

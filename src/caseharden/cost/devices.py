@@ -1,4 +1,4 @@
-"""Devices: how fast some compute, what they hold, and what an hour of them costs. What is assumed of each is here."""
+"""Devices: how fast some compute, what they hold, what an hour of them costs. All that is assumed is here."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Device:
     """One device. `flops` are a second's at the peak, dense, by precision; `bandwidth` and `link` bytes a second.
 
     `link` goes to each of the other devices of the same machine. Operators run one after another where it is
-    `serial`; otherwise whichever of computing, moving and calling takes longest is the time of all three. `base` are
-    bytes that are taken before there is a model, and `price` dollars an hour. `loads` are the bytes that are held
-    for each byte of weights while they are loaded.
+    `serial`; otherwise whichever of computing, moving and calling takes longest is the time of all three. `base`
+    are bytes that are taken before there is a model, `loads` those that are held for each byte of weights while
+    they are loaded, `slack` those for each byte of activations; `price` are dollars an hour.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Device:
     serial: bool = False
     loads: float = 1.0
     load_speed: float = 1 * GB
+    slack: float = 1.1
 
     def seconds(self, work: Any, precision: str) -> Any:
         """Seconds of each row of [n, 3]: operations, bytes moved, calls."""
@@ -89,8 +90,8 @@ def named(text: str, *, price: float | None = None, utilization: float | None = 
     if name not in TABLE:
         known = ["here", *TABLE]
         raise CasehardenError(
-            f"--device: there is no device {name!r}.{nearest(name, known)} Known are {', '.join(known)}, and several "
-            "of one, as in h100x8."
+            f"--device: there is no device {name!r}.{nearest(name, known)} Known are {', '.join(known)}, and "
+            "several of one, as in h100x8."
         )
     return changed(TABLE[name], price, utilization), number
 

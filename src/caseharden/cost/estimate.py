@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +18,7 @@ from caseharden.cost.devices import Device, changed, named
 from caseharden.cost.ledger import Work
 from caseharden.cost.memory import Layout, peak, shards_to_fit, ways_to_fit
 from caseharden.cost.standin import StandIn, TwinRun, replaced, twin
-from caseharden.cost.trace import Moment, Recorder, Trace, by_model, traced
-from caseharden.errors import CasehardenError
+from caseharden.cost.trace import Amounts, Moment, Recorder, Trace, by_model, traced
 from caseharden.lm import sources
 from caseharden.records.names import model_name
 from caseharden.study.plan import Cell, plan
@@ -36,7 +35,7 @@ STORED, LOGGED = 2e-4, 1e-3
 
 @dataclass(frozen=True)
 class CellCost:
-    """What one cell takes. `trained`, `read` and `written` are tokens, `peak` bytes on each device that it needs."""
+    """What one cell takes. `trained`, `read` and `written` are tokens, `peak` bytes on each device it needs."""
 
     title: str
     kind: str
@@ -101,37 +100,36 @@ def cost(
         target, number = named(device, price=price, utilization=utilization)
     precision = spec.precision if spec.precision != "auto" else "float32" if target is None else "bfloat16"
     casts = precision == "bfloat16"
-    watched = {model: _Watched(spec, model, casts, answer_tokens, seconds) for model in (*spec.models, *spec.controls)}
+    watched = {
+        model: _Watched(spec, model, casts, answer_tokens, seconds) for model in (*spec.models, *spec.controls)
+    }
     cells = plan(spec)
     base = machine.held_here() if target is None else 0.0
     needs = [watched[cell.model].needs(cell) for cell in cells]
     if target is None:
         largest = max(watched.values(), key=lambda one: one.architecture.parameters)
-        every = Counter(one for need in needs for _, one in need.passes)
+        every = {one for need in needs for _, one in need.passes}
         target = changed(machine.here(largest.architecture, every, base), price, None)
-    room, foreach = target.memory - target.base, not target.serial
-    found, advice = [], []
+    found, advice = list[CellCost](), list[str]()
     for cell, need in zip(cells, needs, strict=True):
         subject = watched[cell.model].architecture
         layout = Layout()
-        bytes_ = peak(need.moments, subject, layout, foreach)
-        if bytes_ > room:
-            advice += _advice(cell, need, subject, room, target, number)
+        if peak(need.moments, subject, layout, target) > target.memory:
+            advice += _advice(cell, need, subject, target, number)
             layout = Layout(shards=number)
-            bytes_ = peak(need.moments, subject, layout, foreach)
-        took = need.seconds(subject, target, precision, layout)
-        tokens = need.tokens
         found.append(
             CellCost(
                 _title(cell),
                 cell.kind,
                 need.steps,
                 need.flops(),
-                *(float(tokens.get(name, 0.0)) for name in ("trained", "read", "written")),
-                seconds=took,
-                peak=max(bytes_, target.loads * 4 * subject.parameters / layout.shards) + target.base,
-                devices=layout.shards,
-                parent=cell.parent,
+                need.tokens["trained"],
+                need.tokens["read"],
+                need.tokens["written"],
+                need.seconds(subject, target, precision, layout),
+                peak(need.moments, subject, layout, target),
+                layout.shards,
+                cell.parent,
             )
         )
     hours = (_clock(found, number) + sum(one.entering for one in watched.values())) / 3600
@@ -156,9 +154,9 @@ def cost(
 class _Need:
     """What a cell takes of any device."""
 
-    passes: Counter[tuple[Architecture, Pass]] = field(default_factory=Counter)
-    beside: Work = Work()
-    tokens: Counter[str] = field(default_factory=Counter)
+    passes: Amounts[tuple[Architecture, Pass]] = field(default_factory=lambda: defaultdict(float))
+    beside: Work = field(default_factory=Work)
+    tokens: Amounts[str] = field(default_factory=lambda: defaultdict(float))
     text: float = 0.0
     moments: list[Moment] = field(default_factory=list)
     steps: int = 0
@@ -166,9 +164,9 @@ class _Need:
 
     def add(self, trace: Trace, times: float = 1.0) -> None:
         for one, often in trace.passes.items():
-            self.passes[one] += times * often  # type: ignore[assignment]
+            self.passes[one] += times * often
         for name, count in trace.tokens.items():
-            self.tokens[name] += times * count  # type: ignore[assignment]
+            self.tokens[name] += times * count
         self.beside += trace.beside * times
         self.text += trace.text * times
 
@@ -189,7 +187,9 @@ class _Need:
         """Seconds on so many devices as it is sharded over."""
         rows, times = self.work()
         computing = float(device.seconds(rows, precision) @ times) / layout.shards
-        if layout.shards > 1:  # each pass gathers the weights, and the one with gradient again, and scatters gradients
+        if (
+            layout.shards > 1
+        ):  # each pass gathers the weights, and the one with gradient again, and scatters gradients
             gathers = sum(often * (3 if one.variant.grad else 1) for (_, one), often in self.passes.items())
             computing = max(computing, gathers * 2 * subject.parameters / device.link)
         host = CELL + LOGGED * self.steps + STORED * self.tokens["answers"] + self.text
@@ -204,7 +204,9 @@ class _Watched:
         self.spec, self.seconds = spec, seconds
         tuners = (spec.attacks, spec.defenses)
         in_parts = any(getattr(one, "scope", None) for one in among(tuners, Tuner))
-        self.architecture = Architecture(sources.resolve(model, weights=False), depth=4 if in_parts else 1, autocast=casts)
+        self.architecture = Architecture(
+            sources.resolve(model, weights=False), depth=4 if in_parts else 1, autocast=casts
+        )
         lm = twin(self.architecture, spec.reasoning, Recorder(self.architecture))
         began = time.process_time()
         self.engine = StandIn(lm, spec.domain, spec.engine, answer_tokens)
@@ -253,7 +255,6 @@ class _Watched:
             self._measures = traced(asked, recorder, self.lm.model, len(measures), math.inf)
         return self._measures
 
-
     def _asked(self, measure: Any, recorder: Recorder) -> Sequence[Any]:
         answers: Sequence[Any] = measure.answers(self.lm, self.spec.domain, 0, self.engine)
         recorder.step.tokens["answers"] += len(answers)
@@ -263,10 +264,8 @@ class _Watched:
 def _during(measured: Moment, training: Iterable[Moment]) -> Moment:
     """A moment of measures in the midst of training: what the method holds between its steps is held as well."""
     lasting = [moment.held for moment in training if not moment.passes]
-    held = Counter(measured.held)
-    for kind in ("states", "copies"):
-        held[kind] += max((int(one.get(kind, 0)) for one in lasting), default=0)
-    return Moment(held, measured.passes)
+    most = {kind: max((one.get(kind, 0.0) for one in lasting), default=0.0) for kind in ("states", "copies")}
+    return Moment({**measured.held, **most}, measured.passes)
 
 
 def _open_fields(tuner: Tuner) -> Iterable[str]:
@@ -277,13 +276,12 @@ def _open_fields(tuner: Tuner) -> Iterable[str]:
                 yield one.name
 
 
-def _advice(cell: Cell, need: _Need, subject: Architecture, room: float, device: Device, number: int) -> list[str]:
+def _advice(cell: Cell, need: _Need, subject: Architecture, device: Device, number: int) -> list[str]:
     """What would make a cell fit that does not."""
-    foreach, said = not device.serial, []
     title = _title(cell)
-    ways = ways_to_fit(need.moments, subject, room, need.fields, foreach)
-    said += [f"{title}: {way} ({(bytes_ + device.base) / 1e9:.3g} GB on one {device.name})" for way, bytes_ in ways]
-    shards = shards_to_fit(need.moments, subject, room, foreach)
+    ways = ways_to_fit(need.moments, subject, device, need.fields)
+    said = [f"{title}: {way} ({bytes_ / 1e9:.3g} GB on one {device.name})" for way, bytes_ in ways]
+    shards = shards_to_fit(need.moments, subject, device)
     if shards and shards > number:
         said.append(f"{title}: {shards} of {device.name}, sharded (FSDP2)")
     elif shards:
@@ -316,7 +314,7 @@ def _assumptions(device: Device, precision: str, answer_tokens: int | None) -> l
         "measured on passes of these shapes"
         if device.serial
         else f"{device.utilization:.0%} of {device.flops[precision] / 1e12:.4g} TFLOP/s ({precision}) and "
-        f"{device.moved:.0%} of {device.bandwidth / 1e9:.4g} GB/s, or {device.call * 1e6:.3g} µs a call if that is more"
+        f"{device.moved:.0%} of {device.bandwidth / 1e9:.4g} GB/s, or {device.call * 1e6:.3g} µs a call if more"
     )
     return [
         f"speed: {speed}",

@@ -7,6 +7,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy
@@ -32,7 +33,9 @@ def here(architecture: Architecture, passes: Iterable[Pass], base: float) -> Dev
     """
     model = _drawn(architecture)
     rows = [_measured(pass_) for pass_ in _ways(model, passes)]
-    found, _ = nnls(numpy.array([[w.flops / s, w.traffic / s, w.calls / s] for w, s in rows]), numpy.ones(len(rows)))
+    found, _ = nnls(
+        numpy.array([[w.flops / s, w.traffic / s, w.calls / s] for w, s in rows]), numpy.ones(len(rows))
+    )
     per_flop, per_byte, per_call = (float(x) for x in found)
     rate = 1 / max(per_flop, 1e-18)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -48,6 +51,7 @@ def here(architecture: Architecture, passes: Iterable[Pass], base: float) -> Dev
         serial=True,
         loads=1.4,
         load_speed=5e8,
+        slack=1.5,  # the C library gives small blocks back to nobody
     )
 
 
@@ -75,7 +79,7 @@ def _ways(model: Any, passes: Iterable[Pass]) -> Iterable[Callable[[], Any]]:
     for alike in kinds.values():
         alike.sort(key=lambda one: one.rows * one.width * 1_000_000 + one.past)
         for one in {alike[int(share * (len(alike) - 1))] for share in QUANTILES}:
-            yield lambda one=one: _through(model, one)
+            yield partial(_through, model, one)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-9)
 
     def step() -> Callable[[], Any]:
@@ -102,7 +106,9 @@ def _through(model: Any, one: Pass) -> Callable[[], Any]:
 
     def run() -> None:
         with torch.set_grad_enabled(grad):
-            own = copy.deepcopy(cached) if grad else cached  # of one that has gradients none is left for another time
+            own = (
+                copy.deepcopy(cached) if grad else cached
+            )  # of one that has gradients none is left for another time
             begun = {"past_key_values": own, "use_cache": True} if S else {}
             out = model(input_ids=ids, attention_mask=mask, position_ids=position, **{**keep, **begun})
             if grad:

@@ -1,4 +1,4 @@
-"""Ledger: what PyTorch does inside it, counted: operations, bytes moved, calls; and which memory is held meanwhile."""
+"""Ledger: what PyTorch computes inside it, counted, and which memory is held meanwhile."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Work:
         return Work(self.flops * times, self.traffic * times, self.calls * times)
 
 
-class Ledger(TorchDispatchMode):
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what is computed inside, and the memory that is made and not yet given back.
 
     Overridden where something else is to be known of it. Tensors without data have no value to be asked for: they
@@ -37,7 +37,7 @@ class Ledger(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.work = Work()
         self._seen: set[int] = set()
 

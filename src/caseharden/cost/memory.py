@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from caseharden.cost.architecture import Architecture, Pass
+from caseharden.cost.devices import Device
 from caseharden.cost.trace import Moment
 
 RANK = 16
@@ -56,11 +57,11 @@ WAYS = (
 """Those that leave one device one device, the least intrusive first."""
 
 
-def held(moment: Moment, subject: Architecture, layout: Layout, foreach: bool = False) -> float:
-    """Bytes on each device at a moment.
+def held(moment: Moment, subject: Architecture, layout: Layout, device: Device) -> float:
+    """Bytes on each device at a moment, beside those that it has taken before.
 
     Where weights are trained in bfloat16, the optimizer keeps them in float32 besides. On a GPU an optimizer's step
-    takes as much again as there are gradients (`foreach`).
+    takes as much again as there are gradients, since it takes all parameters at once.
     """
     found = dict.fromkeys(("weights", "gradients", "states", "copies", "logits"), 0.0) | dict(moment.held)
     share = subject.adapters(RANK) / subject.parameters if layout.lora else 1.0
@@ -70,7 +71,7 @@ def held(moment: Moment, subject: Architecture, layout: Layout, foreach: bool = 
     states = share * found["states"] * (EIGHT_BIT if layout.eight_bit else 1.0)
     if layout.bfloat16 and not layout.lora and found["states"]:
         states += found["weights"]
-    states += trained if foreach and not moment.passes else 0.0
+    states += 0.0 if device.serial or moment.passes else trained
     states = 0.0 if layout.offload_states else states
     copies = 0.0 if layout.offload_copies else half * found["copies"]
     gradients = trained * (1.0 if layout.lora else half)
@@ -79,7 +80,8 @@ def held(moment: Moment, subject: Architecture, layout: Layout, foreach: bool = 
         lasting = lasting / layout.shards + GATHERED * 4 * half * subject.largest
     most = max((one.rows for _, one in moment.passes if one.variant.grad), default=1)
     part = min(1.0, (layout.forward_batch or most) / most)
-    return lasting + part * found["logits"] + sum(activations(a, one, layout) for a, one in moment.passes)
+    passing = part * found["logits"] + sum(activations(a, one, layout) for a, one in moment.passes)
+    return float(lasting + device.slack * passing)
 
 
 def activations(architecture: Architecture, one: Pass, layout: Layout) -> float:
@@ -92,19 +94,20 @@ def activations(architecture: Architecture, one: Pass, layout: Layout) -> float:
     whole = float(architecture.profile(one.variant).of([one[1:]])[0, 4])
     if not (one.variant.grad and layout.checkpointing):
         return whole
-    ends = architecture.layers * one.rows * one.width * architecture.config.hidden_size * 4
+    ends = 4.0 * architecture.layers * one.rows * one.width * int(architecture.config.hidden_size)
     return min(whole, ends + whole / architecture.layers)
 
 
-def peak(moments: Iterable[Moment], subject: Architecture, layout: Layout, foreach: bool) -> float:
-    """Bytes at the worst of several moments."""
-    return max((held(moment, subject, layout, foreach) for moment in moments), default=0.0)
+def peak(moments: Iterable[Moment], subject: Architecture, layout: Layout, device: Device) -> float:
+    """Bytes on each device at the worst of several moments, all that is taken counted."""
+    loading = device.loads * 4 * subject.parameters / layout.shards
+    return device.base + max(loading, *(held(moment, subject, layout, device) for moment in moments))
 
 
 def ways_to_fit(
-    moments: Sequence[Moment], subject: Architecture, room: float, fields: frozenset[str], foreach: bool
+    moments: Sequence[Moment], subject: Architecture, device: Device, fields: frozenset[str]
 ) -> list[tuple[str, float]]:
-    """What would make it fit into so many bytes, and the bytes it takes then: as few ways together as will do.
+    """What would make it fit on a device, and the bytes it takes then: as few ways together as will do.
 
     `fields` are those that the methods have. Nothing if not even all of them do.
     """
@@ -115,14 +118,14 @@ def ways_to_fit(
             layout = Layout()
             for way in some:
                 layout = way.change(layout)
-            if (bytes_ := peak(moments, subject, layout, foreach)) <= room:
+            if (bytes_ := peak(moments, subject, layout, device)) <= device.memory:
                 found.append((" and ".join(way.says for way in some), bytes_))
         if found:
             return found
     return []
 
 
-def shards_to_fit(moments: Sequence[Moment], subject: Architecture, room: float, foreach: bool) -> int | None:
+def shards_to_fit(moments: Sequence[Moment], subject: Architecture, device: Device) -> int | None:
     """The fewest devices, a power of two up to 1024, on which it fits sharded; None if on none."""
     sizes = (2**n for n in range(11))
-    return next((n for n in sizes if peak(moments, subject, Layout(shards=n), foreach) <= room), None)
+    return next((n for n in sizes if peak(moments, subject, Layout(shards=n), device) <= device.memory), None)

@@ -1,4 +1,4 @@
-"""Stand-ins: what a study runs, with a twin in the model's place and nothing that would need weights or a network."""
+"""Stand-ins: a study's methods with twins in their models' places, and nothing that needs weights or a network."""
 
 from __future__ import annotations
 
@@ -139,14 +139,16 @@ class TwinRun(Run):
 
     def other(self, name: str) -> LM:
         recorder = cast(Recorder, self.lm.meter)
-        architecture = Architecture(
-            sources.resolve(name, weights=False), number=1 + len(recorder.others), autocast=recorder.subject.autocast
-        )
+        subject = recorder.subject
+        folder = sources.resolve(name, weights=False)
+        architecture = Architecture(folder, depth=subject.depth, autocast=subject.autocast)
+        if architecture.shapes != subject.shapes:  # of the same shapes, one may be subtracted from the other
+            architecture.number = 1 + len(recorder.others)
         other = twin(architecture, self.lm.reasoning, recorder)
         other.model.requires_grad_(False)
         recorder.others[id(other.model)] = architecture
         recorder.scales |= architecture.scales(other.model)
-        recorder.held["copies"] += 4 * architecture.parameters
+        recorder.held["copies"] += 4.0 * architecture.parameters
         return other
 
 
@@ -162,7 +164,7 @@ def twin(architecture: Architecture, reasoning: Reasoning, recorder: Recorder) -
 
 
 def replaced(thing: Any) -> Any:
-    """`thing` with a stand-in for every judge in its fields, and for attackers beside the defender, at any depth."""
+    """`thing` with stand-ins for all judges in its fields, at any depth, and attackers that take turns."""
     if isinstance(thing, Judge) and dataclasses.is_dataclass(thing):
         return Chance()
     if isinstance(thing, Attacker) and dataclasses.is_dataclass(thing):

@@ -8,21 +8,24 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._python_dispatch import _disable_current_modes
 
 from caseharden.cost.architecture import Architecture, Pass, Variant, rank_of
 from caseharden.cost.ledger import Ledger, Work, flops, size, tensors
 from caseharden.lm.meter import Meter
 
-KINDS = ("weights", "gradients", "states", "copies", "logits")
-"""What memory counts as: besides, there are the activations of passes, by their shapes."""
 AT_A_TIME = 4
 """Calls of an operator that an answer's next token takes besides the model: softmax, draw, compare, write."""
+
+
+K = TypeVar("K")
+Amounts = defaultdict[K, float]
+"""How much there is of each, 0 of what is not there."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Moment:
 
 @dataclass
 class Step:
-    """What one step takes: passes by model and how often, other work, and tokens that are trained on, read, written.
+    """What one step takes: passes by model and how often, other work, tokens that are trained on, read, written.
 
     `text` are seconds of the host's that templates and tokenizer take, which are the model's own.
     """
@@ -57,7 +60,7 @@ class Recorder(Meter):
         self.moments: dict[str, Moment] = {}
         self.inside = self.over = self.reading = False
         self.pending: list[tuple[Architecture, Pass]] = []
-        self.held: Counter[str] = Counter({"weights": 4 * subject.parameters})
+        self.held: Amounts[str] = defaultdict(float, weights=4.0 * subject.parameters)
         self.scales: dict[tuple[int, ...], tuple[float, float]] = {}
         self.seen: list[Step] = []
         self._begun: list[tuple[int, int | None]] = []
@@ -67,7 +70,7 @@ class Recorder(Meter):
     # ---- stages -------------------------------------------------------------------------------------
 
     def begin(self, number: int | None, seconds: float | None = None) -> None:
-        """A stage of so many steps begins, or the first one; of which as many as fit into `seconds` are to be seen."""
+        """A stage of so many steps begins, of which as many as fit into `seconds` are to be seen."""
         self._begun.append((len(self.seen), number))
         self._seconds, self._since = self._seconds if seconds is None else seconds, time.process_time()
 
@@ -80,7 +83,7 @@ class Recorder(Meter):
         return len(self._begun) == 1
 
     def stages(self) -> Iterator[tuple[int, int, int | None]]:
-        """Of each stage the first step seen, the one after the last, and how many it has; None is as many as seen."""
+        """Of each stage the first step seen, the one after the last, and how many it has; None: as many as seen."""
         ends = [*(start for start, _ in self._begun[1:]), len(self.seen)]
         for (start, number), end in zip(self._begun, ends, strict=True):
             if end > start:
@@ -101,7 +104,8 @@ class Recorder(Meter):
         architecture = self.others.get(id(model), self.subject)
         (B, T), width = inputs["input_ids"].shape, inputs["attention_mask"].shape[1]
         grad = bool(out[0].requires_grad)
-        trained = frozenset(name for name, p in model.named_parameters() if p.requires_grad) if grad else frozenset()
+        own = model.named_parameters()
+        trained = frozenset(architecture.bare(name) for name, p in own if grad and p.requires_grad)
         heads = out.logits.shape[1] if "logits" in out else 0
         variant = Variant(
             grad,
@@ -155,8 +159,8 @@ class Recorder(Meter):
 
     def note(self, kind: str, *passes: tuple[Architecture, Pass], logits: float = 0.0) -> None:
         """Remember this moment if it is the one of its kind at which most is held."""
-        held = self.held + Counter({"logits": logits}) if logits else self.held
-        moment = Moment(held.copy(), (*self.pending, *passes))
+        held = {**self.held, "logits": self.held["logits"] + logits}
+        moment = Moment(held, (*self.pending, *passes))
         if kind not in self.moments or total(moment) > total(self.moments[kind]):
             self.moments[kind] = moment
 
@@ -175,8 +179,8 @@ def kept(architecture: Architecture, one: Pass) -> float:
     return float(architecture.profile(one.variant).of([one[1:]])[0, 4])
 
 
-class Watching(Ledger):
-    """Counts the memory that is held in parameters' shapes, or the vocabulary's, and work beside the model's passes."""
+class Watching(Ledger):  # type: ignore[no-untyped-call]
+    """Counts memory in the shapes of parameters, or as wide as the vocabulary, and work beside the passes."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
@@ -276,8 +280,8 @@ def traced(steps: Iterator[Any], recorder: Recorder, model: nn.Module, number: i
             recorder.seen.append(recorder.step)
             if recorder.enough() and recorder.is_last():
                 break
-    passes: Counter[tuple[Architecture, Pass]] = Counter()
-    tokens: Counter[str] = Counter()
+    passes: Amounts[tuple[Architecture, Pass]] = defaultdict(float)
+    tokens: Amounts[str] = defaultdict(float)
     beside, text, left = Work(), 0.0, number
     for start, end, length in recorder.stages():
         own = recorder.seen[start:end]
@@ -291,9 +295,9 @@ def traced(steps: Iterator[Any], recorder: Recorder, model: nn.Module, number: i
             shares += [(own[i], (wanted - len(own)) / len(later)) for i in later]
         for step, share in shares:
             for one, times in step.passes.items():
-                passes[one] += share * times  # type: ignore[assignment]
+                passes[one] += share * times
             for name, count in step.tokens.items():
-                tokens[name] += share * count  # type: ignore[assignment]
+                tokens[name] += share * count
             beside += step.beside * share
             text += step.text * share
     return Trace(passes, beside, tokens, text, [*recorder.moments.values()])
