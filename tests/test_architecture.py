@@ -63,10 +63,28 @@ ARROWS: dict[str, set[str]] = {
         *("search", "study", "store", "executors", "audit", "domains", "train", "measures", "records"),
         *("lm", "data", "errors"),
     },
-    "api": {"suites", "search", "study", "store", "domains", "train", "report", "audit", "records", "lm", "errors"},
-    "": {"api", "audit"},
+    "cost": {
+        *(
+            "study",
+            "domains",
+            "bilevel",
+            "train",
+            "measures",
+            "judges",
+            "records",
+            "engines",
+            "lm",
+            "data",
+            "errors",
+        ),
+    },
+    "api": {
+        *("suites", "search", "cost", "study", "store", "domains", "train", "report", "audit", "records", "lm"),
+        "errors",
+    },
+    "": {"api", "audit", "cost"},
     "cli": {
-        *("api", "suites", "study", "store", "report", "certificate", "audit", "records"),
+        *("api", "suites", "cost", "study", "store", "report", "certificate", "audit", "records"),
         *("attacks", "defenses", "domains", "engines", "judges", "measures", "train", "lm", "errors"),
     },
 }

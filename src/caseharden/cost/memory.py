@@ -32,7 +32,7 @@ class Layout:
     bfloat16: bool = False
     eight_bit: bool = False
     offload_copies: bool = False
-    offload_states: bool = False
+    offload: bool = False
     shards: int = 1
 
 
@@ -47,12 +47,12 @@ class Way:
 
 WAYS = (
     Way("forward_batch: 1", "forward_batch", lambda it: replace(it, forward_batch=1)),
-    Way("checkpointing: true", None, lambda it: replace(it, checkpointing=True)),
-    Way("keep: cpu (copies of the weights off the device)", "keep", lambda it: replace(it, offload_copies=True)),
+    Way("memory: {checkpointing: true}", None, lambda it: replace(it, checkpointing=True)),
+    Way("keep: cpu", "keep", lambda it: replace(it, offload_copies=True)),
     Way(f"lora: {{r: {RANK}}}", "lora", lambda it: replace(it, lora=True)),
-    Way("optimizer: adamw8bit", "optimizer", lambda it: replace(it, eight_bit=True)),
-    Way("weights: bfloat16", None, lambda it: replace(it, bfloat16=True)),
-    Way("off-loading of the optimizer's state", "optimizer", lambda it: replace(it, offload_states=True)),
+    Way("optimizer: adamw_8bit", "optimizer", lambda it: replace(it, eight_bit=True)),
+    Way("precision: bfloat16_weights", None, lambda it: replace(it, bfloat16=True)),
+    Way("memory: {offload: true}", None, lambda it: replace(it, offload=True)),
 )
 """Those that leave one device one device, the least intrusive first."""
 
@@ -60,8 +60,8 @@ WAYS = (
 def held(moment: Moment, subject: Architecture, layout: Layout, device: Device) -> float:
     """Bytes on each device at a moment, beside those that it has taken before.
 
-    Where weights are trained in bfloat16, the optimizer keeps them in float32 besides. On a GPU an optimizer's step
-    takes as much again as there are gradients, since it takes all parameters at once.
+    Where weights are in bfloat16, the optimizer steps on others in float32, which count as its state. On a GPU its
+    step takes as much again as there are gradients, since it takes all parameters at once.
     """
     found = dict.fromkeys(("weights", "gradients", "states", "copies", "logits"), 0.0) | dict(moment.held)
     share = subject.adapters(RANK) / subject.parameters if layout.lora else 1.0
@@ -69,10 +69,10 @@ def held(moment: Moment, subject: Architecture, layout: Layout, device: Device) 
     trained = share * found["gradients"]
     weights = half * found["weights"] + (share * found["weights"] if layout.lora else 0.0)
     states = share * found["states"] * (EIGHT_BIT if layout.eight_bit else 1.0)
+    states += 0.0 if device.serial or moment.passes else trained
     if layout.bfloat16 and not layout.lora and found["states"]:
         states += found["weights"]
-    states += 0.0 if device.serial or moment.passes else trained
-    states = 0.0 if layout.offload_states else states
+    states = 0.0 if layout.offload else states
     copies = 0.0 if layout.offload_copies else half * found["copies"]
     gradients = trained * (1.0 if layout.lora else half)
     lasting = weights + gradients + states + copies
@@ -100,7 +100,7 @@ def activations(architecture: Architecture, one: Pass, layout: Layout) -> float:
 
 def peak(moments: Iterable[Moment], subject: Architecture, layout: Layout, device: Device) -> float:
     """Bytes on each device at the worst of several moments, all that is taken counted."""
-    loading = device.loads * 4 * subject.parameters / layout.shards
+    loading = device.loads * (2 if layout.bfloat16 else 4) * subject.parameters / layout.shards
     return device.base + max(loading, *(held(moment, subject, layout, device) for moment in moments))
 
 
