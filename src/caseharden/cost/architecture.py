@@ -136,14 +136,17 @@ class Architecture:
         if rank not in self._adapters:
             few, more = (
                 sum(p.numel() for p in self.shaped(self.with_layers(n), rank).parameters() if p.requires_grad)
-                for n in (self.depth, 2 * self.depth)
+                for n in (2 * self.depth, 3 * self.depth)
             )
             self._adapters[rank] = round(self.extended(few, more))
         return self._adapters[rank]
 
     def extended(self, few: Any, more: Any) -> Any:
-        """What grows with layers, of all, where it is known of `depth` of them and of twice as many."""
-        return few + (more - few) * ((self.layers - self.depth) / self.depth)
+        """What grows with layers, of all, where it is known of twice `depth` of them and of three times as many.
+
+        Of a first layer the most memory is less: none before it has left anything.
+        """
+        return few + (more - few) * (self.layers / self.depth - 2)
 
     def with_layers(self, number: int) -> Any:
         """Its configuration with fewer layers, the first ones."""
@@ -202,7 +205,7 @@ class Architecture:
                 for name, p in self.shaped(self.with_layers(n), rank_of(twin)).named_parameters()
                 if (there := self.place(name, n, self.depth)) in shapes
             )
-            for n in (self.depth, 2 * self.depth)
+            for n in (2 * self.depth, 3 * self.depth)
         )
         whole = {shape: self.extended(few.get(shape, numpy.zeros(2)), found) for shape, found in more.items()}
         return {shape: tuple(whole[shape] / own[shape]) for shape in whole}
@@ -220,7 +223,7 @@ class Architecture:
     def profile(self, variant: Variant) -> Profile:
         """What passes of a kind take, found by running a few of them without data, on few layers of full width."""
         if variant not in self._profiles:
-            few, more = (self._measured(variant, n) for n in (self.depth, 2 * self.depth))
+            few, more = (self._measured(variant, n) for n in (2 * self.depth, 3 * self.depth))
             found, *_ = numpy.linalg.lstsq(features(SHAPES[variant.begun]), self.extended(few, more), rcond=None)
             self._profiles[variant] = Profile(found)
         return self._profiles[variant]

@@ -6,6 +6,7 @@ number decides. Names are those of the fields that ask for them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -79,19 +80,23 @@ def held(moment: Moment, subject: Architecture, layout: Layout, device: Device) 
     if layout.shards > 1:
         lasting = lasting / layout.shards + GATHERED * 4 * half * subject.largest
     most = max((one.rows for _, one in moment.passes if one.variant.grad), default=1)
-    part = min(1.0, (layout.forward_batch or most) / most)
+    part = min(1.0, (layout.forward_batch or most) / most) / layout.shards
     passing = part * found["logits"] + sum(activations(a, one, layout) for a, one in moment.passes)
     return float(lasting + device.slack * passing)
 
 
 def activations(architecture: Architecture, one: Pass, layout: Layout) -> float:
-    """Bytes of a pass's activations at the most, `forward_batch` examples at a time.
+    """Bytes of a pass's activations at the most: of `forward_batch` examples, or of each device's share of them.
 
-    With checkpointing, what each layer begins with, and one layer's own.
+    With checkpointing, what each layer begins with, and one layer's own. What does not depend on the pass's shape
+    are weights cast to bfloat16, which there are none of where they are sharded, or are in bfloat16 themselves.
     """
-    if one.variant.grad and layout.forward_batch:
-        one = one._replace(rows=min(one.rows, layout.forward_batch))
-    whole = float(architecture.profile(one.variant).of([one[1:]])[0, 4])
+    rows = math.ceil(one.rows / layout.shards)
+    one = one._replace(rows=min(rows, layout.forward_batch) if one.variant.grad and layout.forward_batch else rows)
+    profile = architecture.profile(one.variant)
+    whole = float(profile.of([one[1:]])[0, 4])
+    if layout.shards > 1 or layout.bfloat16:
+        whole = max(0.0, whole - float(profile.coefficients[0, 4]))
     if not (one.variant.grad and layout.checkpointing):
         return whole
     ends = 4.0 * architecture.layers * one.rows * one.width * int(architecture.config.hidden_size)
