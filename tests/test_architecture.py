@@ -64,11 +64,29 @@ ARROWS: dict[str, set[str]] = {
         *("search", "study", "store", "executors", "audit", "domains", "train", "measures", "records"),
         *("lm", "data", "errors"),
     },
-    "api": {"suites", "search", "study", "store", "domains", "train", "report", "audit", "records", "lm", "errors"},
-    "": {"api", "audit"},
+    "cost": {
+        *(
+            "study",
+            "domains",
+            "bilevel",
+            "train",
+            "measures",
+            "judges",
+            "records",
+            "engines",
+            "lm",
+            "data",
+            "errors",
+        ),
+    },
+    "api": {
+        *("suites", "search", "cost", "study", "store", "domains", "train", "report", "audit", "records", "lm"),
+        "errors",
+    },
+    "": {"api", "audit", "cost"},
     "__main__": {"cli"},
     "cli": {
-        *("api", "suites", "study", "executors", "store", "report", "certificate", "audit", "records"),
+        *("api", "suites", "cost", "study", "executors", "store", "report", "certificate", "audit", "records"),
         *("attacks", "defenses", "domains", "engines", "judges", "measures", "train", "lm", "errors"),
     },
 }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # heavy: what a function needs it imports when it runs
 
     from caseharden.audit.assessment import Assessment
     from caseharden.audit.evidence import Searched
+    from caseharden.cost.estimate import Cost
     from caseharden.domains.domain import Domain
     from caseharden.executors.executor import Executor
     from caseharden.lm.lm import LM, Precision
@@ -309,6 +310,28 @@ def run(
             threads=threads,
             progress=progress,
         )
+
+
+def cost(
+    spec: StudySpec | Path | str,
+    device: str = "here",
+    *,
+    price: float | None = None,
+    utilization: float | None = None,
+    answer_tokens: int | None = None,
+) -> Cost:
+    """What a study, or the one in a file, takes on a device before anything of it runs: see `cost.estimate.cost`.
+
+    `device` is ``here``, or one of `cost.devices.TABLE`, several of it as in ``h100x8``; `price` dollars an hour of
+    one, `utilization` the share of its peak that is reached. Models may be folders with a configuration alone.
+    """
+    from caseharden.cost.estimate import cost as estimated
+    from caseharden.lm.machine import quiet_transformers
+    from caseharden.study.spec import StudySpec, load
+
+    read = spec if isinstance(spec, StudySpec) else load(Path(spec))
+    with quiet_transformers():
+        return estimated(read, device, price=price, utilization=utilization, answer_tokens=answer_tokens)
 
 
 def _run(

@@ -31,9 +31,9 @@ class Cost:
     def __str__(self) -> str:
         parts = [
             f"{self.steps} {'step' if self.steps == 1 else 'steps'}",
-            f"{_count(self.examples)} examples",
-            f"{_count(self.tokens)} tokens",
-            f"{_count(self.flops)} FLOPs",
+            f"{counted(self.examples)} examples",
+            f"{counted(self.tokens)} tokens",
+            f"{counted(self.flops)} FLOPs",
             "unknown dollars" if math.isnan(self.dollars) else f"${self.dollars:.2g}",
         ]
         return ", ".join(parts)
@@ -124,7 +124,7 @@ def _total(log: tuple[Mapping[str, float], ...], name: str) -> float:
 PREFIXES = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-def _count(value: float) -> str:
+def counted(value: float) -> str:
     """Three digits, with the prefix of a power of a thousand."""
     if math.isnan(value):
         return "unknown"

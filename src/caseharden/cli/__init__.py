@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 import caseharden
-from caseharden.cli import audit, models, search, studies, terminal
+from caseharden.cli import audit, cost, models, search, studies, terminal
 from caseharden.errors import CasehardenError
 from caseharden.executors.torchrun import together
 
@@ -23,7 +23,7 @@ app = typer.Typer(
 app.add_typer(studies.app, name="study")
 app.add_typer(models.app, name="models")
 COMMANDS = (
-    *(studies.demo, studies.harden, studies.attack, search.search),
+    *(studies.demo, studies.harden, studies.attack, search.search, cost.cost),
     *(audit.audit, audit.verify, audit.new_key),
     *(studies.rescore, studies.report, models.list_),
 )

@@ -73,8 +73,11 @@ def loading(source: str | Path) -> Iterator[None]:
         ) from error
 
 
-def check_folder(folder: Path) -> None:
-    """Raise `CasehardenError` if `folder` holds no model: an adapter, weights pickled or quantized, pointers."""
+def check_folder(folder: Path, *, weights: bool = True) -> None:
+    """Raise `CasehardenError` if `folder` holds no model: an adapter, weights pickled or quantized, pointers.
+
+    Whether there are `weights` need not be looked at.
+    """
     if (folder / "adapter_config.json").is_file():
         raise CasehardenError(
             f"{folder} holds an adapter. Merge it into its base model (PEFT's merge_and_unload), save that, and "
@@ -84,6 +87,8 @@ def check_folder(folder: Path) -> None:
         raise CasehardenError(f"{folder} holds no model: there is no config.json in it.")
     if "quantization_config" in _read(folder / "config.json"):
         raise CasehardenError(f"{folder} holds a quantized model. {UNQUANTIZED}")
+    if not weights:
+        return
     for path in folder.glob("*.safetensors"):
         with loading(folder), path.open("rb") as file:
             if file.read(len(POINTER)) == POINTER:

@@ -14,6 +14,8 @@ from caseharden.lm.loading import check_folder
 
 READ_BY_LOAD = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 """The files of a model's folder that decide what it does: weights, configuration, tokenizer."""
+DESCRIBES = tuple(pattern for pattern in READ_BY_LOAD if "safetensors" not in pattern)
+"""Those of them that are no weights."""
 PACKAGED = Path(__file__).parents[1] / "domains" / "almanac" / "models"
 
 
@@ -39,15 +41,16 @@ def is_on_hub(name: str) -> bool:
     return not Path(name).is_dir() and name not in packaged()
 
 
-def resolve(name: str) -> Path:
+def resolve(name: str, *, weights: bool = True) -> Path:
     """The folder of the model that a spec or a user calls `name`, for `LM.load`.
 
     A folder stands for itself; then models of the package, then models in the cache; anything else is a
-    hub id, downloaded into the hub's own cache unless it is there. Raises `CasehardenError` if it cannot
-    be had, or is a folder without a model.
+    hub id, downloaded into the hub's own cache unless it is there. Without `weights`, only what says how the
+    model is built and reads text has to be there, and is fetched. Raises `CasehardenError` if it cannot be had,
+    or is a folder without a model.
     """
     if Path(name).is_dir():
-        check_folder(Path(name))
+        check_folder(Path(name), weights=weights)
         return Path(name)
     for known in (packaged(), fetched()):
         if name in known:
@@ -58,7 +61,7 @@ def resolve(name: str) -> Path:
             f"{nearest(name, [*packaged(), *fetched()])}"
         )
     try:
-        return Path(snapshot_download(name, allow_patterns=[*READ_BY_LOAD]))
+        return Path(snapshot_download(name, allow_patterns=[*(READ_BY_LOAD if weights else DESCRIBES)]))
     except (OSError, HFValidationError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise CasehardenError(

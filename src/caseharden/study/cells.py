@@ -5,6 +5,7 @@ What is found is handed out as it comes; whoever asks for the next outcome is th
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import time
@@ -253,6 +254,7 @@ def _at(step: int, known: Known) -> Mapping[str, Reading]:
 
 
 def _load(job: Job) -> LM:
+    gc.collect()  # models refer to themselves: those of cells before are held until somebody looks for them
     spec, placement = job.spec, here(job.device)
     how = {"precision": spec.precision, "reasoning": spec.reasoning, "memory": spec.memory}
     return LM.load(job.source, device=job.device, placement=placement, **how)  # type: ignore[arg-type]

@@ -32,6 +32,7 @@ DECIDES_NOTHING = (
     "audit",
     "certificate",
     "cli",
+    "cost",
     "executors",
     "report",
     "search",

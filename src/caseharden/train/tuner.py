@@ -275,7 +275,7 @@ class Run:
     def afresh(self, *purpose: object) -> Run:
         """A run on the same model, data, role and engine with seeds and steps of its own, and nothing tracked."""
         seed = self.seed_for(*purpose)
-        return Run(self.lm, self.domain, self.role, seed, share=self.share, engine=self.engine)
+        return type(self)(self.lm, self.domain, self.role, seed, share=self.share, engine=self.engine)
 
     def release(self, name: str) -> None:
         """Forget what was tracked under `name`: it is over and need not survive a crash."""
