@@ -54,3 +54,11 @@ def test_shards_divide_what_lasts(moments, eight):
     number = shards_to_fit(moments, eight, GPU)
     assert number and peak(moments, eight, Layout(shards=number), GPU) <= GPU.memory
     assert peak(moments, eight, Layout(shards=number // 2), GPU) > GPU.memory
+
+
+def test_what_a_study_asks_for_already_is_counted_and_not_advised(eight, moments):
+    asked = Layout(checkpointing=True)
+    passing = moments[0]
+    assert held(passing, eight, asked, GPU) < held(passing, eight, Layout(), GPU)
+    assert "checkpointing" not in str(ways_to_fit(moments, eight, GPU, FIELDS, asked))
+    assert shards_to_fit(moments, eight, GPU, Layout(offload=True)) is None, "what is off-loaded is not sharded"

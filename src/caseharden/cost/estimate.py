@@ -7,7 +7,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy
@@ -99,7 +99,13 @@ def cost(
     if device != "here":
         target, number = named(device, price=price, utilization=utilization)
     precision = spec.precision if spec.precision != "auto" else "float32" if target is None else "bfloat16"
-    casts = precision == "bfloat16"
+    asked = Layout(
+        checkpointing=spec.memory.checkpointing,
+        offload=spec.memory.offload,
+        bfloat16=precision == "bfloat16_weights",
+    )
+    computes = precision.removesuffix("_weights")
+    casts = computes == "bfloat16"
     watched = {
         model: _Watched(spec, model, casts, answer_tokens, seconds) for model in (*spec.models, *spec.controls)
     }
@@ -113,10 +119,10 @@ def cost(
     found, advice = list[CellCost](), list[str]()
     for cell, need in zip(cells, needs, strict=True):
         subject = watched[cell.model].architecture
-        layout = Layout()
+        layout = asked
         if peak(need.moments, subject, layout, target) > target.memory:
-            advice += _advice(cell, need, subject, target, number)
-            layout = Layout(shards=number)
+            advice += _advice(cell, need, subject, target, number, asked)
+            layout = replace(asked, shards=number) if asked.can_be_sharded else asked
         found.append(
             CellCost(
                 _title(cell),
@@ -126,7 +132,7 @@ def cost(
                 need.tokens["trained"],
                 need.tokens["read"],
                 need.tokens["written"],
-                need.seconds(subject, target, precision, layout),
+                need.seconds(subject, target, computes, layout),
                 peak(need.moments, subject, layout, target),
                 layout.shards,
                 cell.parent,
@@ -146,7 +152,7 @@ def cost(
         dollars=paid * target.price,
         fits=all(cell.peak <= target.memory for cell in found),
         advice=[*dict.fromkeys(advice)],
-        assumptions=_assumptions(target, precision, answer_tokens),
+        assumptions=_assumptions(target, computes, answer_tokens),
     )
 
 
@@ -170,13 +176,16 @@ class _Need:
         self.beside += trace.beside * times
         self.text += trace.text * times
 
-    def work(self) -> Any:
-        """[n, 3] of all shapes of passes, and how often each comes, [n]."""
+    def work(self, again: float = 1.0) -> Any:
+        """[n, 3] of all shapes of passes, and how often each comes, [n]: `again` times as often with gradient.
+
+        A pass with gradient takes about three without, and one more where layers are computed twice.
+        """
         rows, times = [numpy.zeros((0, 3))], [numpy.zeros(0)]
         for (architecture, variant), shapes in by_model(self.passes).items():
             table = numpy.array(shapes, dtype=float)
             rows.append(architecture.profile(variant).of(table[:, :4])[:, :3])
-            times.append(table[:, 4])
+            times.append(table[:, 4] * (again if variant.grad else 1.0))
         return numpy.concatenate(rows), numpy.concatenate(times)
 
     def flops(self) -> float:
@@ -185,7 +194,7 @@ class _Need:
 
     def seconds(self, subject: Architecture, device: Device, precision: str, layout: Layout) -> float:
         """Seconds on so many devices as it is sharded over."""
-        rows, times = self.work()
+        rows, times = self.work(again=4 / 3 if layout.checkpointing else 1.0)
         computing = float(device.seconds(rows, precision) @ times) / layout.shards
         if (
             layout.shards > 1
@@ -276,12 +285,14 @@ def _open_fields(tuner: Tuner) -> Iterable[str]:
                 yield one.name
 
 
-def _advice(cell: Cell, need: _Need, subject: Architecture, device: Device, number: int) -> list[str]:
+def _advice(
+    cell: Cell, need: _Need, subject: Architecture, device: Device, number: int, asked: Layout
+) -> list[str]:
     """What would make a cell fit that does not."""
     title = _title(cell)
-    ways = ways_to_fit(need.moments, subject, device, need.fields)
+    ways = ways_to_fit(need.moments, subject, device, need.fields, asked)
     said = [f"{title}: {way} ({bytes_ / 1e9:.3g} GB on one {device.name})" for way, bytes_ in ways]
-    shards = shards_to_fit(need.moments, subject, device)
+    shards = shards_to_fit(need.moments, subject, device, asked)
     if shards and shards > number:
         said.append(f"{title}: {shards} of {device.name}, sharded (FSDP2)")
     elif shards:

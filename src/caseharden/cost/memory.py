@@ -25,7 +25,10 @@ GATHERED = 2
 
 @dataclass(frozen=True)
 class Layout:
-    """How a run lies in memory; as it is by default."""
+    """How a run lies in memory; as it is by default.
+
+    Over several devices (`shards`) neither optimizers nor masters are off-loaded, and weights are float32.
+    """
 
     lora: bool = False
     forward_batch: int | None = None
@@ -35,6 +38,10 @@ class Layout:
     offload_copies: bool = False
     offload: bool = False
     shards: int = 1
+
+    @property
+    def can_be_sharded(self) -> bool:
+        return not (self.offload or self.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -110,17 +117,21 @@ def peak(moments: Iterable[Moment], subject: Architecture, layout: Layout, devic
 
 
 def ways_to_fit(
-    moments: Sequence[Moment], subject: Architecture, device: Device, fields: frozenset[str]
+    moments: Sequence[Moment],
+    subject: Architecture,
+    device: Device,
+    fields: frozenset[str],
+    asked: Layout = Layout(),
 ) -> list[tuple[str, float]]:
     """What would make it fit on a device, and the bytes it takes then: as few ways together as will do.
 
-    `fields` are those that the methods have. Nothing if not even all of them do.
+    `fields` are those that the methods have, `asked` is what the study says already. Nothing if not even all do.
     """
-    usable = [way for way in WAYS if way.field is None or way.field in fields]
+    usable = [way for way in WAYS if (way.field is None or way.field in fields) and way.change(asked) != asked]
     for number in range(1, len(usable) + 1):
         found = []
         for some in combinations(usable, number):
-            layout = Layout()
+            layout = asked
             for way in some:
                 layout = way.change(layout)
             if (bytes_ := peak(moments, subject, layout, device)) <= device.memory:
@@ -130,7 +141,9 @@ def ways_to_fit(
     return []
 
 
-def shards_to_fit(moments: Sequence[Moment], subject: Architecture, device: Device) -> int | None:
+def shards_to_fit(
+    moments: Sequence[Moment], subject: Architecture, device: Device, asked: Layout = Layout()
+) -> int | None:
     """The fewest devices, a power of two up to 1024, on which it fits sharded; None if on none."""
-    sizes = (2**n for n in range(11))
-    return next((n for n in sizes if peak(moments, subject, Layout(shards=n), device) <= device.memory), None)
+    layouts = [replace(asked, shards=2**n) for n in range(11)] if asked.can_be_sharded else []
+    return next((it.shards for it in layouts if peak(moments, subject, it, device) <= device.memory), None)
