@@ -84,6 +84,16 @@ def test_a_model_is_attacked_in_the_precision_that_was_asked_for(tiny):
         caseharden.attack(tiny, SFT(lr=1e-2), domain=ToyDomain(), precision="half")
 
 
+def test_how_memory_is_spared_runs_nothing_again(tiny):
+    plain, spared = (
+        caseharden.attack(tiny, SFT(lr=1e-2), domain=ToyDomain(), budgets=[2], memory=memory)
+        for memory in (None, {"checkpointing": True})
+    )
+    assert "checkpointing: true" in spared.spec and plain.curves == spared.curves
+    with pytest.raises(CasehardenError, match=r"checkpoint.*Did you mean 'checkpointing'"):
+        caseharden.attack(tiny, SFT(lr=1e-2), domain=ToyDomain(), memory={"checkpoint": True})
+
+
 def test_two_hardenings_run_side_by_side_and_each_returns_its_own(tiny):
     made = []
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # heavy: what a function needs it imports when it runs
     from caseharden.domains.domain import Domain
     from caseharden.executors.executor import Executor
     from caseharden.lm.lm import LM, Precision
+    from caseharden.lm.memory import Memory
     from caseharden.lm.template import Reasoning
     from caseharden.records.results import Results
     from caseharden.search.search import Found, Search
@@ -79,6 +80,7 @@ def harden(
     seed: int = 0,
     reasoning: Reasoning | Mapping[str, Any] | None = None,
     precision: Precision = "auto",
+    memory: Memory | Mapping[str, Any] | None = None,
     store: Path | str = "out/harden",
     threads: int | None = None,
     progress: Progress | None = None,
@@ -86,7 +88,8 @@ def harden(
     """Harden a model, and measure it before and after.
 
     `reasoning` says how the model thinks before it answers, as a study file does: ``{"thinking": False}``, say.
-    `precision` is what it computes in; bfloat16 is faster than float32 on many CPUs as well.
+    `precision` is what it computes in; bfloat16 is faster than float32 on many CPUs as well. `memory` says how
+    training is made to fit, ``{"checkpointing": True, "offload": True}``, and decides no result.
     The hardened model is copied to `output`, a folder that must not exist yet, or else stays in the store. Its
     model card is README.md there. What the store holds already is not done again: after a copy that failed (a
     full disk), only the copy is made. Raises `CasehardenError` if the defense is a grid, or fails.
@@ -104,8 +107,7 @@ def harden(
 
     if output is not None and os.path.lexists(output):
         raise CasehardenError(f"{output} exists already. Name a folder that does not.")
-    read_as = {"models": [os.fspath(model)], "reasoning": reasoning or {}, "precision": precision}
-    common = {"name": "harden", "domain": domain, **read_as}
+    common = {"name": "harden", "domain": domain, **_read_as(model, reasoning, precision, memory)}
     spec = parse({**common, "budgets": [0], "defenses": ["none", defense], "defense_seeds": [seed]})
     spec = _under_its_own_name(spec)
     if len(spec.defenses) != 2:
@@ -141,6 +143,7 @@ def attack(
     seeds: Sequence[int] = (0,),
     reasoning: Reasoning | Mapping[str, Any] | None = None,
     precision: Precision = "auto",
+    memory: Memory | Mapping[str, Any] | None = None,
     store: Path | str = "out/attack",
     threads: int | None = None,
     jobs: int | None = 1,
@@ -155,8 +158,7 @@ def attack(
     from caseharden.store.store import Store
     from caseharden.study.spec import parse
 
-    read_as = {"models": [os.fspath(model)], "reasoning": reasoning or {}, "precision": precision}
-    common = {"name": "attack", "domain": domain, **read_as}
+    common = {"name": "attack", "domain": domain, **_read_as(model, reasoning, precision, memory)}
     spec = parse({**common, "attacks": [attack], "budgets": sorted({0, *budgets}), "seeds": [*seeds]})
     return run(_under_its_own_name(spec), Store(Path(store)), threads=threads, jobs=jobs, on=on, progress=progress)
 
@@ -215,6 +217,7 @@ def audit(
     held_out: Sequence[str] = (),
     reasoning: Reasoning | Mapping[str, Any] | None = None,
     precision: Precision = "auto",
+    memory: Memory | Mapping[str, Any] | None = None,
     store: Path | str = "out/audit",
     threads: int | None = None,
     jobs: int | None = 1,
@@ -226,7 +229,7 @@ def audit(
     """Attack a model and its controls, and judge resistance, stability, generalization and trainability.
 
     `baseline` is the same model without the defense, `ceiling` one that never learned what is forbidden, and
-    `held_out` are topics that the defense had no data of. `reasoning` and `precision` are as in `harden`.
+    `held_out` are topics that the defense had no data of. `reasoning`, `precision` and `memory` are as in `harden`.
     `suite` is a name, a file, or built already; of its stages, those after the one in which the model has failed
     are run only with `every_stage`. `base_public` says whether an attacker can have the baseline's weights; if
     nobody says, one on the hub is public. Audits in one store share their controls. `jobs` are how many cells run
@@ -235,6 +238,7 @@ def audit(
     from caseharden.audit.assessment import assess
     from caseharden.domains.domain import Domain
     from caseharden.lm import sources
+    from caseharden.lm.memory import Memory
     from caseharden.lm.template import Reasoning
     from caseharden.store.store import Store
     from caseharden.study.build import build
@@ -252,6 +256,7 @@ def audit(
         held_out=tuple(held_out),
         reasoning=build(reasoning or {}, Reasoning, "reasoning"),
         precision=precision,
+        memory=build(memory or {}, Memory, "memory"),
         base_public=sources.is_on_hub(os.fspath(baseline)) if base_public is None else base_public,
     )
     kept = Store(Path(store))
@@ -362,6 +367,12 @@ def _run(
     with quiet_transformers(), closing(events):
         (progress or _warn_of_failures)(events, len(plan(spec)))
     return results(store, spec.name)
+
+
+def _read_as(model: Model, reasoning: Any, precision: Precision, memory: Any) -> dict[str, Any]:
+    """What a study says of how one model is read."""
+    how = {"reasoning": reasoning or {}, "precision": precision, "memory": memory or {}}
+    return {"models": [os.fspath(model)], **how}
 
 
 def _under_its_own_name(spec: StudySpec) -> StudySpec:

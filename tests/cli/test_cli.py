@@ -174,6 +174,18 @@ def test_precision_is_said(command, monkeypatch, words):
 
 
 @pytest.mark.parametrize(
+    "words", ["harden tiny sft --output hard", "attack tiny sft", "audit tiny --baseline tiny"]
+)
+def test_how_memory_is_spared_is_said(command, monkeypatch, words):
+    def asked(*models, memory, **rest):
+        raise CasehardenError(f"spared by {[name for name, given in memory.items() if given]}")
+
+    monkeypatch.setattr(caseharden.api, words.split()[0], asked)
+    assert "spared by []" in command(*words.split())[1]
+    assert "spared by ['checkpointing', 'offload']" in command(*words.split(), "--checkpointing", "--offload")[1]
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (("study", "run", "absent.yaml"), "cannot read the study"),

@@ -31,6 +31,8 @@ def audit(
     ] = "",
     thinking: studies.Thinking = None,
     precision: studies.PrecisionText = "auto",
+    checkpointing: studies.Checkpointing = False,
+    offload: studies.Offload = False,
     store: Annotated[
         Path, typer.Option(help="Folder of the store; audits in one store share their controls.")
     ] = Path("out/audit"),
@@ -88,6 +90,7 @@ def audit(
         held_out=[part.strip() for part in held_out.split(",") if part.strip()],
         reasoning={"thinking": thinking},
         precision=precision,
+        memory={"checkpointing": checkpointing, "offload": offload},
         store=store,
         threads=threads,
         jobs=jobs,

@@ -58,6 +58,13 @@ PrecisionText = Annotated[
         "bfloat16_weights, weights are kept in it as well."
     ),
 ]
+Checkpointing = Annotated[
+    bool,
+    typer.Option("--checkpointing", help="Compute layers twice in training, for less memory: the same results."),
+]
+Offload = Annotated[
+    bool, typer.Option("--offload", help="Have optimizers work on the CPU, for less memory of a GPU.")
+]
 Thinking = Annotated[
     bool | None,
     typer.Option(
@@ -153,6 +160,8 @@ def harden(
     store: Annotated[Path, typer.Option(help="Folder of the store.")] = Path("out/harden"),
     thinking: Thinking = None,
     precision: PrecisionText = "auto",
+    checkpointing: Checkpointing = False,
+    offload: Offload = False,
     json: Json = None,
     threads: Threads = None,
 ) -> None:
@@ -166,6 +175,7 @@ def harden(
         seed=seed,
         reasoning={"thinking": thinking},
         precision=precision,
+        memory={"checkpointing": checkpointing, "offload": offload},
         store=store,
         threads=threads,
         progress=partial(watch, console=console),
@@ -186,6 +196,8 @@ def attack(
     store: Annotated[Path, typer.Option(help="Folder of the store.")] = Path("out/attack"),
     thinking: Thinking = None,
     precision: PrecisionText = "auto",
+    checkpointing: Checkpointing = False,
+    offload: Offload = False,
     json: Json = None,
     threads: Threads = None,
     jobs: Jobs = None,
@@ -201,6 +213,7 @@ def attack(
         seeds=[seed],
         reasoning={"thinking": thinking},
         precision=precision,
+        memory={"checkpointing": checkpointing, "offload": offload},
         store=store,
         threads=threads,
         jobs=jobs,

@@ -15,6 +15,7 @@ from caseharden.executors.executor import Executor
 from caseharden.lm import sources as models
 from caseharden.lm.facts import fingerprint
 from caseharden.lm.lm import Precision
+from caseharden.lm.memory import PLENTY, Memory
 from caseharden.lm.template import Reasoning
 from caseharden.measures.measure import Measure
 from caseharden.records.asking import way
@@ -178,6 +179,7 @@ def find(
     *,
     phi: float = 0.5,
     reasoning: Reasoning | None = None,
+    memory: Memory = PLENTY,
     executor: Executor | None = None,
     threads: int | None = None,
     retry_failed: bool = False,
@@ -187,11 +189,12 @@ def find(
 
     Every trial is a cell in `store`: searched again, the same trials are asked for, found there, and cost nothing,
     and so an interrupted search goes on. `phi` is the harm as released above which a way of asking says nothing of
-    attacks. `executor` and `threads` do the work, and change nothing else. A trial that failed says nothing, and
-    is counted; it is tried again only if `retry_failed`. Raises `SearchFailed` if all have failed.
+    attacks. `memory`, `executor` and `threads` say how the work is done, and change nothing else. A trial that
+    failed says nothing, and is counted; it is tried again only if `retry_failed`. Raises `SearchFailed` if all
+    have failed.
     """
     trials = Trials(
-        study(search, model, domain, phi, reasoning),
+        study(search, model, domain, phi, reasoning, memory),
         store,
         executor=executor,
         threads=threads,
@@ -202,7 +205,12 @@ def find(
 
 
 def study(
-    search: Search, model: str, domain: Domain, phi: float = 0.5, reasoning: Reasoning | None = None
+    search: Search,
+    model: str,
+    domain: Domain,
+    phi: float = 0.5,
+    reasoning: Reasoning | None = None,
+    memory: Memory = PLENTY,
 ) -> StudySpec:
     """What all trials have in common: harm, in every way of asking that the attacker has, and utility."""
     own = AttackerOnly(domain, search.questions)
@@ -225,6 +233,7 @@ def study(
         phi=phi,
         reasoning=reasoning or Reasoning(),
         precision=search.precision,
+        memory=memory,
     )
 
 

@@ -148,7 +148,9 @@ def execute(job: Job) -> Generator[Outcome, None, None]:
     with held, computing(job.device, job.threads):
         try:
             outcomes = {"harden": _harden, "release": _release, "attack": _attack}[job.cell.kind](job)
-            yield from outcomes if job.driver == this_process() else _thinned(outcomes)
+            # Processes that work together have to come to the same outcomes.
+            every = job.driver == this_process() or here(job.device).world > 1
+            yield from outcomes if every else _thinned(outcomes)
         except (StoreError, OSError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever a method dies of ends its cell, not the study

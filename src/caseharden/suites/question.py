@@ -16,6 +16,7 @@ from caseharden.errors import CasehardenError, nearest
 from caseharden.lm import sources as models
 from caseharden.lm.facts import fingerprint, parameters, weight_facts
 from caseharden.lm.lm import Precision
+from caseharden.lm.memory import PLENTY, Memory
 from caseharden.lm.template import Reasoning
 from caseharden.measures.measure import Measure, by_at_most
 from caseharden.measures.probe import Probe
@@ -43,8 +44,8 @@ class Question:
 
     `model` and `baseline` are names as `models.resolve` takes them; `ceiling` is a model that never learned
     what is forbidden. `held_out` are topics that the defense had no data of, `reasoning` how the models think
-    before they answer, `precision` what they compute in. Only if `base_public` can an attacker have the baseline's
-    weights.
+    before they answer, `precision` what they compute in, `memory` how training is made to fit. Only if
+    `base_public` can an attacker have the baseline's weights.
     """
 
     model: str
@@ -55,6 +56,7 @@ class Question:
     held_out: tuple[str, ...] = ()
     reasoning: Reasoning = field(default_factory=Reasoning)
     precision: Precision = "auto"
+    memory: Memory = PLENTY
     base_public: bool = False
 
     def __post_init__(self) -> None:
@@ -167,6 +169,7 @@ class Question:
             "threads": self.suite.threads,
             "reasoning": self.reasoning,
             "precision": self.precision,
+            "memory": self.memory,
         }
 
     @property

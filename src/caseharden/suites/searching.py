@@ -38,6 +38,7 @@ def searched(
                 store,
                 phi=question.suite.criteria.phi,
                 reasoning=question.reasoning,
+                memory=question.memory,
                 executor=executor,
                 threads=threads or question.suite.threads,
                 retry_failed=True,
