@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -56,6 +57,8 @@ def common(
 def main() -> None:
     """Run a command; an error that a user can put right is printed without a traceback, exit status 2."""
     terminal.write_anything()
+    # PEFT imports it where it is installed, and it warns of kernels that nothing here uses.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         with together() as leads:
             if leads:
