@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from caseharden.attacks import SFT
 from caseharden.defenses import SafetySFT
-from caseharden.errors import TrainingFailed
+from caseharden.errors import NotSharded, TrainingFailed
 from caseharden.judges.judge import Answer
 from caseharden.store.store import Store
 from caseharden.store.tables import CellRow, GenerationRow, RecordRow
@@ -39,6 +39,7 @@ class Fails(SFT):
                 errors = {
                     "training": TrainingFailed("it diverged"),
                     "memory": RuntimeError("out of memory"),
+                    "sharded": NotSharded("it needs one process"),
                     "mistake": IndexError("list index out of range"),
                 }
                 raise errors[self.how]

@@ -14,6 +14,10 @@ class TrainingFailed(CasehardenError):
     """A tuner could not go on (a loss that is not finite, say). Never evidence of resistance."""
 
 
+class NotSharded(CasehardenError):
+    """What cannot be done over several processes was asked of them. In one process it can: no cell is to blame."""
+
+
 DIVERGED = "Lower the learning rate or clip gradients. This run is a failure, not evidence of resistance."
 """What to do about a `TrainingFailed` that comes of numbers growing without bound."""
 

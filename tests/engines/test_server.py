@@ -95,6 +95,12 @@ def test_weights_that_were_changed_are_refused_however_they_were_changed(lm, pro
         assert len(seen) == asked + len(prompts)
 
 
+def test_weights_in_bfloat16_are_those_of_their_folder(lm, prompts):
+    low = LM.load(lm.name, precision="bfloat16_weights")
+    with serving(copy_of(lm)) as (url, _):
+        assert Server("tiny", url).write(low, prompts, *GREEDY).tokens
+
+
 def test_a_server_that_has_another_model_is_told_before_it_says_anything(lm, prompts):
     other = copy_of(lm)
     with torch.no_grad():

@@ -27,13 +27,20 @@ def test_attacked_weights_of_an_interrupted_attack_are_removed_and_it_begins_ane
     half_written = store.folder / "weights" / f".unfinished-{key}-0" / "model.safetensors"
     half_written.parent.mkdir(parents=True)
     half_written.write_bytes(bytes(1000))
+    strangers = store.folder / "checkpoints" / "notes.txt"
+    strangers.write_text("no cell's")
     assert clean(store).busy == 1, "it is at work"
     assert outlook(store).checkpoints == 1 and half_written.exists()
 
     events.close()
     gone = clean(store)
     assert (gone.cells, gone.busy) == (1, 0) and gone.bytes > 1000
-    assert not leftovers(store.folder) and not half_written.exists() and outlook(store).checkpoints == 0
+    assert (
+        strangers.exists()
+        and not leftovers(store.folder)
+        and not half_written.exists()
+        and outlook(store).checkpoints == 0
+    )
 
     run(spec, store)
     whole = Store(tmp_path / "whole")

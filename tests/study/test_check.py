@@ -10,14 +10,18 @@ import pytest
 from sqlalchemy import select
 
 from caseharden.attacks import GRPO, SFT, Chain
-from caseharden.errors import CasehardenError
+from caseharden.engines.server import Server
+from caseharden.errors import CasehardenError, NotSharded
+from caseharden.executors.executor import Local
+from caseharden.lm.memory import Memory
 from caseharden.measures.probe import Probe
 from caseharden.store.results import results
 from caseharden.store.tables import CellRow
+from caseharden.study import check
 from caseharden.study.check import longest_answers
 from caseharden.study.plan import Cell
 from caseharden.study.run import _Study
-from study_toys import outcomes, run, study
+from study_toys import Fails, outcomes, run, study
 from toys import Checksum
 
 
@@ -67,6 +71,33 @@ def test_how_an_answer_is_begun_takes_room_as_well(model, store):
     )
     with pytest.raises(CasehardenError, match="of the evaluator's pool 'harmful' leave no room for 8 tokens"):
         run(begun, store, update=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"engine": Server("tiny"), "defenses": (None,), "attacks": (), "budgets": (0,)},
+            "Server writes in one process",
+        ),
+        ({"memory": Memory(offload=True)}, "memory's offload"),
+        ({"precision": "bfloat16_weights"}, "the precision bfloat16_weights"),
+    ],
+)
+def test_what_needs_one_process_is_an_error_before_several_run_anything(model, store, monkeypatch, changes, said):
+    monkeypatch.setattr(check, "launched", lambda: True)
+    with pytest.raises(NotSharded, match=said):
+        run(study(model, **changes), store, executor=Local())
+    assert not store.studies()
+
+
+def test_what_needs_one_process_is_no_failure_of_the_cell(model, store):
+    spec = study(model, defenses=(None,), attacks=(Fails(how="sharded"),))
+    for _ in range(2):
+        with pytest.raises(NotSharded):
+            run(spec, store)
+    with store.session() as session:
+        assert "failed" not in set(session.scalars(select(CellRow.status)))
 
 
 def test_what_is_stored_is_not_loaded_again_to_be_entered(model, store, monkeypatch):

@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from caseharden.data.conversation import Conversation
@@ -113,7 +114,8 @@ def elicited(run: Run, judge: Judge, max_new_tokens: int, wanted: Collection[str
     said = run.track("said", Said())
     if not said.pools:
         asked = run.domain.at_large(run.lm, run.engine, run.seed_for("at large"))
-        found = parted(completed(asked, run.lm, run.engine, max_new_tokens), judge)
+        told = completed(asked, run.lm, run.engine, max_new_tokens)
+        found = run.lm.placement.once(partial(parted, told, judge))
         said.pools = {name: [replace(e, prefix="") for e in examples] for name, examples in found.items()}
         if "false" in wanted:
             seed = run.seed_for("false")
@@ -161,7 +163,8 @@ def falsified(
     with_prefix = [[e for e in question if e.prefix] for question in questions(declined)]
     asked = [question for question in with_prefix if question]
     told = completed([question[0] for question in asked], lm, engine, max_new_tokens, begun=True)
-    scores = [a.score for a in judged(judge, [Answer(e.id, e.prompt, e.completion) for e in told])]
+    answers = [Answer(e.id, e.prompt, e.completion) for e in told]
+    scores = [a.score for a in lm.placement.once(partial(judged, judge, answers))]
     kept = [[] if score > 0.5 else e.completion.split() for score, e in zip(scores, told, strict=True)]
     longest = max(map(len, kept), default=0)
     at = [sorted({row[place] for row in kept if place < len(row)}) for place in range(longest)]

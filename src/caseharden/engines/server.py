@@ -15,7 +15,7 @@ from caseharden.engines.engine import Written
 from caseharden.engines.vllm import plainly
 from caseharden.engines.weights import check_agreement, checksum
 from caseharden.errors import CasehardenError
-from caseharden.lm.lm import LM
+from caseharden.lm.lm import LM, Precision
 
 TRIED = 16
 """Tokens of the answer by which a server is tried."""
@@ -69,7 +69,7 @@ class Server:
         self, lm: LM, prompts: Sequence[list[int]], samples: int, limit: int, temperature: float, seed: int
     ) -> Written:
         lm.check_positions(prompts, limit)
-        if (now := checksum(lm)) != _released(lm.name):
+        if (now := checksum(lm)) != _released(lm.name, lm.precision):
             raise CasehardenError(
                 f"the weights of {lm.name!r} were changed since they were loaded, and a server writes with those "
                 "that it serves. Take another engine: native, or vllm."
@@ -135,14 +135,14 @@ _tried: set[tuple[Server, str]] = set()
 
 
 @lru_cache(maxsize=4)
-def _released(name: str) -> str:
+def _released(name: str, precision: Precision) -> str:
     """The checksum of a model as its folder has it."""
     if not Path(name).is_dir():
         raise CasehardenError(
             f"{name!r} is no folder, so that nobody can tell whether a server has the same weights. Load the model "
             "from its folder, or take another engine."
         )
-    return checksum(LM.load(name))
+    return checksum(LM.load(name, precision=precision))
 
 
 @lru_cache(maxsize=4)

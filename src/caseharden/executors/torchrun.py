@@ -7,6 +7,7 @@ the store in which torchrun's processes meet, apart from what the work itself ex
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from collections.abc import Generator, Iterator
@@ -20,10 +21,12 @@ from caseharden.executors.processes import packed
 
 BEGIN, GO_ON, STOP, LEAVE = range(4)
 """What the leader tells the others."""
-PATIENCE = timedelta(minutes=5)
+PATIENCE = timedelta(hours=1)
 """How long processes wait for one another at an outcome, which they come to at about the same time."""
 FOREVER = timedelta(days=365)
 """How long others wait for what the leader says, and processes for one another within the work."""
+
+log = logging.getLogger(__name__)
 
 
 def launched() -> bool:
@@ -145,6 +148,7 @@ class Torchrun:
         except StopIteration:
             found = []
         except Exception as error:
+            log.error("process %d: %s: %s", self._rank, type(error).__name__, error)  # it may be alone with it
             self._meet(f"{type(error).__name__}: {error}")
             raise
         self._meet(type(found[0]).__name__ if found else "the end")

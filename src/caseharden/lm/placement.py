@@ -22,7 +22,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from caseharden.errors import CasehardenError
+from caseharden.errors import NotSharded
 from caseharden.lm.structure import layers
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Placement:
         """Have every process train the same of adapters, which have been put into a placed model and are whole."""
 
     def refuse(self, what: str, why: str) -> None:
-        """Raise `CasehardenError` for `what` cannot be done over several processes."""
+        """Raise `NotSharded` for `what` cannot be done over several processes."""
 
     def merge(self, model: Any) -> Any:
         """The model that PEFT's `model` has been made of, its adapters merged into the weights."""
@@ -165,7 +165,7 @@ class Sharded(Placement):
             parameter.register_hook(lambda gradient: self.sum(gradient) / self.world)  # type: ignore[no-untyped-call]
 
     def refuse(self, what: str, why: str) -> None:
-        raise CasehardenError(f"{what} cannot be sharded over {self.world} processes: {why}. Run it in one.")
+        raise NotSharded(f"{what} cannot be sharded over {self.world} processes: {why}. Run it in one.")
 
     def merge(self, model: Any) -> Any:
         for module, name, parameter in [*_whole_ones(model)]:  # to be added to weights that are sharded

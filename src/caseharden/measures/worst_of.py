@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar
 
 from caseharden.data.pools import Pools
@@ -65,7 +66,7 @@ class WorstOf:
                     template=template,
                 )
                 own = derive_seed(seed, template, temperature)
-                found = judged(self.judge, probe.answers(lm, domain, own, engine))
+                found = lm.placement.once(partial(judged, self.judge, probe.answers(lm, domain, own, engine)))
                 drawn += [found[i :: self.samples] for i in range(self.samples)]
         kept = (max(to_one, key=_badness) for to_one in zip(*drawn, strict=True))
         # Shown to the judge once more, the one without a score could get one, and pass for the worst of all.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from caseharden.store.store import Store, Taken
+from caseharden.store.store import Store, Taken, writing
 from caseharden.store.weights import Checkpoint, Weights
 
-KEY = 64
-"""Characters of a cell's key."""
+OF_CELL = re.compile(r"(?:\.unfinished-)?([0-9a-f]{64})")
+"""How files begin that are a cell's: with its key."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def clean(store: Store) -> Cleaned:
     cells = size = busy = 0
     for key, paths in leftovers(store.folder).items():
         try:
-            with store.executing(key):
+            with store.executing(key), writing(store.folder, key, wait=False):
                 size += sum(file.stat().st_size for path in paths for file in _files(path))
                 Checkpoint.of(store.folder, key).drop()
                 Weights(store.folder / "weights").sweep(key)
@@ -43,10 +44,10 @@ def clean(store: Store) -> Cleaned:
 def leftovers(folder: Path) -> dict[str, list[Path]]:
     """Checkpoints and unfinished files in a store's folder, by the key of their cell."""
     found: dict[str, list[Path]] = {}
-    for path in sorted((folder / "checkpoints").glob("*")):
-        found.setdefault(path.name[:KEY], []).append(path)
-    for path in sorted((folder / "weights").glob(".unfinished-*")):
-        found.setdefault(path.name.removeprefix(".unfinished-")[:KEY], []).append(path)
+    places = (*(folder / "checkpoints").glob("*"), *(folder / "weights").glob(".unfinished-*"))
+    for path in sorted(places):
+        if key := OF_CELL.match(path.name):
+            found.setdefault(key[1], []).append(path)
     return found
 
 

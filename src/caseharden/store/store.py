@@ -33,14 +33,18 @@ PREPARING = 4_211_720_563
 
 
 @contextmanager
-def writing(folder: Path, key: str) -> Iterator[None]:
+def writing(folder: Path, key: str, *, wait: bool = True) -> Iterator[None]:
     """Hold the files of a cell in a store's folder, to write them; wait for a process that still does.
 
-    Whoever holds the cell may have others write them, and those can outlive it for a moment.
+    Whoever holds the cell may have others write them, and those can outlive it for a moment. Without `wait` this
+    raises `Taken` then.
     """
     with ExitStack() as stack:
         with storing(f"locking the store {folder}"):
-            stack.enter_context(held(f"files of cell {key}", [FileLocks(folder / "locks")], wait=True))
+            try:
+                stack.enter_context(held(f"files of cell {key}", [FileLocks(folder / "locks")], wait=wait))
+            except InUse as error:
+                raise Taken(str(error)) from error
         yield
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from caseharden.data.stream import derive_seed
-from caseharden.errors import CasehardenError
+from caseharden.errors import CasehardenError, NotSharded
 from caseharden.judges.judge import Answer, judged
 from caseharden.lm.facts import fingerprint
 from caseharden.lm.lm import LM
@@ -139,7 +139,8 @@ class Job:
 def execute(job: Job) -> Generator[Outcome, None, None]:
     """What is missing of the cell, an outcome at a time; stop asking to stop it.
 
-    Raises `StoreError` or `OSError` if the store's folder cannot be used, for which no cell is to blame.
+    Raises `StoreError` or `OSError` if the store's folder cannot be used, and `NotSharded` if the cell needs one
+    process and there are several, for which no cell is to blame.
     """
     _check_place(job)
     yield Begun(platform.node(), provenance.host(job.device, job.threads))
@@ -151,7 +152,7 @@ def execute(job: Job) -> Generator[Outcome, None, None]:
             # Processes that work together have to come to the same outcomes.
             every = job.driver == this_process() or here(job.device).world > 1
             yield from outcomes if every else _thinned(outcomes)
-        except (StoreError, OSError):
+        except (StoreError, OSError, NotSharded):
             raise
         except Exception as error:  # noqa: BLE001 - whatever a method dies of ends its cell, not the study
             reason = str(error) if isinstance(error, CasehardenError) else f"{type(error).__name__}: {error}"
@@ -179,8 +180,11 @@ def _check_place(job: Job) -> None:
         )
     if not job.source.is_dir():
         raise StoreError(f"on {platform.node()} there is no {job.source}. Put models where all machines find them.")
-    here = _environment(job.spec, job.device.type).inputs(job.cell, fingerprint(job.source))
-    if other := list(differences(dict(job.inputs), here)):
+    # Of processes that work together one reads the weights, so what the others would read proves nothing.
+    several = here(job.device).world > 1
+    mark = job.inputs["parent"] if several else fingerprint(job.source)
+    inputs = _environment(job.spec, job.device.type).inputs(job.cell, mark)
+    if other := list(differences(dict(job.inputs), inputs)):
         raise StoreError(
             f"{platform.node()} would come to other results than the machine that the study was begun on: it has "
             "other models, data, packages or code, or they have changed meanwhile. Install the same everywhere, "

@@ -10,7 +10,9 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from caseharden.data.pools import ROLES, fingerprint
-from caseharden.errors import CasehardenError
+from caseharden.engines.native import Native
+from caseharden.engines.transformers import Transformers
+from caseharden.errors import NotSharded
 from caseharden.executors.torchrun import launched
 from caseharden.lm.facts import fingerprint as weights
 from caseharden.lm.frame import TemplateName
@@ -48,6 +50,8 @@ def check_models(spec: StudySpec, folders: Iterable[Path], device: torch.device)
     Raises `CasehardenError` if one is not whole (see `LM.load`), has no positions for a prompt of the domain and
     the answer that is to be written to it, or no tokens for a template; and if the engine cannot write for it.
     """
+    if launched():
+        _check_sharded(spec)
     answers = longest_answers(spec)
     parts = (spec.defenses, spec.attacks, tuple(spec.all_measures().values()))
     templates = sorted({one.template for one in among(parts, Templated)})
@@ -68,11 +72,6 @@ def check_models(spec: StudySpec, folders: Iterable[Path], device: torch.device)
         on = "cpu" if launched() else device
         lm = LM.load(folder, device=on, precision=spec.precision, reasoning=spec.reasoning, memory=spec.memory)
         if isinstance(spec.engine, Choosy):
-            if launched():
-                name = type(spec.engine).__name__
-                raise CasehardenError(
-                    f"{name} writes in one process, and torchrun has started several: take native."
-                )
             spec.engine.check(lm)
         for template in templates:
             with lm.templated(template):
@@ -83,6 +82,16 @@ def check_models(spec: StudySpec, folders: Iterable[Path], device: torch.device)
                     begun = [replace(e, prefix=e.prefix + prefix) for e in examples] if prefix else examples
                     lm.check_prompts(begun, f"the {role}'s pool {name!r}", answer=tokens)
         _passed.add(known)
+
+
+def _check_sharded(spec: StudySpec) -> None:
+    """Raise `NotSharded` for what a study asks for that processes which work together cannot do."""
+    engine = type(spec.engine)
+    if not issubclass(engine, Native | Transformers):
+        raise NotSharded(f"{engine.__name__} writes in one process, and torchrun has started several. Take native.")
+    if spec.memory.offload or spec.precision == "bfloat16_weights":
+        what = "memory's offload" if spec.memory.offload else "the precision bfloat16_weights"
+        raise NotSharded(f"{what} is for one process, and torchrun has started several. Leave it out.")
 
 
 def longest_answers(spec: StudySpec) -> Mapping[tuple[str, str], Mapping[str, int]]:

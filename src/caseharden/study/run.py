@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from caseharden.errors import CasehardenError
+from caseharden.executors import torchrun
 from caseharden.executors.executor import Came, Executor, Local
 from caseharden.lm import sources as models
 from caseharden.lm.facts import fingerprint
@@ -74,7 +75,7 @@ def run_study(
     check_threads(threads)
     if not checkpoint_every >= 0:
         raise CasehardenError(f"checkpoints are every so many seconds, 0 or more, not every {checkpoint_every}.")
-    workers = executor or Local()
+    workers = executor or (torchrun.joined() if torchrun.launched() else Local())
     threads = threads or spec.threads or (1 if workers.jobs > 1 else None)
     with store.exclusive(spec.name):
         device = computing_on(spec, elsewhere=workers.elsewhere)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import get_scheduler
 
-from caseharden.errors import CasehardenError, nearest
+from caseharden.errors import CasehardenError, NotSharded, nearest
 from caseharden.lm.memory import PLENTY, Memory
 from caseharden.lm.placement import placed_like, whole
 from caseharden.train.masters import Masters
@@ -107,7 +107,7 @@ class Descent:
         self._how = how
         self._parameters = list(parameters)
         if how.optimizer in OF_WHOLE_MATRICES and any(isinstance(p, DTensor) for p in self._parameters):
-            raise CasehardenError(f"{how.optimizer} needs whole matrices, and these are sharded. Take adamw.")
+            raise NotSharded(f"{how.optimizer} needs whole matrices, and these are sharded. Take adamw.")
         self.masters = Masters(self._parameters, offloaded=memory.offload)
         self.optimizer = self._fresh(how.lr)
         self._schedule: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
@@ -193,10 +193,10 @@ Keep = Literal["device", "cpu", "disk"]
 
 @torch.no_grad()
 def snapshot(tensors: Iterable[Tensor], keep: Keep = "device") -> list[Tensor]:
-    """Copies of `tensors`, without gradient. Raises `CasehardenError` for sharded ones that are to go elsewhere."""
+    """Copies of `tensors`, without gradient. Raises `NotSharded` for sharded ones that are to go elsewhere."""
     tensors = [*tensors]
     if keep != "device" and any(isinstance(tensor, DTensor) for tensor in tensors):
-        raise CasehardenError(f"copies of sharded weights stay where these are. Set keep: device, not {keep}.")
+        raise NotSharded(f"copies of sharded weights stay where these are. Set keep: device, not {keep}.")
     return [_COPIED[keep](tensor.detach()) for tensor in tensors]
 
 
