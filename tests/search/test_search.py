@@ -32,6 +32,7 @@ class Backwards:
     """Three jobs, of which the last begun is done first."""
 
     jobs = 3
+    elsewhere = False
 
     def __init__(self):
         self.work, self.at_once = {}, 0
