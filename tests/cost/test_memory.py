@@ -90,7 +90,7 @@ def test_nothing_is_put_aside_where_the_model_is_on_the_cpu_itself(moments, eigh
         more = held(with_aside, eight, Layout(), device) - held(one, eight, Layout(), device)
         assert more == copies * one.held["weights"]
     fields = FIELDS | {"keep"}
-    tight = replace(here, memory=peak(with_copies, eight, Layout(), here) - 1)
-    found = ways_to_fit(with_copies, eight, tight, fields)
-    assert found and not any("keep" in way or "offload" in way for way, _ in found)
-    assert "keep: cpu" in [way for way, _ in ways_to_fit(with_copies, eight, replace(tight, serial=False), fields)]
+    for device in (here, GPU):
+        tight = replace(device, memory=peak(with_copies, eight, Layout(), device) - 1)
+        found = [way for way, _ in ways_to_fit(with_copies, eight, tight, fields)]
+        assert found and ("keep: cpu" in found) == ("memory: {offload: true}" in found) == (not device.serial)
