@@ -5,11 +5,13 @@ from transformers import LlamaConfig
 
 from caseharden.attacks import GRPO, SFT
 from caseharden.cost.devices import named
-from caseharden.cost.estimate import cost
+from caseharden.cost.estimate import _open_fields, cost
 from caseharden.defenses import SafetySFT
+from caseharden.lm.memory import Memory
 from caseharden.study.spec import StudySpec
 from caseharden.train.adapters import LoRA
 from cost_toys import model_in
+from test_contract import SMALL_SFT, SMALL_TAR
 
 SIZES = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
 
@@ -76,3 +78,29 @@ def test_this_machine_is_measured(tiny_lm, toy_domain, tmp_path):
     found = cost(spec, price=3.0, seconds=0.1)
     assert found.fits and found.device == "here" and found.hours > 0
     assert found.dollars == pytest.approx(3 * found.hours)
+
+
+def test_copies_that_a_study_keeps_elsewhere_are_credited_and_not_advised_again(tiny_lm, toy_domain, tmp_path):
+    model = str(model_in(tmp_path, tiny_lm))
+    tar = replace(SMALL_TAR, adversaries=(SMALL_SFT,), max_steps=2)
+    spec = StudySpec("toy", toy_domain, (model,), defenses=(tar,))
+    peaks = {}
+    for keep in ("device", "cpu", "disk"):
+        found = cost(replace(spec, defenses=(replace(tar, keep=keep),)), "h100", seconds=0.1)
+        peaks[keep] = next(cell.peak for cell in found.cells if cell.kind == "harden")
+    weights = 4 * found.parameters[model]
+    assert peaks["device"] - peaks["cpu"] == pytest.approx(weights)
+    assert peaks["cpu"] == pytest.approx(peaks["disk"])
+    assert "keep" in [*_open_fields(tar)] and "keep" not in [*_open_fields(replace(tar, keep="cpu"))]
+
+
+def test_answers_are_read_in_whole_rows_with_checkpointing(tiny_lm, toy_domain, tmp_path):
+    model = str(model_in(tmp_path, tiny_lm))
+    grpo = GRPO(samples=3, prompts=2, max_new_tokens=4)
+    spec = StudySpec("toy", toy_domain, (model,), (grpo,), budgets=(0, 2))
+    shared, whole = (
+        cost(replace(spec, memory=memory), "h100", seconds=0.1).cells[-1]
+        for memory in (Memory(), Memory(checkpointing=True))
+    )
+    assert whole.trained > shared.trained  # prompts once for each answer, not once for all
+    assert whole.written == shared.written

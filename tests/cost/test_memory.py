@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import pytest
 from transformers import LlamaConfig
 
 from caseharden.cost.architecture import Architecture, Pass, Variant
 from caseharden.cost.devices import TABLE
 from caseharden.cost.memory import WAYS, Layout, held, peak, shards_to_fit, ways_to_fit
-from caseharden.cost.trace import Moment
+from caseharden.cost.trace import Moment, traced
+from cost_toys import model_in, on_twin
+from test_contract import SMALL_SFT, SMALL_TAR
 
 FIELDS = frozenset({"lora", "forward_batch", "optimizer"})
 GPU = TABLE["h100"]
@@ -33,9 +37,7 @@ def moments(eight) -> list[Moment]:
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.says)
 def test_each_way_saves_memory(way, moments, eight):
-    with_copies = [
-        Moment({**moment.held, "copies": 3 * moment.held["weights"]}, moment.passes) for moment in moments
-    ]
+    with_copies = [Moment({**moment.held, "kept": 3 * moment.held["weights"]}, moment.passes) for moment in moments]
     whole, saved = (sum(held(m, eight, it, GPU) for m in with_copies) for it in (Layout(), way.change(Layout())))
     assert saved < whole
 
@@ -62,3 +64,33 @@ def test_what_a_study_asks_for_already_is_counted_and_not_advised(eight, moments
     assert held(passing, eight, asked, GPU) < held(passing, eight, Layout(), GPU)
     assert "checkpointing" not in str(ways_to_fit(moments, eight, GPU, FIELDS, asked))
     assert shards_to_fit(moments, eight, GPU, Layout(offload=True)) is None, "what is off-loaded is not sharded"
+
+
+def test_keep_spares_what_it_moves_and_no_other_copy(tiny_lm, toy_domain, tmp_path):
+    run, recorder = on_twin(model_in(tmp_path, tiny_lm), toy_domain, "defender")
+    tar = replace(SMALL_TAR, adversaries=(SMALL_SFT,))
+    found = traced(run.drive(tar), recorder, run.lm.model, 2, 60).moments
+    subject = recorder.subject
+    weights = 4 * subject.parameters
+    copies = max(moment.held["copies"] + moment.held["kept"] for moment in found)
+    assert copies > 1.9 * weights  # θ, which `keep` moves, and what TAR adds gradients up in
+    whole, spared = (peak(found, subject, layout, GPU) for layout in (Layout(), Layout(offload_copies=True)))
+    assert whole - spared == pytest.approx(weights)
+
+
+def test_nothing_is_put_aside_where_the_model_is_on_the_cpu_itself(moments, eight):
+    with_copies = [Moment({**moment.held, "kept": moment.held["weights"]}, moment.passes) for moment in moments]
+    here = replace(GPU, serial=True)
+    aside = Layout(offload=True, offload_copies=True)
+    assert peak(with_copies, eight, aside, GPU) < peak(with_copies, eight, Layout(), GPU)
+    assert peak(with_copies, eight, aside, here) == peak(with_copies, eight, Layout(), here)
+    for device, copies in ((here, 1), (GPU, 0)):
+        one = moments[1]
+        with_aside = Moment({**one.held, "kept aside": one.held["weights"]})
+        more = held(with_aside, eight, Layout(), device) - held(one, eight, Layout(), device)
+        assert more == copies * one.held["weights"]
+    fields = FIELDS | {"keep"}
+    for device in (here, GPU):
+        tight = replace(device, memory=peak(with_copies, eight, Layout(), device) - 1)
+        found = [way for way, _ in ways_to_fit(with_copies, eight, tight, fields)]
+        assert found and ("keep: cpu" in found) == ("memory: {offload: true}" in found) == (not device.serial)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from caseharden.lm.lm import LM
 from caseharden.train.adapters import LoRA
 from caseharden.train.tuner import Run
 from cost_toys import model_in, on_twin
+from test_contract import SMALL_PATCHER, SMALL_SFT, SMALL_TAR
 
 
 def trace_of(tuner, folder, domain, number=4, role="attacker", seconds=math.inf):
@@ -55,6 +57,24 @@ def test_a_reference_is_a_copy_and_is_read(tiny_lm, toy_domain, tmp_path):
     trace, subject = trace_of(near, folder, toy_domain, role="defender")
     assert most(trace, "copies") - most(without, "copies") == pytest.approx(4 * subject.parameters)
     assert trace.tokens["read"] == trace.tokens["trained"] == without.tokens["trained"]
+
+
+def test_kept_copies_are_where_keep_says(tiny_lm, toy_domain, tmp_path):
+    folder = model_in(tmp_path, tiny_lm)
+    weights = {}
+    for keep in ("device", "cpu", "disk"):
+        tar = replace(SMALL_TAR, adversaries=(SMALL_SFT,), keep=keep)
+        trace, subject = trace_of(tar, folder, toy_domain, number=2, role="defender")
+        held = most(trace, "kept"), most(trace, "kept aside")
+        weights[keep] = tuple(bytes_ / (4 * subject.parameters) for bytes_ in held)
+    assert weights == {"device": pytest.approx((1, 0)), "cpu": pytest.approx((0, 1)), "disk": (0, 0)}
+
+
+def test_attacks_that_patcher_has_are_kept_copies(tiny_lm, toy_domain, tmp_path):
+    trace, subject = trace_of(
+        replace(SMALL_PATCHER, vectors=2), model_in(tmp_path, tiny_lm), toy_domain, None, "defender"
+    )
+    assert most(trace, "kept") > 1.9 * 4 * subject.parameters
 
 
 def test_steps_beyond_those_seen_are_as_the_last_ones(tiny_lm, toy_domain, tmp_path):

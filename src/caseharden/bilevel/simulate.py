@@ -11,7 +11,7 @@ import torch
 
 from caseharden.bilevel.excursion import excursion, trajectory
 from caseharden.bilevel.vector import AttackVector
-from caseharden.train.optim import Keep, snapshot
+from caseharden.train.optim import Keep, keeping, snapshot
 from caseharden.train.tuner import Metrics, Run, Tuner
 
 
@@ -43,7 +43,8 @@ def simulate(
         for _, metrics in trajectory(adversary_run, adversary, length, [length]):
             found = {"attack_loss": metrics["loss"]} | (observe(adversary_run) if observe else {})
             adversary_run.finish()  # merges adapters into the parameters, so that v holds what they did
-            vector = AttackVector.between(start, parameters)
+            with keeping("device"):  # until a `Population` takes it elsewhere
+                vector = AttackVector.between(start, parameters)
     return SimulatedAttack(launched, vector, found)
 
 

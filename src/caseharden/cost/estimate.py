@@ -216,7 +216,7 @@ class _Watched:
         self.architecture = Architecture(
             sources.resolve(model, weights=False), depth=4 if in_parts else 1, autocast=casts
         )
-        lm = twin(self.architecture, spec.reasoning, Recorder(self.architecture))
+        lm = twin(self.architecture, spec.reasoning, Recorder(self.architecture), spec.memory)
         began = time.process_time()
         self.engine = StandIn(lm, spec.domain, spec.engine, answer_tokens)
         self.entering = time.process_time() - began  # a study reads all prompts as well, before anything runs
@@ -249,7 +249,7 @@ class _Watched:
         known = (as_json(written(tuner, Tuner)), role, number)
         if known not in self._traces:
             recorder = Recorder(self.architecture)
-            lm = twin(self.architecture, self.spec.reasoning, recorder)
+            lm = twin(self.architecture, self.spec.reasoning, recorder, self.spec.memory)
             run = TwinRun(lm, self.spec.domain, role, 0, engine=self.engine)
             steps = run.drive(replaced(tuner))
             self._traces[known] = traced(steps, recorder, lm.model, number, self.seconds)
@@ -273,15 +273,17 @@ class _Watched:
 def _during(measured: Moment, training: Iterable[Moment]) -> Moment:
     """A moment of measures in the midst of training: what the method holds between its steps is held as well."""
     lasting = [moment.held for moment in training if not moment.passes]
-    most = {kind: max((one.get(kind, 0.0) for one in lasting), default=0.0) for kind in ("states", "copies")}
+    kinds = ("states", "copies", "kept", "kept aside")
+    most = {kind: max((one.get(kind, 0.0) for one in lasting), default=0.0) for kind in kinds}
     return Moment({**measured.held, **most}, measured.passes)
 
 
 def _open_fields(tuner: Tuner) -> Iterable[str]:
-    """The fields of a method, and of those within it, but for adapters where it has them already."""
+    """The fields of a method, and of those within it, but for those that spare memory already."""
+    plenty = {"lora": None, "forward_batch": None, "keep": "device"}
     for part in among(tuner, Tuner):
         for one in dataclasses.fields(part):
-            if one.name not in ("lora", "forward_batch") or getattr(part, one.name) is None:
+            if one.name not in plenty or getattr(part, one.name) == plenty[one.name]:
                 yield one.name
 
 

@@ -13,7 +13,7 @@ from itertools import combinations
 
 from caseharden.cost.architecture import Architecture, Pass
 from caseharden.cost.devices import Device
-from caseharden.cost.trace import Moment
+from caseharden.cost.trace import KINDS, Moment
 
 RANK = 16
 """Of the adapters that are proposed."""
@@ -46,21 +46,25 @@ class Layout:
 
 @dataclass(frozen=True)
 class Way:
-    """A way to save memory: what to write, which field a method needs for it, and what it changes."""
+    """A way to save memory: what to write, which field a method needs for it, and what it changes.
+
+    `aside` if it puts something into the host's memory, which spares nothing where the model is there itself.
+    """
 
     says: str
     field: str | None
     change: Callable[[Layout], Layout]
+    aside: bool = False
 
 
 WAYS = (
     Way("forward_batch: 1", "forward_batch", lambda it: replace(it, forward_batch=1)),
     Way("memory: {checkpointing: true}", None, lambda it: replace(it, checkpointing=True)),
-    Way("keep: cpu", "keep", lambda it: replace(it, offload_copies=True)),
+    Way("keep: cpu", "keep", lambda it: replace(it, offload_copies=True), aside=True),
     Way(f"lora: {{r: {RANK}}}", "lora", lambda it: replace(it, lora=True)),
     Way("optimizer: adamw_8bit", "optimizer", lambda it: replace(it, eight_bit=True)),
     Way("precision: bfloat16_weights", None, lambda it: replace(it, bfloat16=True)),
-    Way("memory: {offload: true}", None, lambda it: replace(it, offload=True)),
+    Way("memory: {offload: true}", None, lambda it: replace(it, offload=True), aside=True),
 )
 """Those that leave one device one device, the least intrusive first."""
 
@@ -69,9 +73,10 @@ def held(moment: Moment, subject: Architecture, layout: Layout, device: Device) 
     """Bytes on each device at a moment, beside those that it has taken before.
 
     Where weights are in bfloat16, the optimizer steps on others in float32, which count as its state. On a GPU its
-    step takes as much again as there are gradients, since it takes all parameters at once.
+    step takes as much again as there are gradients, since it takes all parameters at once. What is kept on the CPU
+    is on the device only if that is the CPU.
     """
-    found = dict.fromkeys(("weights", "gradients", "states", "copies", "logits"), 0.0) | dict(moment.held)
+    found = dict.fromkeys(KINDS, 0.0) | dict(moment.held)
     share = subject.adapters(RANK) / subject.parameters if layout.lora else 1.0
     half = 0.5 if layout.bfloat16 else 1.0
     trained = share * found["gradients"]
@@ -80,8 +85,10 @@ def held(moment: Moment, subject: Architecture, layout: Layout, device: Device) 
     states += 0.0 if device.serial or moment.passes else trained
     if layout.bfloat16 and not layout.lora and found["states"]:
         states += found["weights"]
-    states = 0.0 if layout.offload else states
-    copies = 0.0 if layout.offload_copies else half * found["copies"]
+    states = 0.0 if layout.offload and not device.serial else states
+    kept = 0.0 if layout.offload_copies and not device.serial else found["kept"]
+    kept += found["kept aside"] if device.serial else 0.0
+    copies = half * (found["copies"] + kept)
     gradients = trained * (1.0 if layout.lora else half)
     lasting = weights + gradients + states + copies
     if layout.shards > 1:
@@ -127,7 +134,13 @@ def ways_to_fit(
 
     `fields` are those that the methods have, `asked` is what the study says already. Nothing if not even all do.
     """
-    usable = [way for way in WAYS if (way.field is None or way.field in fields) and way.change(asked) != asked]
+    usable = [
+        way
+        for way in WAYS
+        if (way.field is None or way.field in fields)
+        and way.change(asked) != asked
+        and not (way.aside and device.serial)
+    ]
     for number in range(1, len(usable) + 1):
         found = []
         for some in combinations(usable, number):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 from zlib import crc32
 
+from torch import nn
 from transformers import AutoTokenizer
 
 from caseharden.bilevel.attackers import Attacker, Sequential
@@ -26,6 +27,7 @@ from caseharden.lm import sources
 from caseharden.lm.capabilities import Capabilities
 from caseharden.lm.lm import LM
 from caseharden.lm.loading import loading
+from caseharden.lm.memory import PLENTY, Memory
 from caseharden.lm.template import Reasoning, Text
 from caseharden.train.tuner import Metrics, Run, Tuner
 
@@ -90,7 +92,14 @@ def _prompts(lm: LM, examples: Sequence[Example]) -> list[tuple[int, ...]]:
 
 
 class TwinLM(LM):
-    """A twin with the model's tokenizer. The time that text takes is written down with what else a step takes."""
+    """A twin with the model's tokenizer. The time that text takes is written down with what else a step takes.
+
+    With checkpointing passes have the shapes that they have then, but no layer of the twin is computed again: that
+    is a matter of `Layout`.
+    """
+
+    def through(self, model: nn.Module, **inputs: Any) -> Any:
+        return self.meter.through(model, **inputs)
 
     def token_rows(
         self, examples: Sequence[Example], *, max_length: int = 512, turn: bool = True
@@ -144,7 +153,7 @@ class TwinRun(Run):
         architecture = Architecture(folder, depth=subject.depth, autocast=subject.autocast)
         if architecture.shapes != subject.shapes:  # of the same shapes, one may be subtracted from the other
             architecture.number = 1 + len(recorder.others)
-        other = twin(architecture, self.lm.reasoning, recorder)
+        other = twin(architecture, self.lm.reasoning, recorder, self.lm.memory)
         other.model.requires_grad_(False)
         recorder.others[id(other.model)] = architecture
         recorder.scales |= architecture.scales(other.model)
@@ -152,12 +161,16 @@ class TwinRun(Run):
         return other
 
 
-def twin(architecture: Architecture, reasoning: Reasoning, recorder: Recorder) -> TwinLM:
-    """A model's twin with the model's own tokenizer; what goes through it, `recorder` writes down."""
+def twin(architecture: Architecture, reasoning: Reasoning, recorder: Recorder, memory: Memory = PLENTY) -> TwinLM:
+    """A model's twin with the model's own tokenizer; what goes through it, `recorder` writes down.
+
+    Of `memory` only checkpointing counts: an optimizer's states are recorded wherever they are to be.
+    """
     folder: Path = architecture.folder
     with loading(folder):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        lm = TwinLM(copy.deepcopy(architecture.twin), tokenizer, str(folder), "float32", reasoning)
+        memory = dataclasses.replace(memory, offload=False)
+        lm = TwinLM(copy.deepcopy(architecture.twin), tokenizer, str(folder), "float32", reasoning, memory)
     lm.capabilities = Capabilities(True, True, True, True)
     lm.meter = recorder
     return lm

@@ -18,10 +18,14 @@ from torch.utils._python_dispatch import _disable_current_modes
 from caseharden.cost.architecture import Architecture, Pass, Variant, rank_of
 from caseharden.cost.ledger import Ledger, Work, flops, size, tensors
 from caseharden.lm.meter import Meter
+from caseharden.train.optim import KEPT
 
 AT_A_TIME = 4
 """Calls of an operator that an answer's next token takes besides the model: softmax, draw, compare, write."""
 
+KINDS = ("weights", "gradients", "states", "copies", "kept", "kept aside", "logits")
+"""What memory is held for. Copies that `keep` decides on are ``kept``, those that lie on the CPU ``kept aside``."""
+_BY_KEEP: Mapping[str | None, str | None] = {None: "copies", "device": "kept", "cpu": "kept aside", "disk": None}
 
 K = TypeVar("K")
 Amounts = defaultdict[K, float]
@@ -57,7 +61,7 @@ class Recorder(Meter):
         self.subject = subject
         self.others: dict[int, Architecture] = {}
         self.step = Step()
-        self.moments: dict[str, Moment] = {}
+        self.moments: dict[tuple[str, bool], Moment] = {}
         self.inside = self.over = self.reading = False
         self.pending: list[tuple[Architecture, Pass]] = []
         self.held: Amounts[str] = defaultdict(float, weights=4.0 * subject.parameters)
@@ -158,23 +162,26 @@ class Recorder(Meter):
                 self.scales |= self.subject.scales(model)
 
     def note(self, kind: str, *passes: tuple[Architecture, Pass], logits: float = 0.0) -> None:
-        """Remember this moment if it is the one of its kind at which most is held."""
+        """Remember this moment if it is the one of its kind at which most is held, kept copies among it or not."""
         held = {**self.held, "logits": self.held["logits"] + logits}
         moment = Moment(held, (*self.pending, *passes))
-        if kind not in self.moments or total(moment) > total(self.moments[kind]):
-            self.moments[kind] = moment
+        for key in ((kind, True), (kind, False)):
+            if key not in self.moments or total(moment, key[1]) > total(self.moments[key], key[1]):
+                self.moments[key] = moment
 
     def _backward(self, gradient: Tensor) -> None:
         self.note("pass")
         self.over = True
 
 
-def total(moment: Moment) -> float:
-    """Bytes at a moment, in full precision."""
-    return sum(moment.held.values()) + sum(kept(*one) for one in moment.passes)
+def total(moment: Moment, kept_too: bool = True) -> float:
+    """Bytes at a moment, in full precision; without the copies that `keep` decides on unless `kept_too`."""
+    left_out = () if kept_too else ("kept", "kept aside")
+    held = sum(bytes_ for kind, bytes_ in moment.held.items() if kind not in left_out)
+    return held + sum(activations(*one) for one in moment.passes)
 
 
-def kept(architecture: Architecture, one: Pass) -> float:
+def activations(architecture: Architecture, one: Pass) -> float:
     """Bytes of a pass's activations at the most."""
     return float(architecture.profile(one.variant).of([one[1:]])[0, 4])
 
@@ -203,7 +210,10 @@ class Watching(Ledger):  # type: ignore[no-untyped-call]
         if scale := recorder.scales.get(shape):
             if recorder.inside:
                 return None
-            kind = "gradients" if _in_backward() else "states" if self.in_step else "copies"
+            copies = _BY_KEEP[KEPT.get()]
+            kind = "gradients" if _in_backward() else "states" if self.in_step else copies
+            if kind is None:
+                return None
             bytes_ = scale[0] * tensor.untyped_storage().nbytes()
         elif self._wide(tensor):
             kind, bytes_ = "logits", tensor.untyped_storage().nbytes()

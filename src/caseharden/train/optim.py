@@ -7,6 +7,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -190,6 +191,19 @@ def _page(optimizer: Any) -> None:
 Keep = Literal["device", "cpu", "disk"]
 """Where copies of parameters are kept: with the model, on the CPU, or in files that are mapped into memory."""
 
+KEPT: ContextVar[Keep | None] = ContextVar("kept", default=None)
+"""Where what is made now is kept, if it is a copy that `keep` decides on: for who counts memory (`keeping`)."""
+
+
+@contextmanager
+def keeping(keep: Keep) -> Iterator[None]:
+    """Tensors that are made inside are copies that lie where `keep` says."""
+    before = KEPT.set(keep)
+    try:
+        yield
+    finally:
+        KEPT.reset(before)
+
 
 @torch.no_grad()
 def snapshot(tensors: Iterable[Tensor], keep: Keep = "device") -> list[Tensor]:
@@ -197,7 +211,8 @@ def snapshot(tensors: Iterable[Tensor], keep: Keep = "device") -> list[Tensor]:
     tensors = [*tensors]
     if keep != "device" and any(isinstance(tensor, DTensor) for tensor in tensors):
         raise NotSharded(f"copies of sharded weights stay where these are. Set keep: device, not {keep}.")
-    return [_COPIED[keep](tensor.detach()) for tensor in tensors]
+    with keeping(keep):
+        return [_COPIED[keep](tensor.detach()) for tensor in tensors]
 
 
 def _mapped(tensor: Tensor) -> Tensor:
