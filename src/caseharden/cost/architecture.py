@@ -87,10 +87,10 @@ class Profile:
 
 
 class Architecture:
-    """A model whose weights are never read. `folder` has its configuration. Its twin has `depth` layers, or a few
-    more, and is told from others' by its `number`. Where it is to `autocast`, passes compute in bfloat16.
+    """A model whose weights are never read.
 
-
+    `folder` has its configuration. Its twin has `depth` layers, or a few more, and is told from others' by its
+    `number`. Where it is to `autocast`, passes compute in bfloat16.
     Raises `CasehardenError` if it is no causal language model that PyTorch can run without data.
     """
 
