@@ -1,4 +1,4 @@
-"""Run every benchmark that has a target: `benchmarks/results.json`, and the tables of `benchmarks/README.md`.
+"""Run benchmarks that have a target, but `memory.py` and `cost.py`: `benchmarks/results.json`, and the tables of `benchmarks/README.md`.
 
     make bench            or    python benchmarks/bench.py [FIGURE ...]
 

@@ -21,9 +21,9 @@ def spec(tiny_lm, tmp_path):
 def test_attacked_weights_of_an_interrupted_attack_are_removed_and_it_begins_anew(spec, tmp_path):
     store = Store(tmp_path / "store")
     events = run_study(spec, store, checkpoint_every=0.0)
-    while not leftovers(store.folder):
+    while not leftovers(store):
         next(events)
-    (key,) = leftovers(store.folder)
+    (key,) = leftovers(store)
     half_written = store.folder / "weights" / f".unfinished-{key}-0" / "model.safetensors"
     half_written.parent.mkdir(parents=True)
     half_written.write_bytes(bytes(1000))
@@ -37,7 +37,7 @@ def test_attacked_weights_of_an_interrupted_attack_are_removed_and_it_begins_ane
     assert (gone.cells, gone.busy) == (1, 0) and gone.bytes > 1000
     assert (
         strangers.exists()
-        and not leftovers(store.folder)
+        and not leftovers(store)
         and not half_written.exists()
         and outlook(store).checkpoints == 0
     )
@@ -51,7 +51,7 @@ def test_attacked_weights_of_an_interrupted_attack_are_removed_and_it_begins_ane
 def test_attacked_models_that_were_to_be_kept_stay(spec, tmp_path):
     store = Store(tmp_path / "store")
     run(replace(spec, keep_attacked=True), store)
-    (key,) = leftovers(store.folder)
-    clean(store)
-    (mark,) = store.kept(key).values()
-    assert (store.folder / "weights" / mark / "model.safetensors").is_file()
+    (checkpoint,) = (store.folder / "checkpoints").iterdir()
+    assert not leftovers(store) and clean(store).cells == 0
+    (mark,) = store.kept(checkpoint.stem).values()
+    assert (store.folder / "weights" / mark / "model.safetensors").is_file() and checkpoint.is_file()

@@ -29,7 +29,7 @@ def clean(store: Store) -> Cleaned:
     Attacked models that a study was to keep stay. Raises `StoreError` if the store cannot be used.
     """
     cells = size = busy = 0
-    for key, paths in leftovers(store.folder).items():
+    for key, paths in leftovers(store).items():
         try:
             with store.executing(key), writing(store.folder, key, wait=False):
                 size += sum(file.stat().st_size for path in paths for file in _files(path))
@@ -41,14 +41,18 @@ def clean(store: Store) -> Cleaned:
     return Cleaned(cells, size, busy)
 
 
-def leftovers(folder: Path) -> dict[str, list[Path]]:
-    """Checkpoints and unfinished files in a store's folder, by the key of their cell."""
+def leftovers(store: Store) -> dict[str, list[Path]]:
+    """Checkpoints and unfinished files in a store's folder, by the key of their cell.
+
+    Not of one whose attacked model is kept, which may yet go on from there.
+    """
     found: dict[str, list[Path]] = {}
+    folder = store.folder
     places = (*(folder / "checkpoints").glob("*"), *(folder / "weights").glob(".unfinished-*"))
     for path in sorted(places):
         if key := OF_CELL.match(path.name):
             found.setdefault(key[1], []).append(path)
-    return found
+    return {key: paths for key, paths in found.items() if not store.kept(key)}
 
 
 def _files(path: Path) -> Iterator[Path]:

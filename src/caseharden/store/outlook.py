@@ -57,10 +57,10 @@ def outlook(store: Store, study: str | None = None) -> Outlook:
     ]
     kinds = [place.labels["kind"] for place, cell in rows if cell is None or cell.status == "running"]
     if not kinds or any(kind not in took for kind in kinds):
-        return Outlook(tuple(running), None if kinds else 0.0, len(leftovers(store.folder)))
+        return Outlook(tuple(running), None if kinds else 0.0, len(leftovers(store)))
     work = sum(fmean(took[kind]) for kind in kinds)
     work -= sum(min(one.seconds, fmean(took[one.labels["kind"]])) for one in running)
-    return Outlook(tuple(running), work / max(1, len(running)), len(leftovers(store.folder)))
+    return Outlook(tuple(running), work / max(1, len(running)), len(leftovers(store)))
 
 
 def _aware(moment: Any) -> Any:
