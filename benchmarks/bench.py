@@ -1,4 +1,4 @@
-"""Run benchmarks that have a target, but `memory.py` and `cost.py`: `benchmarks/results.json`, and the tables of `benchmarks/README.md`.
+"""Run benchmarks that have a target, but those of memory and cost, into `results.json` and `README.md` beside this.
 
     make bench            or    python benchmarks/bench.py [FIGURE ...]
 
