@@ -53,17 +53,18 @@ def test_a_machine_that_has_it_all_does_the_same(model, store):
 
 
 class Mortal(Local):
-    """Its process dies after `steps` steps of a cell, and again whenever the cell is begun again."""
+    """Its process dies after `steps` steps of a cell, and again, `more` later, whenever the cell is begun again."""
 
-    def __init__(self, steps: int):
+    def __init__(self, steps: int, more: int = 0):
         super().__init__()
-        self.steps, self.left, self.deaths = steps, steps, 0
+        self.steps, self.more, self.left, self.deaths = steps, more, steps, 0
 
     def wait(self, seconds=None):
         happened = super().wait(seconds)
         if isinstance(happened, Came) and isinstance(happened.outcome, cells.Stepped):
             if not self.left:
-                self.left, self.deaths = self.steps, self.deaths + 1
+                self.deaths += 1
+                self.left = self.steps + self.more * self.deaths
                 self.stop()
                 return Ended(happened.number, "was lost")
             self.left -= 1
@@ -78,8 +79,10 @@ def test_a_cell_is_begun_again_as_long_as_each_attempt_gets_further(model, store
     assert mortal.deaths > TRIES
 
 
-def test_a_cell_that_never_gets_further_is_given_up(model, store):
-    mortal = Mortal(0)
-    spec = study(model, defenses=(None,))
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_cell_of_which_nothing_is_kept_is_given_up(model, store, more):
+    """What is told of its last steps may be lost, and so seems to get further each time."""
+    mortal = Mortal(0, more)
+    spec = study(model, defenses=(None,), budgets=(0, 9))
     assert outcomes(run(spec, store, executor=mortal)) == ["done", "failed"]
     assert mortal.deaths == TRIES

@@ -161,10 +161,12 @@ def execute(job: Job) -> Generator[Outcome, None, None]:
 
 
 def _thinned(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
-    """Not every step: each that a driver elsewhere is told of costs both sides about a millisecond."""
-    told = time.monotonic()
+    """The first step, but not every one: each that a driver elsewhere is told of costs both about a millisecond."""
+    told = -float("inf")
     for outcome in outcomes:
-        if not isinstance(outcome, Stepped) or time.monotonic() - told > STEPPED_SECONDS:
+        if not isinstance(outcome, Stepped):
+            yield outcome
+        elif time.monotonic() - told > STEPPED_SECONDS:
             yield outcome
             told = time.monotonic()
 

@@ -91,7 +91,8 @@ def run_study(
 class _UnderWay:
     """A cell that is held and worked on, and what has come of it.
 
-    `reached` is the furthest step that was ever taken; `deaths` are those since something new came of it.
+    `first` is the first step that its process told, and `before` that of the process before it; `deaths` are
+    those since something new was kept.
     """
 
     source: Path
@@ -99,8 +100,27 @@ class _UnderWay:
     made: str | None = None
     failure: str | None = None
     deaths: int = 0
-    reached: int = 0
+    first: int | None = None
+    before: int | None = None
     share: float = 0.0
+
+    def heard(self, outcome: Stepped | Found | Made) -> None:
+        """Forget deaths if something new is kept: it is not the cell then that its processes die of.
+
+        Steps alone are lost with their process. That they are kept shows in where the next process goes on: its
+        first step, and only that, is always told.
+        """
+        new = not isinstance(outcome, Stepped)
+        if isinstance(outcome, Stepped) and self.first is None:
+            self.first = outcome.step
+            new = self.before is not None and self.first > self.before
+        if new:
+            self.deaths = 0
+
+    def died(self) -> None:
+        self.deaths += 1
+        self.before, self.first = (self.before if self.first is None else self.first), None
+        self.made = self.failure = None
 
 
 class _Study:
@@ -302,9 +322,7 @@ class _Study:
         if isinstance(outcome, Begun):
             self.store.at(key, outcome.machine, outcome.host)
             return Event(position, cell, "step", under_way.share)
-        if not isinstance(outcome, Stepped) or outcome.step > under_way.reached:
-            under_way.deaths = 0  # something new: it is not the cell that its processes die of
-            under_way.reached = max(outcome.step, under_way.reached)
+        under_way.heard(outcome)
         under_way.share = outcome.share
         if isinstance(outcome, Found):
             name, step = outcome.measure, outcome.step
@@ -321,10 +339,9 @@ class _Study:
         """Mark a cell as done, or as failed and why; begin it again if its process has died, but not for ever."""
         cell, key, under_way = self.cells[position], self.keys[position], self.under_way[position]
         if death:
-            under_way.deaths += 1
+            under_way.died()
             log.warning("the process that worked on cell %s %s", key, death)
             if under_way.deaths < TRIES:
-                under_way.made = under_way.failure = None
                 self.executor.begin(position, partial(execute, self._job(position, under_way.source)))
                 return Event(position, cell, "begun", 0.0)
             under_way.failure = f"each of {TRIES} processes {death}. If memory ran out, run fewer jobs."
