@@ -10,7 +10,7 @@ demo: $(VENV)/.base
 	$(BIN)/caseharden demo
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # An hour and a half on two cores, with nothing beside it.
 bench: $(VENV)/.dev

@@ -13,6 +13,8 @@ from caseharden.attacks import DPO, GRPO, PPO, SFT, Abliterate, Noise, Prune, Re
 from caseharden.bilevel.attackers import Asynchronous
 from caseharden.bilevel.vector import AttackVector
 from caseharden.defenses import TAR, Patcher, Reteach, SafetySFT
+from caseharden.engines.native import Native
+from caseharden.engines.transformers import Transformers
 from caseharden.errors import CasehardenError
 from caseharden.lm.facts import fingerprint
 from caseharden.lm.lm import LM
@@ -85,6 +87,17 @@ def driven(folder: Path) -> dict[str, list]:
     return found
 
 
+class Odd(Exception):
+    """An error that cannot be read again where it was sent."""
+
+    def __init__(self, one: str, other: str):
+        super().__init__(f"at {one}, {other}")
+
+
+def _fails() -> None:
+    raise Odd("a", "b")
+
+
 def in_each(folder: Path, out: Path) -> None:
     lm = loaded(folder)
     placement = lm.placement
@@ -102,6 +115,21 @@ def in_each(folder: Path, out: Path) -> None:
     found["mine"] = [*placement.mine("abc")]
     found["portions"] = [placement.portion(5), placement.portion(5, 2), placement.portion(1)]
     found["once"] = placement.once(lambda: placement.rank), placement.agree(placement.rank)
+    for work, said in ((_fails, "Odd: at a, b"), (lambda: lambda: 0, "pickle")):
+        with pytest.raises(Exception, match=said):  # in both: neither waits for the other
+            placement.once(work)
+
+    # as rounding may have it, though less of it: each process finds other logits
+    def differ(*call):
+        call[-1].logits.mul_(1 + 9 * placement.rank)
+
+    hook = lm.model.register_forward_hook(differ)
+    for engine in (Native(), Transformers()):
+        found[type(engine).__name__] = engine.write(lm, lm.encode_prompts(["a b", "c"]), 4, 6, 1.0, seed=1).tokens
+    hook.remove()
+    lm.model.model.layers[0].self_attn.attention_dropout = 0.1
+    with pytest.raises(CasehardenError, match="dropout cannot be sharded"):
+        Run(lm, ToyDomain(), "attacker", 0).trainable()
     for name, (role, tuner) in REFUSED.items():
         with pytest.raises(CasehardenError, match="sharded"):
             next(Run(loaded(folder), ToyDomain(), role, 0).drive(tuner))
@@ -150,6 +178,7 @@ def test_two_processes_come_to_what_one_comes_to(both):
     assert (found["mine"], other["mine"]) == ([("a", 2), ("c", 2)], [("b", 2), ("c", 0)])
     assert found["portions"] == [3, 2, 1]
     assert found["once"] == other["once"] == (0, 0)
+    assert found["Native"] == other["Native"] and found["Transformers"] == other["Transformers"]
     assert all(found[name] == "refused" for name in REFUSED)
 
 

@@ -133,7 +133,7 @@ class Confident(SumOfTerms):
     data: Mapping[str, float] = field(default_factory=lambda: {"refusal": 1.0})
 
     def terms(self, run: Run) -> list[Term]:
-        confident = Term(lambda out: masked_mean(entropy(out.logits_BRV), out.batch.mask_BR))
+        confident = Term(lambda out: masked_mean(out.logits.each(entropy), out.batch.mask_BR))
         return [terms.imitate(), confident]
 
 

@@ -108,10 +108,10 @@ def test_it_is_held_near_the_released_model(held, tiny_lm, toy_domain, run_of):
             pass
         batch = tiny_lm.encode(list(toy_domain.pools("evaluator")["benign"]))
         with torch.no_grad():
-            old, new = (lm.response_states(batch) for lm in (tiny_lm, run.lm))
+            old, new = (lm.response(batch, states=True) for lm in (tiny_lm, run.lm))
         if "hidden" in held:
             return float((old[1] - new[1]).norm(dim=-1).mean())
-        old_BRV, new_BRV = (found[0].log_softmax(-1) for found in (old, new))
+        old_BRV, new_BRV = (found[0].whole().log_softmax(-1) for found in (old, new))
         return float((old_BRV.exp() * (old_BRV - new_BRV)).sum(-1).mean())
 
     assert drift(**held) < 0.7 * drift(**dict.fromkeys(held, 0.0))

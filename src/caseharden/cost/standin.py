@@ -171,7 +171,7 @@ def twin(architecture: Architecture, reasoning: Reasoning, recorder: Recorder, m
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         memory = dataclasses.replace(memory, offload=False)
         lm = TwinLM(copy.deepcopy(architecture.twin), tokenizer, str(folder), "float32", reasoning, memory)
-    lm.capabilities = Capabilities(True, True, True, True)
+    lm.capabilities = Capabilities(True, True, True, True, True)
     lm.meter = recorder
     return lm
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
 from caseharden.engines.engine import Written, in_batches
 from caseharden.engines.weights import base_model
@@ -56,6 +56,8 @@ def generate(lm: LM, batch: Batch, samples: int, limit: int, temperature: float)
             input_ids=batch.ids_BT.repeat_interleave(samples, 0),
             attention_mask=batch.attention_BT.repeat_interleave(samples, 0),
             generation_config=plain,
+            # processes that work together have to draw the same tokens, whatever rounding makes of them in each
+            logits_processor=LogitsProcessorList([lambda _, logits_BV: lm.placement.agree(logits_BV)]),
         )
     rows = ids_BT[:, batch.ids_BT.shape[1] :].tolist()
     tokens = [row[: next((n + 1 for n, token in enumerate(row) if token in ends), limit)] for row in rows]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from caseharden.errors import CasehardenError
+from caseharden.lm.head import headless
 
 TOLERANCE = 0.02
 """Log-probabilities, in nats, that differ by more come of another computation, not of another rounding."""
@@ -22,13 +23,15 @@ class Capabilities:
     """Which ways of computing leave log-probabilities as they are when each sequence goes through alone and whole.
 
     `padding`: sequences padded on the left. `cache`: the rest of a sequence after a cache of its beginning. `rows`:
-    that cache's rows copied and dropped. `gaps`: padding between the beginning and the rest.
+    that cache's rows copied and dropped. `gaps`: padding between the beginning and the rest. `head`: hidden states
+    first, and logits made of them by the head alone.
     """
 
     padding: bool
     cache: bool
     rows: bool
     gaps: bool
+    head: bool
 
 
 @torch.no_grad()
@@ -76,6 +79,11 @@ def find_capabilities(model: Any, prompts: Sequence[list[int]], pad: int) -> Cap
         cache.batch_select_indices(torch.tensor([0, 1], device=device))
         return read([token, rest], cache, mask_BT)[0]
 
+    def by_head() -> Tensor:
+        with headless(model) as head:
+            out = model(input_ids=torch.tensor([short + token], device=device), use_cache=False)
+        return head(out.logits)[:, -1].float().log_softmax(-1)
+
     try:
         whole = alone(short + token, long + token)
     except Exception as error:
@@ -90,6 +98,7 @@ def find_capabilities(model: Any, prompts: Sequence[list[int]], pad: int) -> Cap
         cache=cache,
         rows=rows,
         gaps=rows and not has_windows(model.config) and _agrees(over_gaps, alone(short + token, long + rest)),
+        head=_agrees(by_head, whole[:1]),
     )
 
 

@@ -20,6 +20,7 @@ from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 from caseharden.lm.batch import Batch
 from caseharden.lm.capabilities import Capabilities, find_capabilities, in_float32
 from caseharden.lm.frame import Frame, TemplateName
+from caseharden.lm.head import Logits, headless
 from caseharden.lm.loading import check_finite, load_checkpoint, loading
 from caseharden.lm.memory import PLENTY, Memory
 from caseharden.lm.meter import Meter
@@ -158,8 +159,8 @@ class LM:
             with in_float32(self.model):
                 # in evaluation mode: under dropout no two passes agree
                 found = find_capabilities(self.model.eval(), prompts, self._pad)
-            # A cache that gradients go through holds on to weights that FSDP2 has put away by then.
-            return replace(found, gaps=found.gaps and self.placement.world == 1)
+            # A cache that gradients go through, and a head, hold on to weights that FSDP2 has put away by then.
+            return found if self.placement.world == 1 else replace(found, gaps=False, head=False)
         finally:
             self.model.train(training)
 
@@ -311,10 +312,12 @@ class LM:
         """
         return self._forward(batch).logits, batch.targets_BR, batch.mask_BR
 
-    def response_states(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """As `response_logits`, but `logits_BRV` with the hidden states of every layer, `states_LBTD`."""
-        out = self._forward(batch, output_hidden_states=True)
-        return out.logits, torch.stack(out.hidden_states)
+    def response(self, batch: Batch, *, states: bool = False) -> tuple[Logits, Tensor | None]:
+        """Logits of the response tokens, not all at once if checkpointing; and `states_LBTD` of every layer."""
+        apart = self.memory.checkpointing and self.capabilities.head
+        with headless(self.model, self.autocast) if apart else nullcontext() as head:
+            out = self._forward(batch, states)
+        return Logits(out.logits, head), torch.stack(out.hidden_states) if states else None
 
     def forward(self, **inputs: Any) -> Any:
         """What the model makes of its inputs, in Transformers' terms; `meter` counts their tokens."""
@@ -325,7 +328,7 @@ class LM:
         with self.memory.applied(model, cached=inputs.get("use_cache", True)):
             return self.meter.through(model, **inputs)
 
-    def _forward(self, batch: Batch, **wanted: bool) -> Any:
+    def _forward(self, batch: Batch, states: bool = False) -> Any:
         T, R = batch.ids_BT.shape[1], batch.response_length
         before = torch.arange(T - R - 1, T - 1, device=batch.ids_BT.device)  # each predicts the token after it
         with self.autocast():
@@ -335,7 +338,7 @@ class LM:
                 position_ids=batch.positions_BT,
                 logits_to_keep=before,
                 use_cache=False,
-                **wanted,
+                output_hidden_states=states,
             )
 
     @property

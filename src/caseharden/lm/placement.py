@@ -9,6 +9,7 @@ shared out adds up to the whole batch's, and what is not stays what it is.
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
@@ -22,7 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from caseharden.errors import NotSharded
+from caseharden.errors import CasehardenError, NotSharded
 from caseharden.lm.structure import layers
 
 T = TypeVar("T")
@@ -206,13 +207,24 @@ class Sharded(Placement):
         error: Exception | None = None
         if self.rank == 0:
             try:
-                result = work()
+                found = work()
+                pickle.dumps(found)
+                result = found
             except Exception as raised:  # noqa: BLE001 - all have to go on, or to fail, together
-                error = raised
+                error = _to_be_sent(raised)
         result, error = self.agree((result, error))
         if error is not None:
             raise error
         return cast(T, result)
+
+
+def _to_be_sent(error: Exception) -> Exception:
+    """An error as other processes can read it, since those that could not would wait for it for ever."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 - whatever an error of others is made of
+        return CasehardenError(f"{type(error).__name__}: {error}")
+    return error
 
 
 @cache

@@ -30,6 +30,12 @@ def layers(model: nn.Module) -> Sequence[nn.Module]:
     return max(([*modules] for modules in found), key=len)
 
 
+def has_dropout(model: nn.Module) -> bool:
+    """Whether a pass in training mode draws random numbers: a module of it drops, or says with what probability."""
+    drops = (vars(module).get("attention_dropout", 0.0) for module in model.modules())
+    return any(drops) or any(module.p > 0 for module in model.modules() if isinstance(module, nn.Dropout))
+
+
 def is_norm(module: nn.Module) -> bool:
     """Whether a module normalizes, by the name of its class: LayerNorm, LlamaRMSNorm."""
     return "norm" in type(module).__name__.lower()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -51,7 +51,8 @@ class BelowAdapters(LM):
         below = cls(lm.model, lm.tokenizer, lm.name, lm.precision, lm.reasoning, lm.memory, lm.placement)
         lm.model.train(training)
         below.meter = lm.meter
-        below.capabilities = lm.capabilities
+        # a head that is adapted is switched off during a pass only
+        below.capabilities = replace(lm.capabilities, head=False)
         return below
 
     def through(self, model: nn.Module, **inputs: Any) -> Any:

@@ -239,5 +239,5 @@ def preference(
 
 
 def _sequence_logps(lm: LM, batch: Batch) -> Tensor:
-    logits_BRV, targets_BR, mask_BR = lm.response_logits(batch)
-    return token_logps(logits_BRV, targets_BR).masked_fill(~mask_BR, 0.0).sum(-1)
+    logits, _ = lm.response(batch)
+    return logits.each(token_logps, batch.targets_BR).masked_fill(~batch.mask_BR, 0.0).sum(-1)

@@ -11,19 +11,23 @@ from torch import Tensor
 
 from caseharden.data.example import Example
 from caseharden.lm.batch import Batch
+from caseharden.lm.head import Logits
 from caseharden.lm.lm import LM
-from caseharden.lm.logps import entropy
-from caseharden.train.losses import Reduction, cross_entropy, kl, masked_mean, mean_distance
+from caseharden.lm.logps import entropy, token_logps
+from caseharden.train.losses import Reduction, kl, masked_mean, mean_distance
 from caseharden.train.tuner import Run
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What one forward pass makes of a batch: logits always, the rest where a `Term` says that it reads it."""
+    """What one forward pass makes of a batch: logits always, the rest where a `Term` says that it reads it.
+
+    `logits` are asked for what they say of each token (`Logits.each`), so that not all need to exist at once.
+    """
 
     examples: Sequence[Example]
     batch: Batch
-    logits_BRV: Tensor
+    logits: Logits
     states: Tensor | None = None
     released: Outputs | None = None
 
@@ -79,7 +83,7 @@ class Term:
 def imitate(over: Reduction = "sequence") -> Term:
     """Cross-entropy of the completions."""
     return Term(
-        lambda out: cross_entropy(out.logits_BRV, out.batch.targets_BR, out.batch.mask_BR, over),
+        lambda out: masked_mean(-out.logits.each(token_logps, out.batch.targets_BR), out.batch.mask_BR, over),
         count=COUNTED[over],
     )
 
@@ -91,7 +95,7 @@ def near_in_kl(weight: float, but: Collection[str], over: Reduction = "sequence"
         return torch.tensor([[e.id not in but] for e in examples], device=batch.ids_BT.device)
 
     def value(out: Outputs) -> Tensor:
-        moved_BR = kl(out.logits_BRV, out.reference.logits_BRV)
+        moved_BR = out.logits.each(kl, out.reference.logits)
         return masked_mean(moved_BR, out.batch.mask_BR & counted_B1(out.examples, out.batch), over)
 
     def tokens(examples: Sequence[Example], batch: Batch) -> float:
@@ -111,7 +115,7 @@ def near_in_states(weight: float) -> Term:
 
 def confuse() -> Term:
     """Negative entropy of the completions' tokens."""
-    return Term(lambda out: -masked_mean(entropy(out.logits_BRV), out.batch.mask_BR))
+    return Term(lambda out: -masked_mean(out.logits.each(entropy), out.batch.mask_BR))
 
 
 def map_to_random(targets_VD: Tensor) -> Term:
@@ -146,9 +150,7 @@ def weighted_sum(
     reference = compared(run) if any(term.reference for term in terms) else None
 
     def forward(lm: LM, examples: Sequence[Example], batch: Batch, released: Outputs | None = None) -> Outputs:
-        if not states:
-            return Outputs(examples, batch, lm.response_logits(batch)[0], released=released)
-        return Outputs(examples, batch, *lm.response_states(batch), released=released)
+        return Outputs(examples, batch, *lm.response(batch, states=states), released=released)
 
     def parts(examples: Sequence[Example]) -> Iterator[Tensor]:
         whole = run.lm.encode(examples, max_length=max_length)

@@ -22,6 +22,7 @@ from caseharden.errors import DIVERGED, CasehardenError, TrainingFailed
 from caseharden.lm import sources
 from caseharden.lm.lm import LM
 from caseharden.lm.placement import placed_in
+from caseharden.lm.structure import has_dropout
 from caseharden.train.adapters import BelowAdapters, LoRA
 from caseharden.train.masters import Masters
 from caseharden.train.optim import Descent, evaluation_weights, release
@@ -204,6 +205,8 @@ class Run:
         Call this first. Raises `CasehardenError` if the model has no parameter in the scope.
         """
         model = self.lm.model
+        if (lora and lora.dropout) or has_dropout(model):
+            self.lm.placement.refuse("dropout", "it is drawn by forward passes. Set it to 0 (`lora`, config.json)")
         if scope is not None:
             inside = {id(parameter) for parameter in scoped(model, scope)}
             for parameter in model.parameters():
@@ -213,8 +216,6 @@ class Run:
         # a stage of a chain begins with what the stages before have made, which is in no folder
         loaded = self.parent is None and _versions(self.lm.model) == self._versions
         if lora is not None:
-            if lora.dropout:
-                self.lm.placement.refuse("lora with dropout", "it is drawn by forward passes")
             with self.lm.seeded(self.seed_for("adapters")):
                 self.lm.model = model = lora.on(model)
             self.lm.placement.adapt(model)

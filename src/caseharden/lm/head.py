@@ -1,0 +1,71 @@
+"""Head: what makes logits of a model's last hidden states, kept apart where all logits at once would not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+TOKENS = 256
+"""So many tokens' logits exist at a time, where memory is spared."""
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Logits of response tokens, [B, R, V]: `given_BRX` itself, or what `head` makes of these hidden states.
+
+    With a head, logits of `TOKENS` tokens exist at a time, and are computed again for their gradient.
+    """
+
+    given_BRX: Tensor
+    head: Callable[[Tensor], Tensor] | None = None
+
+    def whole(self) -> Tensor:
+        """All of them, [B, R, V]."""
+        return self.given_BRX if self.head is None else self.head(self.given_BRX)
+
+    def each(self, value: Callable[..., Tensor], *others: Tensor | Logits) -> Tensor:
+        """[B, R]: at each token the `value` of its logits and of the `others`, which are [B, R], or logits as well.
+
+        `value` takes tensors [1, N, V] and [1, N], and gives one of [1, N].
+        """
+        given = [self, *others]
+        if not any(isinstance(one, Logits) and one.head for one in given):
+            return value(*(one.whole() if isinstance(one, Logits) else one for one in given))
+        B, R = self.given_BRX.shape[:2]
+        rows = [(one.given_BRX if isinstance(one, Logits) else one).flatten(0, 1)[None] for one in given]
+        heads = [one.head if isinstance(one, Logits) else None for one in given]
+
+        def valued(*some: Tensor) -> Tensor:
+            return value(*(one if head is None else head(one) for one, head in zip(some, heads, strict=True)))
+
+        parts = zip(*(torch.split(row, TOKENS, 1) for row in rows), strict=True)
+        found = [checkpoint(valued, *some, use_reentrant=False) for some in parts]
+        return torch.cat(found, 1).view(B, R)
+
+
+@contextmanager
+def headless(
+    model: Any, how: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Inside, `model` gives hidden states in the place of logits, and here is what makes logits of them.
+
+    That works in the context `how`, and without gradient where there is none now.
+    """
+    head: nn.Module = model.get_output_embeddings()
+    trained = torch.is_grad_enabled()
+
+    def logits(states: Tensor) -> Any:
+        with how(), torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            return head(states)
+
+    head.forward = lambda states: states
+    try:
+        yield logits
+    finally:
+        del head.forward
