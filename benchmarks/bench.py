@@ -61,6 +61,10 @@ class Axis:
     values: tuple[str, ...]
     key: str
 
+    @property
+    def title(self) -> str:
+        return f"{self.name}, by {self.argument}"
+
     def command(self, value: str) -> str:
         return f"{self.script} {self.argument} {value}"
 
@@ -74,11 +78,11 @@ FIGURES = (
         "seconds, caseharden / trl",
         at_most=0.81,
     ),
-    Figure("GRPO step / TRL's", "grpo_step.py", "step, caseharden / trl", at_most=0.56),
-    Figure("GRPO step / by hand", "grpo_step.py", "step, caseharden / bare"),
+    Figure("GRPO step / TRL's", "grpo_step.py --repeats 9", "step, caseharden / trl", at_most=0.56),
+    Figure("GRPO step / by hand", "grpo_step.py --repeats 9", "step, caseharden / bare"),
     Figure(
         "GRPO step / TRL's, SmolLM2",
-        f"grpo_step.py --model {SMOLLM2} --steps 3 --repeats 2 --new-tokens 24",
+        f"grpo_step.py --model {SMOLLM2} --steps 2 --repeats 2",
         "step, caseharden / trl",
         at_most=0.27,
     ),
@@ -145,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figures", nargs="*", help="names of figures to measure; all if left out")
     wanted = parser.parse_args().figures
-    names = [*dict.fromkeys(one.name for one in (*FIGURES, *AXES))]
+    names = [*(figure.name for figure in FIGURES), *(axis.title for axis in AXES)]
     if unknown := sorted({*wanted} - {*names}):
         sys.exit(f"there is no figure {unknown[0]!r}, only {', '.join(names)}")
     results: dict[str, Any] = (
@@ -162,9 +166,9 @@ def main() -> None:
             }
             keep(results)
     for axis in AXES:
-        if axis.name in (wanted or names):
+        if axis.title in (wanted or names):
             by = {value: measured(runs.of(axis.command(value))[axis.key]) for value in axis.values}
-            results["growth"][f"{axis.name}, by {axis.argument}"] = by | circumstances(axis.script)
+            results["growth"][axis.title] = by | circumstances(axis.script)
             keep(results)
     missed = [name for name, one in results["figures"].items() if one["holds"] is False]
     print(f"missed: {', '.join(missed)}" if missed else "all targets hold")
