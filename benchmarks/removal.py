@@ -84,7 +84,7 @@ def states(lm: LM, facts: Sequence[Fact]) -> NDArray[np.float64]:
     batch = lm.encode(examples, turn=False)
     before = int(batch.response_BT.int().argmax(1)[0]) - 1  # padded on the left, and values are as long
     with torch.no_grad():
-        _, states_LBTD = lm.response_states(batch)
+        _, states_LBTD = lm.response(batch, states=True)
     return states_LBTD[:, :, before].double().numpy()
 
 

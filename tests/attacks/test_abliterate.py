@@ -30,7 +30,7 @@ def test_at_strength_1_no_layer_writes_the_direction_any_more(monkeypatch, tiny_
     for name, lm in (("before", tiny_lm), ("after", run.lm)):
         batch = lm.encode(run.pool("harmful")[:5])
         with torch.no_grad():
-            states_LBTD = lm.response_states(batch)[1][:-1]  # the last is behind the final norm
+            states_LBTD = lm.response(batch, states=True)[1][:-1]  # the last is behind the final norm
         written[name] = ((states_LBTD[1:] - states_LBTD[:-1]) @ v_D).abs().max()
     assert written["after"] < 1e-5 < 1e-3 < written["before"]
 

@@ -43,13 +43,14 @@ def test_a_simulated_attack_holds_one_copy_of_where_it_began(adversary, run_of):
     first = run.trainable()[0]
     theta = first.detach().clone()
 
-    def observe(adversary_run) -> dict[str, float]:
+    def copies() -> set[int]:
         alike = [t for t in gc.get_objects() if type(t) in (torch.Tensor, nn.Parameter) and t.shape == theta.shape]
-        return {"copies": float(len({t.data_ptr() for t in alike if torch.equal(t, theta)}))}
+        return {t.data_ptr() for t in alike if torch.equal(t, theta)}
 
-    found = simulate(run, 0, adversary, 3, observe=observe)
-    frozen = adversary.lora is not None  # the parameter itself
-    assert found.metrics["copies"] == 3 + frozen  # with the one in this test, and the fixture's model
+    gc.collect()
+    before = copies()  # the one in this test, the models, and what other tests have left
+    found = simulate(run, 0, adversary, 3, observe=lambda adversary_run: {"copies": float(len(copies() - before))})
+    assert found.metrics["copies"] == 1
     assert torch.equal(first, theta)
 
 
