@@ -83,14 +83,13 @@ def test_logits_that_a_head_alone_does_not_make_are_left_whole(tiny_lm, toy_doma
     """Gemma 2 bounds what its head gives."""
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     config = Gemma2Config(
-        vocab_size=len(tiny_lm.tokenizer), num_key_value_heads=1, head_dim=8, final_logit_softcapping=1.0, **sizes
+        vocab_size=len(tiny_lm.tokenizer), num_key_value_heads=1, head_dim=8, final_logit_softcapping=30.0, **sizes
     )
     model = Gemma2ForCausalLM(config)
-    torch.nn.init.normal_(model.lm_head.weight)
     lm = LM(model, tiny_lm.tokenizer, "gemma2", memory=TWICE)
     assert not lm.capabilities.head
     logits, _ = lm.response(lm.encode(toy_domain.pools("attacker")["harmful"][:2]))
-    assert logits.head is None and logits.whole().abs().max() <= 1.0
+    assert logits.head is None and logits.whole().abs().max() < 3, "too small for the bound to show"
 
 
 def test_the_head_is_put_back_even_if_the_model_fails(spare):

@@ -25,6 +25,7 @@ from caseharden.engines.native import COMPACT
 from caseharden.judges.judge import Answer, Judge
 from caseharden.lm import sources
 from caseharden.lm.capabilities import Capabilities
+from caseharden.lm.head import has_head
 from caseharden.lm.lm import LM
 from caseharden.lm.loading import loading
 from caseharden.lm.memory import PLENTY, Memory
@@ -171,7 +172,7 @@ def twin(architecture: Architecture, reasoning: Reasoning, recorder: Recorder, m
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         memory = dataclasses.replace(memory, offload=False)
         lm = TwinLM(copy.deepcopy(architecture.twin), tokenizer, str(folder), "float32", reasoning, memory)
-    lm.capabilities = Capabilities(True, True, True, True, True)
+    lm.capabilities = Capabilities(True, True, True, True, head=has_head(lm.model, [0, 0]))
     lm.meter = recorder
     return lm
 

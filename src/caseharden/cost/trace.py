@@ -110,7 +110,7 @@ class Recorder(Meter):
         grad = bool(out[0].requires_grad)
         own = model.named_parameters()
         trained = frozenset(architecture.bare(name) for name, p in own if grad and p.requires_grad)
-        heads = out.logits.shape[1] if "logits" in out and self.wide(out.logits) else 0
+        heads = out.logits.shape[1] if "logits" in out else 0
         variant = Variant(
             grad,
             bool(inputs.get("use_cache")),

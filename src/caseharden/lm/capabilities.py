@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from caseharden.errors import CasehardenError
-from caseharden.lm.head import headless
+from caseharden.lm.head import has_head
 
 TOLERANCE = 0.02
 """Log-probabilities, in nats, that differ by more come of another computation, not of another rounding."""
@@ -79,11 +79,6 @@ def find_capabilities(model: Any, prompts: Sequence[list[int]], pad: int) -> Cap
         cache.batch_select_indices(torch.tensor([0, 1], device=device))
         return read([token, rest], cache, mask_BT)[0]
 
-    def by_head() -> Tensor:
-        with headless(model) as head:
-            out = model(input_ids=torch.tensor([short + token], device=device), use_cache=False)
-        return head(out.logits)[:, -1].float().log_softmax(-1)
-
     try:
         whole = alone(short + token, long + token)
     except Exception as error:
@@ -98,7 +93,7 @@ def find_capabilities(model: Any, prompts: Sequence[list[int]], pad: int) -> Cap
         cache=cache,
         rows=rows,
         gaps=rows and not has_windows(model.config) and _agrees(over_gaps, alone(short + token, long + rest)),
-        head=_agrees(by_head, whole[:1]),
+        head=has_head(model, short + token),
     )
 
 

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 TOKENS = 256
 """So many tokens' logits exist at a time, where memory is spared."""
+LARGE = 1e6
 
 
 @dataclass(frozen=True)
@@ -69,3 +70,35 @@ def headless(
         yield logits
     finally:
         del head.forward
+
+
+@torch.no_grad()
+def has_head(model: Any, row: list[int]) -> bool:
+    """Whether logits of a row of tokens are what the head makes of hidden states, and nothing bounds them after it.
+
+    A bound is seen where all is `LARGE` times as large. A model that fails at either has no head of that kind.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is None:
+        return False
+    ids_BT = torch.tensor([row], device=next(model.parameters()).device)
+
+    def read() -> Tensor:
+        return model(input_ids=ids_BT, use_cache=False).logits.float()  # type: ignore[no-any-return]
+
+    try:
+        with headless(model) as made:
+            given_BTX = model(input_ids=ids_BT, use_cache=False).logits
+        expected_BTV, found_BTV = read(), made(given_BTX).float()
+        own = head.forward
+        head.forward = lambda states: LARGE * own(states)
+        try:
+            large_BTV = read()
+        finally:
+            del head.forward
+    except Exception:  # noqa: BLE001 - an architecture may fail in any way at what it was not written for
+        return False
+    return all(
+        one.shape == expected_BTV.shape and torch.allclose(one, expected_BTV, rtol=1e-3, atol=1e-4)
+        for one in (found_BTV, large_BTV / LARGE)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -32,8 +33,10 @@ def layers(model: nn.Module) -> Sequence[nn.Module]:
 
 def has_dropout(model: nn.Module) -> bool:
     """Whether a pass in training mode draws random numbers: a module of it drops, or says with what probability."""
-    drops = (vars(module).get("attention_dropout", 0.0) for module in model.modules())
-    return any(drops) or any(module.p > 0 for module in model.modules() if isinstance(module, nn.Dropout))
+    if any(module.p > 0 for module in model.modules() if isinstance(module, nn.modules.dropout._DropoutNd)):
+        return True
+    told = (item for module in model.modules() for item in vars(module).items())
+    return any(isinstance(value, float) and value > 0 and re.search("drop|jitter", name) for name, value in told)
 
 
 def is_norm(module: nn.Module) -> bool:

@@ -108,9 +108,9 @@ class _UnderWay:
         """Forget deaths if something new is kept: it is not the cell then that its processes die of.
 
         Steps alone are lost with their process. That they are kept shows in where the next process goes on: its
-        first step, and only that, is always told.
+        first step, and only that, is always told. Weights that are made are what a cell ends with.
         """
-        new = not isinstance(outcome, Stepped)
+        new = isinstance(outcome, Found)
         if isinstance(outcome, Stepped) and self.first is None:
             self.first = outcome.step
             new = self.before is not None and self.first > self.before
@@ -118,6 +118,7 @@ class _UnderWay:
             self.deaths = 0
 
     def died(self) -> None:
+        """Count a death; what was made is made again, and is nothing new then."""
         self.deaths += 1
         self.before, self.first = (self.before if self.first is None else self.first), None
         self.made = self.failure = None
