@@ -12,6 +12,7 @@ from caseharden.engines.native import Native
 from caseharden.judges import Verifier
 from caseharden.lm import sources
 from caseharden.lm.lm import LM
+from caseharden.lm.memory import Memory
 from caseharden.rl.rewards import Judged
 from cost_toys import model_in, on_twin
 from test_contract import CASES
@@ -74,3 +75,14 @@ def test_other_models_are_twins_too(tiny_lm, toy_domain, tmp_path):
     assert other.meter is recorder
     assert recorder.held["copies"] - before == 4 * recorder.subject.parameters
     assert Strip(str(folder)).other_models == ("base",)
+
+
+def test_with_checkpointing_the_head_is_counted_as_without(tiny_lm, toy_domain, tmp_path):
+    """It runs apart from the pass, some tokens at a time."""
+    folder, found = model_in(tmp_path, tiny_lm), []
+    for memory in (Memory(), Memory(checkpointing=True)):
+        run, recorder = on_twin(folder, toy_domain, memory=memory)
+        passes = traced(run.drive(SFT(max_steps=2)), recorder, run.lm.model, 2, 60).passes
+        found.append([(one, times) for (_, one), times in passes.items()])
+    assert found[0] == found[1]
+    assert all(one.heads > 0 for one, _ in found[1])
