@@ -153,10 +153,6 @@ class Recorder(Meter):
         with _disable_current_modes():
             architecture.profile(variant)
 
-    def wide(self, tensor: Tensor) -> bool:
-        """Whether it is as wide as the vocabulary."""
-        return tensor.ndim > 1 and tensor.shape[-1] == self.subject.vocabulary
-
     def look(self, model: nn.Module) -> None:
         """See whether a model has got adapters, or lost them, which changes what memory is whose."""
         known = (id(model), rank_of(model))
@@ -200,7 +196,7 @@ class Watching(Ledger):  # type: ignore[no-untyped-call]
 
     def count(self, func: Any, args: Any, kwargs: Any, out: Any, made: list[Tensor]) -> None:
         recorder = self.recorder
-        if recorder.inside or (_in_backward() and not any(self.recorder.wide(t) for t in made)):
+        if recorder.inside or (_in_backward() and not any(self._wide(t) for t in made)):
             return
         moved, calls = 0.0, 1.0
         for tensor in (*tensors(args), *made):
@@ -219,7 +215,7 @@ class Watching(Ledger):  # type: ignore[no-untyped-call]
             if kind is None:
                 return None
             bytes_ = scale[0] * tensor.untyped_storage().nbytes()
-        elif self.recorder.wide(tensor):
+        elif self._wide(tensor):
             kind, bytes_ = "logits", tensor.untyped_storage().nbytes()
         else:
             return None
@@ -237,6 +233,9 @@ class Watching(Ledger):  # type: ignore[no-untyped-call]
         if recorder.over:
             recorder.pending, recorder.over = [], False
         recorder.note("between")
+
+    def _wide(self, tensor: Tensor) -> bool:
+        return tensor.ndim > 1 and tensor.shape[-1] == self.recorder.subject.vocabulary
 
 
 def _in_backward() -> bool:

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 TOKENS = 256
 """So many tokens' logits exist at a time, where memory is spared."""
 LARGE = 1e6
+"""So many times as large, logits are beyond any bound that a model puts on them."""
 
 
 @dataclass(frozen=True)
